@@ -1,0 +1,121 @@
+/* net/http.h - HTTP/1.1 server and client (RFC 9110, 9112), strict about framing.
+ *
+ * Server: a handler gets a request when its whole body is there (bounded), and
+ * answers now or later from the same loop.  A client that leaves is told at
+ * once through on_gone, also while nothing is being written.
+ * Client: a pool of keep-alive connections per loop; replies are streamed.
+ * Threads: everything on its loop. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NET_HTTP_H
+#define NET_HTTP_H
+#include "base/arena.h"
+#include "base/buf.h"
+#include "net/conn.h"
+#include "net/loop.h"
+
+struct http_header {
+    struct str name, value; /* name as received; compare with str_ieq */
+};
+
+struct http_headers {
+    const struct http_header *list;
+    size_t count;
+};
+
+/* First value, trimmed, or p == NULL. */
+struct str http_header_get(const struct http_headers *h, const char *name);
+
+/* ---- server ---- */
+
+struct http_server;
+struct http_req; /* one exchange */
+
+struct http_server_opts {
+    const char *host;
+    uint16_t port;              /* 0 = any free */
+    size_t head_bytes_max;      /* 0 = 64 KiB */
+    size_t headers_max;         /* 0 = 100 */
+    size_t body_bytes_max;      /* 0 = 16 MiB */
+    size_t write_bytes_max;     /* queued to one client; 0 = 1 MiB */
+    uint32_t head_ms, body_ms;  /* 0 = 10 s, 120 s */
+    uint32_t idle_ms;           /* keep-alive; 0 = 120 s */
+    uint32_t conns_max;         /* 0 = 10,000 */
+    const char *server_name;    /* "Server:" header, borrowed */
+};
+
+typedef void http_handler(void *ctx, struct http_req *r);
+
+int http_server_open(struct loop *l, const struct http_server_opts *o, http_handler *fn, void *ctx,
+                     struct http_server **out, struct err *e) MUST_CHECK;
+uint16_t http_server_port(const struct http_server *s);
+/* Stops accepting; idle connections close, busy ones after their answer. */
+void http_server_drain(struct http_server *s);
+size_t http_server_active(const struct http_server *s); /* exchanges without a finished answer */
+void http_server_close(struct http_server *s);          /* breaks what is left */
+
+/* Everything below is valid until the answer ended or on_gone ran. */
+struct str http_req_method(const struct http_req *r);
+struct str http_req_path(const struct http_req *r);  /* without the query */
+struct str http_req_query(const struct http_req *r);
+const struct http_headers *http_req_headers(const struct http_req *r);
+struct str http_req_body(const struct http_req *r);
+struct arena *http_req_arena(struct http_req *r);    /* dropped after the exchange */
+const char *http_req_peer(const struct http_req *r);
+/* The client left, or the exchange was broken off: fn(ctx) runs once, and r is
+ * gone after it.  Not called once http_reply_end was called. */
+void http_req_on_gone(struct http_req *r, loop_fn *fn, void *ctx);
+/* fn runs when queued answer bytes fell under half of the ceiling. */
+void http_req_on_drain(struct http_req *r, loop_fn *fn, void *ctx);
+
+/* Whole answer in one call; ends the exchange.  extra: more header lines, may be NULL. */
+void http_reply(struct http_req *r, int status, const char *content_type, struct str body,
+                const struct http_headers *extra);
+/* Streamed answer: head (chunked), pieces, end. */
+void http_reply_start(struct http_req *r, int status, const char *content_type,
+                      const struct http_headers *extra);
+/* Queues one chunk.  0, ERR_AGAIN (client reads too slowly: nothing queued), ERR_CLOSED. */
+int http_reply_chunk(struct http_req *r, struct str bytes) MUST_CHECK;
+void http_reply_end(struct http_req *r);
+void http_reply_abort(struct http_req *r); /* break the connection: the client sees a cut stream */
+bool http_reply_started(const struct http_req *r);
+
+/* ---- client ---- */
+
+struct http_client;
+struct http_call;
+
+struct http_call_ops {
+    void (*on_head)(void *ctx, int status, const struct http_headers *h); /* borrowed for the call */
+    void (*on_body)(void *ctx, struct str bytes);                          /* unframed body bytes */
+    /* Last, once.  rc: 0, or ERR_TIMEOUT, ERR_CLOSED, ERR_IO, ERR_PARSE, ERR_LIMIT.
+     * sent: the request (or part of it) went out on a connection. got: reply bytes arrived. */
+    void (*on_end)(void *ctx, int rc, bool sent, bool got);
+};
+
+struct http_call_opts {
+    const char *host;
+    uint16_t port;
+    struct str method, path;     /* path with query */
+    struct http_headers headers; /* besides Host, Content-Length, Connection */
+    struct str body;             /* copied */
+    uint32_t connect_ms;         /* 0 = 1 s */
+    uint32_t first_byte_ms;      /* 0 = 600 s */
+    uint32_t gap_ms;             /* between reply bytes; 0 = 120 s */
+    uint32_t total_ms;           /* 0 = 3600 s */
+    size_t body_bytes_max;       /* 0 = unbounded (streamed through) */
+};
+
+struct http_client *http_client_new(struct loop *l);
+void http_client_free(struct http_client *c); /* cancels without callbacks */
+int http_call_start(struct http_client *c, const struct http_call_opts *o,
+                    const struct http_call_ops *ops, void *ctx, struct http_call **out,
+                    struct err *e) MUST_CHECK;
+void http_call_cancel(struct http_call *call); /* closes its connection; no callback follows */
+void http_call_pause(struct http_call *call);  /* back-pressure */
+void http_call_resume(struct http_call *call);
+
+/* Blocking one-shot for command-line tools: whole answer into body (bounded by its max).
+ * on_bytes (may be NULL) sees body bytes as they come instead. */
+int http_fetch(const struct http_call_opts *o, int *status, struct buf *body,
+               void (*on_bytes)(void *ctx, struct str bytes), void *ctx, struct err *e) MUST_CHECK;
+#endif

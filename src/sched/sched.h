@@ -1,0 +1,74 @@
+/* sched/sched.h - the decision: a pure function of a snapshot and a request.
+ *
+ * One cost in estimated milliseconds per candidate: queue + prefill of what is
+ * not cached + transfer + decode interference; the least cost wins, near ties
+ * are broken at random (by the seed given).  No I/O, no clock, no globals, so a
+ * decision can be replayed.  Source: the project's scheduler page and design 2.
+ * Threads: pure. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef SCHED_SCHED_H
+#define SCHED_SCHED_H
+#include "base/str.h"
+#include <stdint.h>
+
+enum sched_role { SCHED_BOTH, SCHED_PREFILL, SCHED_DECODE };
+
+enum sched_use { /* used, or not used because */
+    SCHED_USED, SCHED_UNREACHABLE, SCHED_STALE, SCHED_FROZEN, SCHED_LOADING, SCHED_DRAINING,
+    SCHED_OTHER_MODEL, SCHED_EXCLUDED, SCHED_CIRCUIT_OPEN
+};
+const char *sched_use_name(enum sched_use u);
+
+struct sched_endpoint {
+    struct str address;          /* "127.0.0.1:8101" */
+    enum sched_role role;
+    enum sched_use use;          /* SCHED_USED: a candidate */
+    /* scraped */
+    double waiting, running;     /* requests */
+    double kv_usage;             /* 0..1 */
+    /* own accounting, added before dispatch */
+    uint32_t inflight;
+    double inflight_prefill_tokens; /* uncached prompt tokens sent and not yet answered by a first token */
+    double inflight_decode;      /* streams past their first token */
+    /* learned per endpoint (moving averages); 0 = unknown: the defaults below apply */
+    double prefill_ms_per_token, decode_ms_per_token;
+    uint32_t slots;              /* concurrent sequences; 0 = unknown */
+    uint32_t kvx_capable;        /* can take part in a hand-over */
+};
+
+struct sched_request {
+    uint32_t prompt_tokens, block_tokens;
+    uint32_t max_tokens;         /* 0 = unknown */
+    const uint32_t *matched;     /* per endpoint: leading blocks held (0 when unknown) */
+    const bool *excluded;        /* per endpoint, already tried; NULL = none */
+    uint64_t random;             /* for ties */
+};
+
+struct sched_conf {
+    double default_prefill_ms_per_token, default_decode_ms_per_token; /* 2, 20 */
+    double transfer_ms_per_token;  /* 0.02 */
+    double split_fixed_ms;         /* cost of an extra hop: 10 */
+    uint32_t split_min_tokens;     /* shorter uncached prompts are never split: 128 */
+    double tie_fraction;           /* costs within this are equal: 0.03 */
+    double decode_interference;    /* ms of extra decode per running stream and prefill token share */
+};
+void sched_conf_default(struct sched_conf *c);
+
+struct sched_cost {
+    double queue_ms, prefill_ms, transfer_ms, interference_ms, total_ms;
+    uint32_t cached_tokens;
+};
+
+#define SCHED_NONE UINT32_MAX
+
+struct sched_decision {
+    uint32_t decode;             /* endpoint index, or SCHED_NONE: nobody */
+    uint32_t prefill;            /* SCHED_NONE: not split */
+    struct sched_cost cost;      /* of the choice */
+    const char *why_not_split;   /* NULL when split */
+};
+
+/* costs: one per endpoint (as aggregated candidate), may be NULL. */
+void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, uint32_t count,
+                  const struct sched_request *r, struct sched_decision *out, struct sched_cost *costs);
+#endif
