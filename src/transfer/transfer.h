@@ -22,7 +22,8 @@
 #define KVX_RENEW_EVERY_MS 5000
 #define KVX_RENEW_TO_MS    20000
 #define KVX_SETUP_MS       2000  /* connect + HELLO */
-#define KVX_GAP_MS         11000 /* silence of the peer */
+#define KVX_PING_MS        500   /* the producer says it is alive, also while it computes */
+#define KVX_GAP_MS         3000  /* silence of the peer */
 
 struct kvx_id { uint8_t b[16]; }; /* transfer id: random, one use */
 
@@ -31,7 +32,7 @@ struct kvx_metrics {
     struct metric_cell *bytes_sent, *bytes_received;
     struct metric_cell *verify_crc, *verify_key, *verify_fingerprint, *verify_epoch;
     struct metric_cell *lease_expired, *transfers_ok, *transfers_failed;
-    struct metric_cell *seconds_total, *seconds_hidden; /* hidden: before the producer's prefill ended */
+    struct metric_cell *bytes_hidden; /* received before the producer's prefill ended */
 };
 
 /* ---- producer ---- */
