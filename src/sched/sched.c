@@ -423,7 +423,7 @@ void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, u
                   const struct sched_request *r, struct sched_decision *out, struct sched_cost *costs)
 {
     struct field f = field_of(c, ep, count, r);
-    struct pair pair;
+    struct pair pair = { SCHED_NONE, SCHED_NONE, 0, 0 };
     const char *why = NULL, *whole;
 
     *out = (struct sched_decision){ .decode = SCHED_NONE, .prefill = SCHED_NONE,
