@@ -21,11 +21,13 @@
 #define OAI_LOGPROBS_MAX   20
 #define OAI_PROMPTS_MAX    64
 
-/* Errors in OpenAI's shape: {"error":{"message","type","param","code"}}. */
+/* Errors in OpenAI's shape: {"error":{"message","type","param","code","reason"}}, where code is
+ * the HTTP status as vLLM sends it and reason our stable word.  Words of this module: json_syntax
+ * json_too_deep json_too_large type range value missing limit combination unsupported. */
 struct oai_error {
     int status;             /* HTTP */
     const char *type;       /* "BadRequestError", "NotFoundError", "ServiceUnavailableError" ... */
-    const char *code;       /* stable: "invalid_value", "model_not_found", "context_length_exceeded" ... */
+    const char *code;       /* stable: "range", "model_not_found", "context_length_exceeded" ... */
     const char *param;      /* field at fault, or NULL */
     char message[512];
 };
@@ -40,7 +42,7 @@ struct oai_request {
     struct str model;
     bool stream, include_usage, continuous_usage;
     uint32_t n;                          /* 1..OAI_N_MAX */
-    int64_t max_tokens;                  /* -1 = not given */
+    int64_t max_tokens;                  /* -1 = not given: fill the context (chat); completions: 16 */
     uint32_t min_tokens;
     float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     bool has_temperature;                /* given by the client (else the model's default applies) */
@@ -63,6 +65,8 @@ struct oai_request {
 
     /* chat */
     bool is_chat;
+    /* messages: content is a string or null (text parts joined), arguments of tool calls are
+     * objects.  kwargs: with reasoning_effort, enable_thinking and documents of the request. */
     const struct json *messages, *tools, *chat_template_kwargs;
     struct str chat_template;            /* given in the request: refused unless trusted */
     bool add_generation_prompt, continue_final_message, add_special_tokens;
@@ -77,7 +81,11 @@ struct oai_request {
     uint32_t prompt_count;
 };
 
-/* body: the whole JSON.  0, or ERR_INVAL with *err filled (status, param, message). */
+/* body: the whole JSON; it and the arena must outlive *out.  Nothing that was asked for is
+ * ignored: fields we know and do not do are refused by name, unknown ones are passed over.
+ * Left to the caller, who knows the model: ids inside the vocabulary, context length, the model's
+ * name, whether chat_template and priority are allowed here.
+ * 0, or ERR_INVAL with *err filled (status, param, message). */
 int oai_parse_chat(struct arena *a, struct str body, struct oai_request *out, struct oai_error *err) MUST_CHECK;
 int oai_parse_completion(struct arena *a, struct str body, struct oai_request *out, struct oai_error *err) MUST_CHECK;
 
@@ -89,7 +97,7 @@ struct oai_usage {
 struct oai_logprob {
     struct str token;        /* the token's bytes */
     uint32_t id;
-    float logprob;
+    float logprob;           /* -inf is written -9999; NaN (completions): null, an echo's first token */
     uint32_t top_count;
     struct oai_top { struct str token; uint32_t id; float logprob; } top[OAI_LOGPROBS_MAX];
     uint32_t text_offset;    /* completions */
@@ -100,13 +108,15 @@ struct oai_choice {
     struct str text;
     const char *finish_reason;    /* NULL while streaming */
     struct str stop_reason;       /* p == NULL: null */
-    int64_t stop_reason_id;       /* >= 0: the id instead */
+    int64_t stop_reason_id;       /* >= 0: the id instead; -1: none */
     const struct oai_logprob *logprobs;
     uint32_t logprob_count;
     bool want_logprobs;
     const uint32_t *token_ids;    /* return_token_ids; NULL = absent */
     uint32_t token_id_count;
     struct str prompt_logprobs;   /* JSON, or p == NULL */
+    const uint32_t *prompt_ids;   /* return_token_ids; NULL = absent (chat: of the first choice) */
+    uint32_t prompt_id_count;
 };
 
 struct oai_reply_meta {
