@@ -25,7 +25,8 @@ struct conn_ops {
 struct conn_opts {
     size_t write_max;        /* queued bytes; 0 = 1 MiB */
     uint32_t connect_ms;     /* 0 = 1000 */
-    bool no_keepalive;
+    uint32_t dead_ms;        /* unacknowledged bytes (TCP_USER_TIMEOUT); 0 = 10 s */
+    bool no_keepalive;       /* else 5 s idle, 3 probes 2 s apart */
 };
 
 /* "127.0.0.1:8080", "[::1]:80", "localhost:80", ":8080" (loopback).  port 0 = any free.
@@ -36,9 +37,11 @@ bool addr_is_loopback(const char *host);
 /* Starts a connection; host is a name or an address.  on_open or on_close follows. */
 int conn_open(struct loop *l, const char *host, uint16_t port, const struct conn_opts *opts,
               const struct conn_ops *ops, void *ctx, struct conn **out, struct err *e) MUST_CHECK;
-/* Copies and queues.  0, ERR_AGAIN (over write_max: nothing queued), ERR_CLOSED. */
+/* Copies and queues.  0, ERR_AGAIN (over write_max: nothing queued), ERR_CLOSED.  Into an empty
+ * queue any size goes, so that ERR_AGAIN always means that on_drain will come. */
 int conn_write(struct conn *c, struct str bytes) MUST_CHECK;
-/* Queues without copying: release(rctx) runs on the loop once the bytes are written or dropped. */
+/* Queues without copying: release(rctx) runs on the loop once the bytes are written or dropped
+ * (possibly inside this call).  On an error it does not run: the bytes stay the caller's. */
 int conn_write_ref(struct conn *c, struct str bytes, loop_fn *release, void *rctx) MUST_CHECK;
 size_t conn_queued(const struct conn *c);
 void conn_pause(struct conn *c);  /* stop reading: back-pressure */
