@@ -43,5 +43,6 @@ uint64_t indexkey_next(enum index_hash h, uint64_t parent, const uint32_t *token
 /* SHA-256, CRC-32C (Castagnoli; crc of what came before, 0 to begin), XXH64 (seed 0). */
 void hash_sha256(const void *p, size_t n, uint8_t out[32]);
 uint32_t hash_crc32c(uint32_t crc, const void *p, size_t n);
+uint32_t hash_crc32c_portable(uint32_t crc, const void *p, size_t n); /* the same without SSE4.2 */
 uint64_t hash_xxh64(const void *p, size_t n);
 #endif
