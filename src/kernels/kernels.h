@@ -46,29 +46,42 @@ struct kern_mat {
 
 /* Bytes that kern_pack writes for this tensor at this level. */
 size_t kern_packed_size(uint32_t type, uint32_t rows, uint32_t cols);
-/* Packs GGUF row-major blocks into data (kern_packed_size bytes, given by the caller). */
+/* Packs GGUF row-major blocks into data (kern_packed_size bytes, 64-byte aligned, given by the
+ * caller).  type must be one that tensor_type_known accepts; p may be NULL. */
 void kern_pack(struct kern_mat *out, uint32_t type, uint32_t rows, uint32_t cols, const void *gguf,
                void *data, struct kern_pool *p);
 /* One row back as f32: embedding look-up from the packed image. */
 void kern_row(const struct kern_mat *m, uint32_t row, float *out);
 
-/* ---- activations: int8 per 32 with scale and sum, plus f32 source ---- */
+/* ---- activations: int8 per 32 with scale and sums, plus the f32 source ---- */
 struct kern_act {
-    uint32_t n, cols, cap_rows;
+    uint32_t n, cols;
     const float *f32;   /* [n][cols], borrowed; used for F32/F16/BF16 weights */
-    int8_t *q;          /* [n][cols padded to 32] */
-    float *scale;       /* [n][blocks] */
-    int32_t *sum;       /* [n][blocks]: sum of the 32 codes */
+    uint8_t *data;      /* packed panels, see kern_priv.h */
+    size_t size;        /* bytes of data */
 };
-/* Buffers for up to rows x cols; freed by kern_act_fini. */
+/* Buffers for up to rows x cols; freed by kern_act_fini.  Returns 0 or ERR_NOMEM. */
 int kern_act_init(struct kern_act *a, uint32_t rows, uint32_t cols) MUST_CHECK;
 void kern_act_fini(struct kern_act *a);
-/* Quantizes n rows of x[n][cols] (f32). */
+/* Quantizes n rows of x[n][cols] (f32); rows x cols may be cut in any way that fits the buffers.
+ * A cols that is no multiple of 32 keeps only the f32 source: float weights alone can follow. */
 void kern_act_set(struct kern_act *a, const float *x, uint32_t n, uint32_t cols, struct kern_pool *p);
 
 /* y[n][ldy] (+)= W . act (+ bias).  y rows are ldy floats apart; cols must agree.  bias may be NULL. */
 void kern_matmul(const struct kern_mat *w, const struct kern_act *a, float *y, size_t ldy,
                  const float *bias, bool add, struct kern_pool *p);
+/* Several matrices over the same activations in one parallel region: q, k and v, or gate and up.
+ * Results are those of the single calls, bit for bit. */
+struct kern_mm {
+    const struct kern_mat *w;
+    float *y;
+    size_t ldy;
+    const float *bias; /* or NULL */
+    bool add;
+};
+#define KERN_MM_MAX 8
+void kern_matmul_many(const struct kern_mm *mm, uint32_t count, const struct kern_act *a,
+                      struct kern_pool *p);
 
 /* ---- row operations ---- */
 /* y = x / sqrt(mean(x^2) + eps) * w, n rows of d.  y may be x. */
