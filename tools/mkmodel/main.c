@@ -43,7 +43,7 @@ static void override(uint32_t *field, uint32_t value)
 
 int main(int argc, char **argv)
 {
-    struct options o;
+    struct options o = { 0 };
     struct opt_list rest = { 0 };
     struct mkmodel m;
     struct err e = { 0 };

@@ -308,7 +308,7 @@ void mkmodel_defaults(struct mkmodel *o, const char *arch)
         .arch = arch, .type = TENSOR_F32, .embd_type = TENSOR_F32, .seed = 1,
         .layers = is_gemma3 ? 6 : 2, .embd = 256, .heads = 4, .kv_heads = 2, .head_dim = 64,
         .ff = 512, .context = 2048, .window = is_gemma3 ? 32 : 0, .merges = 250,
-        .freq_base = 10000, .tied = strcmp(arch, "llama") != 0, .has_template = true
+        .freq_base = strcmp(arch, "llama") == 0 ? 10000 : 1e6, .tied = strcmp(arch, "llama") != 0, .has_template = true
     };
 }
 

@@ -56,7 +56,9 @@ static uint32_t best_pair(struct trainer *t, uint16_t *left, uint16_t *right)
 {
     uint32_t best = 0;
 
-    memset(t->pair, 0, sizeof(t->pair));
+    for (size_t i = 1; i < t->count; i++)
+        if (t->symbol[i - 1] != BREAK && t->symbol[i] != BREAK)
+            t->pair[t->symbol[i - 1]][t->symbol[i]] = 0;
     for (size_t i = 1; i < t->count; i++)
         if (t->symbol[i - 1] != BREAK && t->symbol[i] != BREAK)
             t->pair[t->symbol[i - 1]][t->symbol[i]]++;
