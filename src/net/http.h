@@ -1,8 +1,10 @@
 /* net/http.h - HTTP/1.1 server and client (RFC 9110, 9112), strict about framing.
  *
  * Server: a handler gets a request when its whole body is there (bounded), and
- * answers now or later from the same loop.  A client that leaves is told at
- * once through on_gone, also while nothing is being written.
+ * answers now or later from the same loop.  A client that leaves (FIN counts) is
+ * told at once through on_gone, also while nothing is being written.  What breaks
+ * the framing rules or a limit is refused by the server itself, with an error
+ * object, and the connection is closed.
  * Client: a pool of keep-alive connections per loop; replies are streamed.
  * Threads: everything on its loop. */
 // SPDX-License-Identifier: Apache-2.0
@@ -30,6 +32,8 @@ struct str http_header_get(const struct http_headers *h, const char *name);
 struct http_server;
 struct http_req; /* one exchange */
 
+typedef void http_handler(void *ctx, struct http_req *r);
+
 struct http_server_opts {
     const char *host;
     uint16_t port;              /* 0 = any free */
@@ -41,9 +45,15 @@ struct http_server_opts {
     uint32_t idle_ms;           /* keep-alive; 0 = 120 s */
     uint32_t conns_max;         /* 0 = 10,000 */
     const char *server_name;    /* "Server:" header, borrowed */
+    size_t bodies_bytes_max;    /* all bodies being held; 0 = 1 GiB; past it 503 */
+    uint32_t stall_ms;          /* client reads nothing of what is queued; 0 = 60 s */
+    uint32_t dead_ms;           /* conn_opts.dead_ms; 0 = 10 s */
+    /* May be NULL: sees a request before its body is read (body empty), e.g. to authenticate; may
+     * answer it, then the body is not read and the connection closes.  Else fn gets it later. */
+    http_handler *on_head;
+    /* May be NULL: a refusal by the server itself, for the books.  reason: a static token. */
+    void (*on_refuse)(void *ctx, int status, const char *reason);
 };
-
-typedef void http_handler(void *ctx, struct http_req *r);
 
 int http_server_open(struct loop *l, const struct http_server_opts *o, http_handler *fn, void *ctx,
                      struct http_server **out, struct err *e) MUST_CHECK;
@@ -51,7 +61,8 @@ uint16_t http_server_port(const struct http_server *s);
 /* Stops accepting; idle connections close, busy ones after their answer. */
 void http_server_drain(struct http_server *s);
 size_t http_server_active(const struct http_server *s); /* exchanges without a finished answer */
-void http_server_close(struct http_server *s);          /* breaks what is left */
+/* Breaks what is left (on_gone runs inside); not from inside a handler: loop_post it. */
+void http_server_close(struct http_server *s);
 
 /* Everything below is valid until the answer ended or on_gone ran. */
 struct str http_req_method(const struct http_req *r);
@@ -62,15 +73,19 @@ struct str http_req_body(const struct http_req *r);
 struct arena *http_req_arena(struct http_req *r);    /* dropped after the exchange */
 const char *http_req_peer(const struct http_req *r);
 /* The client left, or the exchange was broken off: fn(ctx) runs once, and r is
- * gone after it.  Not called once http_reply_end was called. */
+ * gone after it.  Not called once http_reply_end was called.  A request without fn
+ * stays valid until it is answered (into the void). */
 void http_req_on_gone(struct http_req *r, loop_fn *fn, void *ctx);
 /* fn runs when queued answer bytes fell under half of the ceiling. */
 void http_req_on_drain(struct http_req *r, loop_fn *fn, void *ctx);
 
-/* Whole answer in one call; ends the exchange.  extra: more header lines, may be NULL. */
+/* Whole answer in one call; ends the exchange.  extra: more header lines, may be NULL; the ones
+ * the server writes itself (Content-Length, Transfer-Encoding, Connection, Server) are passed over,
+ * save that "Connection: close" closes.  content_type NULL: none.  To HEAD no body goes out. */
 void http_reply(struct http_req *r, int status, const char *content_type, struct str body,
                 const struct http_headers *extra);
-/* Streamed answer: head (chunked), pieces, end. */
+/* Streamed answer: head (chunked; HTTP/1.0: until close), pieces, end.  The head leaves with the
+ * first piece, or when the loop gets to wait. */
 void http_reply_start(struct http_req *r, int status, const char *content_type,
                       const struct http_headers *extra);
 /* Queues one chunk.  0, ERR_AGAIN (client reads too slowly: nothing queued), ERR_CLOSED. */

@@ -14,7 +14,10 @@ struct loop_timer;
 typedef void loop_fn(void *ctx);
 
 int loop_new(struct loop **out, struct err *e) MUST_CHECK;
-void loop_free(struct loop *l); /* after loop_run returned; closes what is left */
+/* After loop_run returned.  Servers, clients and other owners of connections on it are closed by
+ * their owner first; their last callbacks run here.  Timers, signals and bare connections that are
+ * left are closed.  Posts that did not run yet are dropped. */
+void loop_free(struct loop *l);
 /* Runs until loop_stop. */
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l); /* from the loop's thread; others: loop_post it */
