@@ -10,7 +10,17 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+#define KV_EVENTS_MAX       65536   /* of one batch */
+#define KV_EVENT_HASHES_MAX 65536
+#define KV_EVENT_TOKENS_MAX 1048576
+
 enum kv_event_kind { KV_STORED, KV_REMOVED, KV_CLEARED };
+
+/* An extra key of one block: a media hash or the cache salt (never the LoRA name). */
+struct kv_extra {
+    uint32_t block; /* index into hashes; rising */
+    struct str text;
+};
 
 struct kv_event {
     enum kv_event_kind kind;
@@ -25,6 +35,8 @@ struct kv_event {
     uint32_t group;
     struct str salt;            /* first text extra of block 0 that is no LoRA name; p == NULL: none */
     uint32_t window;
+    const struct kv_extra *extras; /* all of them; the encoder writes salt when extra_count is 0 */
+    uint32_t extra_count;
 };
 
 struct kv_batch {
@@ -34,7 +46,11 @@ struct kv_batch {
     uint32_t skipped;           /* unknown tags, counted */
 };
 
-/* Decodes into the arena (bounded: 65,536 hashes, 1,048,576 tokens an event).  All or nothing. */
+/* Decodes into the arena; texts point into bytes.  Accepted besides: batches as maps or with two
+ * elements, events wrapped as bin, hashes as bytes (their last 8, big-endian) or signed.  Unknown
+ * tags and token lists that are no plain numbers are skipped and counted; anything else that is
+ * malformed refuses the whole batch, which a caller must treat as a gap in the sequence.
+ * Returns 0, ERR_PARSE, or ERR_LIMIT (a ceiling above, or the arena's). */
 int kv_batch_decode(struct arena *a, struct str bytes, struct kv_batch *out, struct err *e) MUST_CHECK;
 void kv_batch_encode(struct buf *out, const struct kv_batch *b); /* positional, three elements, rank 0 */
 #endif
