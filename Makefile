@@ -1,0 +1,71 @@
+# A few lines over Meson.  `make help` lists the targets.
+# SPDX-License-Identifier: Apache-2.0
+BUILD    ?= build
+UP_FLAGS ?=
+FUZZ_S   ?= 60
+LLMD     := $(BUILD)/src/cmd/llmd
+
+.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja: | deps
+	@meson setup $(BUILD) >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }; rm -f $(BUILD).log
+
+deps:
+	@tools/install_deps build run
+
+deps-lint:
+	@tools/install_deps lint
+
+deps-fuzz:
+	@tools/install_deps lint fuzz
+
+up: all
+	@$(LLMD) up $(UP_FLAGS)
+
+test: all
+	@tests/run unit e2e
+
+unit: all
+	@tests/run unit
+
+e2e: all
+	@tests/run e2e
+
+chaos: all
+	@tests/run chaos
+
+bench: all
+	@tests/run bench
+
+lint: all deps-lint
+	@tools/lint
+
+sanitize: deps deps-fuzz
+	@tests/sanitize
+
+fuzz: deps deps-fuzz
+	@tests/fuzz/run $(FUZZ_S)
+
+format: deps-lint
+	@git ls-files 'src/*.[ch]' 'tests/*.[ch]' 'tools/*.[ch]' | xargs clang-format -i
+
+install: all
+	@meson install -C $(BUILD)
+
+clean:
+	@rm -rf $(BUILD)
+
+help:
+	@echo "make           set up what is missing, build into $(BUILD)"
+	@echo "make up        build, fetch the default model, start everything, ask a first question (UP_FLAGS=...)"
+	@echo "make test      unit tests, then real processes (make unit, make e2e)"
+	@echo "make chaos     faults at seeded random moments under load (CHAOS_N, CHAOS_SEED)"
+	@echo "make bench     engine speed beside the machine's own limits, and llama.cpp when LLAMA_CPP_DIR is set"
+	@echo "make lint      layers, banned calls, headers alone, clang warnings, layout"
+	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
+	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"
+	@echo "make format    clang-format in place"
+	@echo "make install   to the Meson prefix (DESTDIR is honoured)"

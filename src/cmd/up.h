@@ -1,0 +1,24 @@
+/* cmd/up.h - what llmd up and its self-test share. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef CMD_UP_H
+#define CMD_UP_H
+#include "cmd/cmd.h"
+
+struct up_opts {
+    const char *model, *listen, *ask, *log_level;
+    uint32_t prefill, decode, workers, threads, max_model_len, shutdown_timeout_s;
+    uint64_t kv_bytes;
+    bool check, insecure, no_ask;
+};
+
+extern const struct opt_desc up_table[];
+extern const size_t up_table_count;
+
+/* Every finding about these options that can be known before anything starts, one line each into
+ * out ("error: ..." or "note: ...", with what to change).  path: the model's file, "" when it would
+ * be fetched first.  Returns the number of errors. */
+uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out);
+
+/* Proves the promises on a running set-up by real requests; prints the table.  Number of failures. */
+uint32_t up_prove(const struct endpoint *door, const struct up_state *s);
+#endif
