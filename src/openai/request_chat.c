@@ -300,8 +300,11 @@ static unsigned depth_of(const struct json *j)
 {
     unsigned deepest = 0;
 
-    for (const struct json *k = j->first; k != NULL; k = k->next)
-        deepest = MAX(deepest, depth_of(k));
+    for (const struct json *k = j->first; k != NULL; k = k->next) {
+        unsigned depth = depth_of(k); /* once: within MAX it would run twice a level */
+
+        deepest = MAX(deepest, depth);
+    }
     return deepest + 1;
 }
 
