@@ -251,6 +251,7 @@ static void *stream_thread(void *ctx)
     int status;
 
     (void)http_fetch(&o, &status, NULL, on_piece, s, &e);
+    s->running = true; /* whoever waits for the first piece must not wait for ever */
     return NULL;
 }
 
