@@ -155,7 +155,8 @@ static void on_replay(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *
     be64(seq, UINT64_MAX);
     out.frame[0] = out.frame[1] = out.frame[3] = STR("");
     out.frame[2] = (struct str){ seq, 8 };
-    (void)zmtp_router_send(peer, &out);
+    if (zmtp_router_send(peer, &out) != 0)
+        LOG_DEBUG("kv events replay unfinished from=%llu", (unsigned long long)from);
 }
 
 /* "tcp://HOST:PORT", "*" meaning every interface. */
