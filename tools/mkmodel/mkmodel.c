@@ -216,8 +216,9 @@ static void plan_layer(struct plan *p, const struct mkmodel *o, uint32_t layer)
 
 static void plan_all(struct plan *p, const struct mkmodel *o, uint32_t rows)
 {
-    /* Scaled like the residual stream after it was normed (gemma3 multiplies by sqrt(embd)). */
-    float spread = is_gemma(o) ? 1 / sqrtf((float)o->embd) : 0.5f;
+    /* A tied embedding is kept small, or every token would predict itself; gemma3 multiplies it
+     * by sqrt(embd). */
+    float spread = is_gemma(o) ? 1 / sqrtf((float)o->embd) : o->tied ? 0.1f : 0.5f;
 
     plan_add(p, "token_embd.weight", o->embd_type, o->embd, rows, 0, spread);
     for (uint32_t i = 0; i < o->layers; i++)
