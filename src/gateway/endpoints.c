@@ -1,0 +1,537 @@
+/* Endpoints: what is known of each, and whether it is in rotation.
+ *
+ *   every scrape_ms   GET /metrics     unless the last one is still on its way
+ *   every second      GET /v1/models   until known, then every MODELS_MS
+ *   every second      GET /health/ready
+ *
+ * A scrape must be answered within a second.  What follows from the answers, by the age of the
+ * last good one:
+ *
+ *   could not connect -> unreachable      < stale_ms -> used (or loading, draining, stuck)
+ *   >= stale_ms -> stale                  >= frozen_ms -> frozen
+ *
+ * A stale endpoint is used only while no fresh one serves the model; the rest are out until a
+ * scrape works again.  Errors of requests are kept apart from scrapes: ERRORS_ROW gateway errors
+ * in a row take an endpoint out for EJECT_MS times the number of times; one request then tries
+ * it.  At most half of the endpoints are out by that at a time, and never the last. */
+// SPDX-License-Identifier: Apache-2.0
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "gateway/gateway_priv.h"
+#include "gateway/prom_text.h"
+#include <inttypes.h>
+#include <string.h>
+
+#define SCRAPE_BYTES_MAX ((size_t)4 << 20)
+#define MODELS_BYTES_MAX ((size_t)1 << 20)
+#define SCRAPE_TOTAL_MS 1000
+#define READY_MS 1000
+#define MODELS_MS 5000
+#define MODELS_WAIT_MS 500  /* between tries until they are known */
+#define ERRORS_ROW 5
+#define EJECT_MS 30000
+#define EJECT_MS_MAX 300000
+#define SLOW_START_MS 10000 /* after an ejection: a tenth of the weight */
+#define PAUSE_MS_MAX 30000
+
+enum family {
+    F_RUNNING, F_WAITING, F_KV_USAGE, F_CACHE_CONFIG, F_BLOCKS_IN_USE, F_BLOCKS_TOTAL, F_STALLED,
+    F_START_TIME, F_SG_RUNNING, F_SG_WAITING, F_SG_USAGE, F_COUNT
+};
+
+static const struct str families[F_COUNT] = {
+    [F_RUNNING] = { "vllm:num_requests_running", 25 },
+    [F_WAITING] = { "vllm:num_requests_waiting", 25 },
+    [F_KV_USAGE] = { "vllm:kv_cache_usage_perc", 24 },
+    [F_CACHE_CONFIG] = { "vllm:cache_config_info", 22 },
+    [F_BLOCKS_IN_USE] = { "llmd_blocks_in_use", 18 },
+    [F_BLOCKS_TOTAL] = { "llmd_blocks_total", 17 },
+    [F_STALLED] = { "llmd_worker_seconds_since_progress", 34 },
+    [F_START_TIME] = { "process_start_time_seconds", 26 },
+    [F_SG_RUNNING] = { "sglang:num_running_reqs", 23 },
+    [F_SG_WAITING] = { "sglang:num_queue_reqs", 21 },
+    [F_SG_USAGE] = { "sglang:token_usage", 18 },
+};
+
+struct scraped {
+    double v[F_COUNT];
+    bool has[F_COUNT];
+};
+
+static void on_sample(void *ctx, size_t which, struct str labels, double value)
+{
+    struct scraped *s = ctx;
+
+    (void)labels;
+    /* one server can hold several engines: requests add up, the fullest cache counts */
+    if (which == F_KV_USAGE || which == F_SG_USAGE)
+        s->v[which] = s->has[which] ? MAX(s->v[which], value) : value;
+    else
+        s->v[which] += value;
+    s->has[which] = true;
+}
+
+static double bounded(double v, double max)
+{
+    return v > 0 ? MIN(v, max) : 0;
+}
+
+static void endpoint_restarted(struct endpoint *ep)
+{
+    LOG_INFO("endpoint restarted endpoint=%s", ep->address);
+    if (ep->g->prefix != NULL)
+        prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
+    ep->models_due_ms = 0;
+    ep->ready_due_ms = 0;
+}
+
+static void take_scrape(struct endpoint *ep)
+{
+    struct scraped s = { { 0 }, { false } };
+
+    (void)prom_scan(buf_view(&ep->scrape_body), families, F_COUNT, on_sample, &s);
+    ep->running = bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING], 1e6);
+    ep->waiting = bounded(s.v[F_WAITING] + s.v[F_SG_WAITING], 1e6);
+    ep->kv_usage = bounded(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), 1);
+    ep->has_blocks = s.has[F_BLOCKS_IN_USE];
+    ep->blocks_in_use = bounded(s.v[F_BLOCKS_IN_USE], 1e15);
+    ep->blocks_total = bounded(s.v[F_BLOCKS_TOTAL], 1e15);
+    ep->ours = s.has[F_BLOCKS_IN_USE];
+    ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
+    if (ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1)
+        endpoint_restarted(ep);
+    if (s.has[F_START_TIME])
+        ep->start_time = s.v[F_START_TIME];
+}
+
+/* ---- the three pages ---- */
+
+static void scrape_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct endpoint *ep = ctx;
+
+    (void)h;
+    ep->scrape_status = status;
+}
+
+static void scrape_body(void *ctx, struct str bytes)
+{
+    struct endpoint *ep = ctx;
+
+    (void)buf_str(&ep->scrape_body, bytes);
+}
+
+static void scrape_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct endpoint *ep = ctx;
+    struct gateway *g = ep->g;
+
+    (void)got;
+    ep->scrape = NULL;
+    if (rc == 0 && ep->scrape_status == 200 && !ep->scrape_body.failed) {
+        bool was_away = ep->last_ok_ms == 0 || ep->refused;
+
+        ep->last_ok_ms = clock_ms();
+        ep->refused = false;
+        take_scrape(ep);
+        if (was_away) {
+            ep->models_due_ms = 0;
+            ep->ready_due_ms = 0;
+        }
+    } else {
+        metric_add(gateway_cell(g, M_POLL_ERRORS, "metrics-data-source", NULL), 1);
+        ep->refused = rc != 0 && !sent;
+    }
+    endpoints_judge(ep);
+}
+
+static const struct http_call_ops scrape_ops = { scrape_head, scrape_body, scrape_end };
+
+static void models_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct endpoint *ep = ctx;
+
+    (void)h;
+    ep->models_status = status;
+}
+
+static void models_body(void *ctx, struct str bytes)
+{
+    struct endpoint *ep = ctx;
+
+    (void)buf_str(&ep->models_body, bytes);
+}
+
+static void forget_models(struct endpoint *ep)
+{
+    for (uint32_t i = 0; i < ep->model_count; i++)
+        mem_free((char *)ep->models_list[i].p);
+    ep->model_count = 0;
+}
+
+static void take_models(struct endpoint *ep)
+{
+    struct arena a;
+    const struct json *root, *data;
+    struct err e;
+    bool had = ep->model_count != 0;
+
+    arena_init(&a, (size_t)8 << 20);
+    if (json_parse(&a, buf_view(&ep->models_body), NULL, &root, &e) == 0 &&
+        json_is(data = json_get(root, "data"), JSON_ARRAY)) {
+        forget_models(ep);
+        for (const struct json *j = data->first; j != NULL; j = j->next) {
+            struct str id;
+            uint64_t len;
+
+            if (!json_str(json_get(j, "id"), &id) || ep->model_count == ENDPOINT_MODELS_MAX)
+                continue;
+            ep->models_list[ep->model_count++] = (struct str){ str_dup(id), id.n };
+            if (json_u64(json_get(j, "max_model_len"), &len))
+                ep->max_model_len = (uint32_t)MIN(len, (uint64_t)UINT32_MAX);
+        }
+    }
+    arena_fini(&a);
+    if (!had && ep->model_count != 0)
+        LOG_INFO("endpoint serves endpoint=%s model=%.*s models=%" PRIu32, ep->address,
+                 STR_ARG(ep->models_list[0]), ep->model_count);
+}
+
+static void models_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct endpoint *ep = ctx;
+    bool well = rc == 0 && ep->models_status == 200 && !ep->models_body.failed;
+
+    (void)sent;
+    (void)got;
+    ep->models = NULL;
+    if (well)
+        take_models(ep);
+    else
+        metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
+    ep->models_due_ms = clock_ms() + (well && ep->model_count != 0 ? MODELS_MS : MODELS_WAIT_MS);
+    endpoints_judge(ep);
+}
+
+static const struct http_call_ops models_ops = { models_head, models_body, models_end };
+
+static void ready_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct endpoint *ep = ctx;
+
+    (void)h;
+    ep->ready_status = status;
+}
+
+static void ready_body(void *ctx, struct str bytes)
+{
+    (void)ctx;
+    (void)bytes;
+}
+
+static void ready_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct endpoint *ep = ctx;
+
+    (void)sent;
+    (void)got;
+    ep->ready = NULL;
+    ep->ready_due_ms = clock_ms() + READY_MS;
+    /* vLLM has no such page (404): there, being asked for models has to do */
+    if (rc == 0)
+        ep->is_ready = ep->ready_status != 503;
+    endpoints_judge(ep);
+}
+
+static const struct http_call_ops ready_ops = { ready_head, ready_body, ready_end };
+
+static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
+                const struct http_call_ops *ops, struct http_call **call)
+{
+    struct http_call_opts o = {
+        .host = ep->host,
+        .port = ep->port,
+        .method = STR("GET"),
+        .path = str_of(path),
+        .connect_ms = SCRAPE_TOTAL_MS,
+        .first_byte_ms = SCRAPE_TOTAL_MS,
+        .gap_ms = SCRAPE_TOTAL_MS,
+        .total_ms = SCRAPE_TOTAL_MS,
+        .body_bytes_max = bytes_max,
+    };
+    struct err e;
+
+    if (http_call_start(ep->g->probes, &o, ops, ep, call, &e) != 0) {
+        *call = NULL;
+        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, path, e.msg);
+    }
+}
+
+/* ---- in rotation or not ---- */
+
+static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char **reason)
+{
+    const struct gateway *g = ep->g;
+    uint64_t age = now - ep->last_ok_ms;
+
+    if (ep->refused) {
+        *reason = "nothing accepts connections there";
+        return SCHED_UNREACHABLE;
+    }
+    if (ep->last_ok_ms == 0) {
+        *reason = "has not answered a scrape yet";
+        return now - ep->first_try_ms >= g->frozen_ms ? SCHED_FROZEN : SCHED_UNREACHABLE;
+    }
+    if (age >= g->frozen_ms) {
+        *reason = "accepts connections but answers nothing";
+        return SCHED_FROZEN;
+    }
+    if (ep->stalled_s * 1000 >= g->stuck_ms) {
+        *reason = "says that its running requests make no progress";
+        return SCHED_FROZEN;
+    }
+    if (ep->model_count == 0) {
+        *reason = "has not said which models it serves";
+        return SCHED_LOADING;
+    }
+    if (!ep->is_ready) {
+        *reason = "says that it is not ready";
+        return ep->was_used ? SCHED_DRAINING : SCHED_LOADING;
+    }
+    if (age >= g->stale_ms) {
+        *reason = "is late with its metrics";
+        return SCHED_STALE;
+    }
+    *reason = "";
+    return SCHED_USED;
+}
+
+void endpoints_judge(struct endpoint *ep)
+{
+    const char *reason;
+    enum sched_use use = judge(ep, clock_ms(), &reason);
+
+    ep->reason = reason;
+    if (use == SCHED_USED)
+        ep->was_used = true;
+    else if (use == SCHED_UNREACHABLE) {
+        ep->was_used = false; /* what comes back is a new process */
+        ep->is_ready = true;
+    }
+    if (use == ep->use)
+        return;
+    LOG_INFO("endpoint is %s endpoint=%s was=%s reason=\"%s\"", sched_use_name(use), ep->address,
+             sched_use_name(ep->use), reason);
+    metric_set(ep->m_state[ep->use], 0);
+    metric_set(ep->m_state[use], 1);
+    if (use == SCHED_UNREACHABLE) {
+        /* its memory went with it */
+        if (ep->g->prefix != NULL)
+            prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
+        forget_models(ep);
+    }
+    ep->use = use;
+}
+
+bool endpoint_serves(const struct endpoint *ep, struct str model)
+{
+    if (model.p == NULL)
+        return ep->model_count != 0;
+    for (uint32_t i = 0; i < ep->model_count; i++)
+        if (str_eq(ep->models_list[i], model))
+            return true;
+    return false;
+}
+
+static bool in_rotation(const struct endpoint *ep)
+{
+    return ep->use == SCHED_USED || ep->use == SCHED_STALE;
+}
+
+bool endpoints_any_usable(const struct gateway *g)
+{
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        if (in_rotation(&g->endpoints[i]))
+            return true;
+    return false;
+}
+
+static bool held_back(const struct endpoint *ep, uint64_t now)
+{
+    return ep->ejected_until_ms > now || ep->paused_until_ms > now ||
+           (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW && ep->on_probe);
+}
+
+void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap)
+{
+    uint64_t now = clock_ms();
+    uint32_t fresh = 0, open = 0;
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        const struct endpoint *ep = &g->endpoints[i];
+
+        snap[i] = (struct sched_endpoint){
+            .address = str_of(ep->address),
+            .role = ep->role,
+            .use = ep->use,
+            .waiting = ep->waiting,
+            .running = ep->running,
+            .kv_usage = ep->kv_usage,
+            .inflight = ep->inflight,
+            .inflight_prefill_tokens = ep->prefill_tokens,
+            .inflight_decode = ep->decoding,
+            .prefill_ms_per_token = ep->learner.prefill_ms_per_token,
+            .decode_ms_per_token = ep->learner.decode_ms_per_token,
+            .decode_batch_slope = ep->learner.decode_batch_slope,
+            .slots = ep->slots,
+            .kvx_capable = ep->ours || ep->role_given,
+        };
+        if (in_rotation(ep) && !endpoint_serves(ep, model))
+            snap[i].use = SCHED_OTHER_MODEL;
+        fresh += snap[i].use == SCHED_USED;
+    }
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        if (fresh == 0 && snap[i].use == SCHED_STALE)
+            snap[i].use = SCHED_USED; /* a late answer beats none */
+        open += snap[i].use == SCHED_USED && !held_back(&g->endpoints[i], now);
+    }
+    if (open == 0)
+        return; /* never hold the last ones back */
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        const struct endpoint *ep = &g->endpoints[i];
+
+        if (snap[i].use != SCHED_USED)
+            continue;
+        if (held_back(ep, now) ||
+            (ep->slow_until_ms > now && open > 1 && rng_below(&g->rng, 10) != 0))
+            snap[i].use = SCHED_CIRCUIT_OPEN;
+    }
+}
+
+/* ---- the books of errors ---- */
+
+void endpoint_succeeded(struct endpoint *ep)
+{
+    if (ep->on_probe)
+        ep->slow_until_ms = clock_ms() + SLOW_START_MS;
+    ep->on_probe = false;
+    ep->errors_row = 0;
+}
+
+void endpoint_failed(struct endpoint *ep)
+{
+    struct gateway *g = ep->g;
+    uint64_t now = clock_ms();
+    uint32_t out = 0;
+
+    ep->errors_row++;
+    ep->on_probe = false;
+    if (ep->errors_row < ERRORS_ROW)
+        return;
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        out += &g->endpoints[i] != ep && g->endpoints[i].ejected_until_ms > now;
+    if ((out + 1) * 2 > g->endpoint_count)
+        return;
+    ep->ejections++;
+    ep->ejected_until_ms = now + MIN((uint64_t)EJECT_MS * ep->ejections, (uint64_t)EJECT_MS_MAX);
+    metric_add(ep->m_ejected, 1);
+    LOG_WARN("endpoint ejected endpoint=%s errors=%" PRIu32 " ms=%" PRIu64, ep->address,
+             ep->errors_row, ep->ejected_until_ms - now);
+}
+
+void endpoint_dispatched(struct endpoint *ep)
+{
+    if (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW)
+        ep->on_probe = true;
+}
+
+void endpoint_pause(struct endpoint *ep, uint32_t ms)
+{
+    ep->paused_until_ms = clock_ms() + MIN(ms, (uint32_t)PAUSE_MS_MAX);
+}
+
+/* ---- life ---- */
+
+void endpoints_tick(struct gateway *g)
+{
+    uint64_t now = clock_ms();
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        struct endpoint *ep = &g->endpoints[i];
+        bool up = ep->last_ok_ms != 0 && !ep->refused;
+
+        if (ep->scrape == NULL) {
+            buf_reset(&ep->scrape_body);
+            ep->scrape_status = 0;
+            ask(ep, "/metrics", SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
+        }
+        if (up && ep->models == NULL && ep->models_due_ms <= now) {
+            buf_reset(&ep->models_body);
+            ep->models_status = 0;
+            ask(ep, "/v1/models", MODELS_BYTES_MAX, &models_ops, &ep->models);
+        }
+        if (up && ep->ready == NULL && ep->ready_due_ms <= now) {
+            ep->ready_status = 0;
+            ask(ep, "/health/ready", MODELS_BYTES_MAX, &ready_ops, &ep->ready);
+        }
+        endpoints_judge(ep);
+    }
+}
+
+int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e)
+{
+    g->endpoint_count = o->endpoint_count;
+    g->endpoints = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->endpoints));
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        struct endpoint *ep = &g->endpoints[i];
+        const struct gateway_endpoint_opts *eo = &o->endpoints[i];
+
+        ep->g = g;
+        ep->address = mem_strdup(eo->address);
+        buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
+        buf_init(&ep->models_body, MODELS_BYTES_MAX);
+        ep->role = eo->role;
+        ep->role_given = eo->role_given;
+        ep->use = SCHED_UNREACHABLE;
+        ep->reason = "has not answered a scrape yet";
+        ep->is_ready = true;
+        ep->first_try_ms = clock_ms();
+    }
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        struct endpoint *ep = &g->endpoints[i];
+        int rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
+
+        if (rc != 0)
+            return rc;
+        for (uint32_t k = 0; k < i; k++)
+            if (strcmp(g->endpoints[k].address, ep->address) == 0)
+                return err_set(e, ERR_INVAL, "endpoint %s is given twice", ep->address);
+        for (unsigned u = 0; u < COUNT(ep->m_state); u++)
+            ep->m_state[u] = gateway_cell(g, M_L_ENDPOINT_STATE, ep->address,
+                                          sched_use_name((enum sched_use)u));
+        metric_set(ep->m_state[ep->use], 1);
+        ep->m_inflight = gateway_cell(g, M_L_ENDPOINT_INFLIGHT, ep->address, NULL);
+        ep->m_requests = gateway_cell(g, M_L_ENDPOINT_REQUESTS, ep->address, NULL);
+        ep->m_prefill = gateway_cell(g, M_L_PREFILL_RATE, ep->address, NULL);
+        ep->m_decode = gateway_cell(g, M_L_DECODE_RATE, ep->address, NULL);
+        ep->m_ejected = gateway_cell(g, M_L_EJECTED, ep->address, NULL);
+        ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, "llmd", ep->address);
+    }
+    return 0;
+}
+
+void endpoints_fini(struct gateway *g)
+{
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        struct endpoint *ep = &g->endpoints[i];
+
+        forget_models(ep);
+        buf_fini(&ep->scrape_body);
+        buf_fini(&ep->models_body);
+        mem_free(ep->address);
+    }
+    mem_free(g->endpoints);
+    g->endpoints = NULL;
+}

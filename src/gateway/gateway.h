@@ -1,0 +1,59 @@
+/* gateway/gateway.h - the inference scheduler's data path: an OpenAI-compatible front door.
+ *
+ * A gateway scrapes its endpoints, reads a request once, tokenizes it, looks up who holds its
+ * prefix, decides (sched/sched.h), forwards the body as received and streams the answer back.
+ * What it promises: a retry only before the first byte, a cut answer never looks finished, a
+ * client that leaves frees its worker at once, and every queue, wait and retry has a ceiling.
+ * Source: the project's scheduler page, 2.7, 3, 8, 12; its reliability page, 3.7, 3.8, 4.9, 4.10.
+ * Threads: everything on the loop it was opened on; one thread of its own tokenizes long prompts. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef GATEWAY_GATEWAY_H
+#define GATEWAY_GATEWAY_H
+#include "base/err.h"
+#include "net/loop.h"
+#include "sched/sched.h"
+
+#define GATEWAY_ENDPOINTS_MAX 256
+
+struct gateway_endpoint_opts {
+    const char *address;   /* "HOST:PORT", copied */
+    enum sched_role role;
+    bool role_given;       /* stated by the operator: it takes part in splits whatever it runs */
+};
+
+struct gateway_opts {
+    const char *host;      /* to listen on */
+    uint16_t port;         /* 0 = any free */
+    const struct gateway_endpoint_opts *endpoints;
+    uint32_t endpoint_count;
+    const char *cache;     /* "HOST:PORT" of the cache manager's replica stream, or NULL */
+    const char *model;     /* GGUF file whose tokenizer and template workers use; NULL = estimate */
+    const char *seed;      /* of index keys; NULL = "" */
+    uint32_t block_tokens; /* 0 = 16 */
+    uint32_t scrape_ms;    /* 0 = 100 */
+    uint32_t stale_ms, frozen_ms; /* no scrape answered for so long; 0 = 1000, 3000 */
+    uint32_t stuck_ms;     /* busy without progress; 0 = 15000 */
+    uint32_t inflight_max; /* 0 = 1024 */
+    uint32_t retries_max;  /* further attempts; UINT32_MAX = none; 0 = 2 */
+    uint32_t first_byte_ms, gap_ms, total_ms; /* 0 = 600 s, 120 s, 3600 s */
+    size_t body_bytes_max; /* 0 = 16 MiB */
+    size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
+    bool no_split;
+    bool allow_special_in_content;
+    struct sched_conf conf; /* zeroed = sched_conf_default */
+};
+
+struct gateway;
+
+/* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied. */
+int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o,
+                 struct err *e) MUST_CHECK;
+uint16_t gateway_port(const struct gateway *g);
+/* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
+ * after timeout_ms, when what still runs was ended with an error event. */
+void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx);
+/* Breaks what is left.  NULL is fine.  Never from one of the gateway's own callbacks but drain's. */
+void gateway_close(struct gateway *g);
+/* Unfinished requests. */
+uint32_t gateway_inflight(const struct gateway *g);
+#endif

@@ -1,0 +1,249 @@
+/* gateway/gateway_priv.h - what the gateway's own files share. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef GATEWAY_GATEWAY_PRIV_H
+#define GATEWAY_GATEWAY_PRIV_H
+#include "base/map.h"
+#include "base/metrics.h"
+#include "base/rng.h"
+#include "gateway/answer.h"
+#include "gateway/budget.h"
+#include "gateway/gateway.h"
+#include "gateway/reading.h"
+#include "kv/index.h"
+#include "net/http.h"
+#include "openai/openai.h"
+
+#define ENDPOINT_MODELS_MAX 64
+#define RECEIPTS_MAX        1000
+#define REQUEST_ID_MAX      128
+#define ANSWER_BYTES_MAX    ((size_t)64 << 20) /* of one whole (not streamed) answer */
+#define PENDING_BYTES_MAX   ((size_t)1 << 20)  /* of a stream whose client reads slowly */
+#define EVENT_BYTES_MAX     ((size_t)1 << 20)  /* of one server-sent event */
+#define CANDIDATES_SHOWN    16                 /* in a receipt */
+#define RECEIPT_BYTES_MAX   ((size_t)8 << 10)
+
+/* ---- metrics (metrics.c) ---- */
+
+enum gateway_metric {
+    M_REQUESTS, M_REQUEST_SECONDS, M_TTFT, M_INPUT_TOKENS, M_CACHED_TOKENS, M_OUTPUT_TOKENS,
+    M_READY_ENDPOINTS, M_QUEUE_SIZE, M_KV_USAGE, M_RUNNING, M_ENDPOINT_QUEUE, M_DECISION,
+    M_DECIDE_SECONDS, M_POLL_ERRORS, M_INFO,
+    M_L_REQUESTS, M_L_REJECTED, M_L_RETRIES, M_L_RETRY_REFUSED, M_L_SPLIT, M_L_NOT_SPLIT,
+    M_L_PREDICTED, M_L_REAL, M_L_TTFT, M_L_INFLIGHT, M_L_CUT, M_L_CLIENT_GONE, M_L_STRIPPED,
+    M_L_ESTIMATE, M_L_RENDER_FAILED, M_L_ENDPOINT_STATE, M_L_ENDPOINT_INFLIGHT, M_L_ENDPOINT_REQUESTS,
+    M_L_PREFILL_RATE, M_L_DECODE_RATE, M_L_EJECTED, M_L_INDEX_BLOCKS, M_L_REPLICA_UP,
+    M_L_READ_SECONDS, M_L_WASTED, M_COUNT
+};
+
+struct metrics *gateway_metrics_new(void);
+
+/* ---- endpoints (endpoints.c) ---- */
+
+struct endpoint {
+    struct gateway *g;
+    char *address;                /* as given */
+    char host[256];
+    uint16_t port;
+    enum sched_role role;
+    bool role_given;
+
+    enum sched_use use;
+    const char *reason;           /* a sentence for status, static */
+    struct http_call *scrape;     /* NULL: none is running */
+    struct http_call *models;
+    struct http_call *ready;
+    struct buf scrape_body, models_body;
+    int scrape_status, models_status, ready_status;
+    uint64_t last_ok_ms;          /* last scrape answered; 0 = never */
+    uint64_t first_try_ms;
+    uint64_t models_due_ms, ready_due_ms;
+    bool refused;                 /* the last try could not even connect */
+    bool is_ready;                /* /health/ready, or an endpoint that has no such page */
+
+    double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time;
+    double stalled_s;             /* age of its last step while requests run, by its own word */
+    bool ours, has_blocks;        /* one of our workers, by its metrics */
+    bool was_used;                /* since it was last reached anew */
+    uint32_t slots;
+
+    struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd */
+    uint32_t model_count, max_model_len;
+
+    uint32_t inflight, decoding;
+    double prefill_tokens;
+    struct sched_learner learner;
+
+    uint32_t errors_row, ejections;
+    uint64_t ejected_until_ms, paused_until_ms, slow_until_ms;
+    bool on_probe;                /* one request is finding out whether it is well again */
+
+    struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_requests,
+        *m_prefill, *m_decode, *m_ejected;
+};
+
+int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e) MUST_CHECK;
+void endpoints_fini(struct gateway *g);
+void endpoints_tick(struct gateway *g);
+bool endpoint_serves(const struct endpoint *ep, struct str model);
+/* All endpoints as a request for `model` (p == NULL: any) finds them. */
+void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap);
+/* Sets use and reason from what is known now. */
+void endpoints_judge(struct endpoint *ep);
+/* Some endpoint that leads to an answer is in rotation. */
+bool endpoints_any_usable(const struct gateway *g);
+/* The books of errors: that a request goes there, and what it ended with. */
+void endpoint_dispatched(struct endpoint *ep);
+void endpoint_succeeded(struct endpoint *ep);
+void endpoint_failed(struct endpoint *ep);
+void endpoint_pause(struct endpoint *ep, uint32_t ms);
+
+/* ---- who holds what (prefix.c) ---- */
+
+struct prefix;
+struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e);
+void prefix_free(struct prefix *p);
+/* matched: one per endpoint of the gateway. */
+void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched);
+/* The endpoint was sent this prompt: it will hold its blocks. */
+void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r);
+void prefix_forget(struct prefix *p, uint32_t endpoint);
+void prefix_tick(struct prefix *p);
+/* Unfinished requests by prefix. */
+void prefix_enter(struct prefix *p, const struct reading *r);
+void prefix_leave(struct prefix *p, const struct reading *r);
+uint32_t prefix_sharers(const struct prefix *p, const struct reading *r, uint32_t blocks);
+bool prefix_cache_up(const struct prefix *p);
+uint64_t prefix_cache_blocks(const struct prefix *p);
+uint64_t prefix_own_blocks(const struct prefix *p);
+
+/* ---- a request on its way (proxy.c) ---- */
+
+enum route_kind { ROUTE_CHAT, ROUTE_COMPLETION, ROUTE_OTHER };
+
+struct exchange {
+    struct exchange *next, *prev;
+    struct gateway *g;
+    struct http_req *req;         /* NULL: answered, or the client is gone */
+    struct http_call *call;       /* NULL: between attempts */
+    struct reader_job *job;       /* NULL: not being read by the thread */
+    struct loop_timer *timer;     /* back-off */
+    enum route_kind kind;
+    const char *path;             /* the route's, static */
+    char id[REQUEST_ID_MAX + 1];
+    struct reading reading;
+    bool was_read, explain, entered;
+
+    uint32_t *matched;            /* per endpoint: blocks */
+    bool *tried;                  /* per endpoint */
+    uint32_t attempts, resets;
+    uint32_t last_failure;        /* proxy.c's enum attempt_end */
+    void *block;                  /* the memory of what is per endpoint */
+    struct sched_decision decision;
+    struct sched_cost *costs;     /* per endpoint, of the last decision */
+    struct sched_endpoint *snap;  /* per endpoint, as decided on */
+    struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
+    double booked_tokens, queued_tokens;
+    bool prefill_booked, decode_booked;
+    uint32_t predicted_cached;
+    const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */
+
+    int status;                   /* upstream's; 0: no head yet */
+    uint32_t retry_after_s;
+    bool streaming, started;
+    bool ended;                   /* upstream is done; only pending bytes keep this alive */
+    bool cut;                     /* ended, and the client must see that something is missing */
+    struct buf body;              /* whole answers; streams: an unfinished event */
+    struct buf pending;           /* bytes that the client was too slow for */
+    bool paused;
+    char content_type[128];
+    struct answer_usage usage;
+    struct answer_seen seen;
+    double streams_sum;           /* other streams beside it, summed per event */
+
+    /* clock_ns; 0 = not yet */
+    uint64_t t_start, t_read, t_dispatch, t_first, t_last, t_wrote;
+    int answered;                 /* status given to the client; 0 = none */
+    const char *failure;          /* why it ended badly, static; NULL = well */
+};
+
+/* Headers (forward.c). */
+bool forward_is_steering(struct str name);
+/* Those that go on; *stripped counts steering ones that do not. */
+size_t forward_headers(const struct http_headers *in, struct http_header *out, size_t out_max,
+                       uint32_t *stripped);
+bool forward_id_is_good(struct str id);
+
+/* Where a request goes, and the books of it (route.c). */
+/* Decides and books; false: nobody. */
+bool route_decide(struct exchange *x);
+/* The first byte came: its prompt is computed. */
+void route_first_byte(struct exchange *x);
+/* Takes the booking of this attempt back. */
+void route_release(struct exchange *x);
+/* What a finished request teaches. */
+void route_learn(struct exchange *x);
+
+void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path);
+/* Streams whose worker is frozen; comments on quiet streams. */
+void proxy_sweep(struct gateway *g);
+/* Ends everything that runs: an error event or an error answer. */
+void proxy_break_all(struct gateway *g, const char *code, const char *message);
+void proxy_drop_all(struct gateway *g);
+/* An error answer in OpenAI's shape, with retry advice where the status wants it. */
+void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char *type,
+                  const char *code, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+/* ---- receipts (receipt.c) ---- */
+
+struct receipts;
+struct receipts *receipts_new(void);
+void receipts_free(struct receipts *rs);
+/* final: what really came of it, too. */
+void receipt_write(const struct exchange *x, bool final, struct buf *out);
+void receipts_keep(struct receipts *rs, const struct exchange *x);
+struct str receipts_get(const struct receipts *rs, struct str id); /* p == NULL: not kept */
+
+/* ---- pages (status.c) ---- */
+
+void status_page(struct gateway *g, struct http_req *r);
+void status_models(struct gateway *g, struct http_req *r, struct str id); /* id empty: all */
+void status_metrics(struct gateway *g, struct http_req *r);
+void status_ready(struct gateway *g, struct http_req *r);
+
+struct gateway {
+    struct loop *loop;
+    struct http_server *server;
+    struct http_client *client;   /* requests */
+    struct http_client *probes;   /* scrapes: never behind a request */
+    struct loop_timer *tick, *sweep, *drain_timer;
+    struct metrics *metrics;
+    struct metric_cell *m_inflight;
+    struct rng rng;
+    struct reader *reader;
+    struct prefix *prefix;
+    struct receipts *receipts;
+    struct retry_budget budget;
+
+    struct sched_conf conf;
+    uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
+    uint32_t first_byte_ms, gap_ms, total_ms;
+    bool no_split;
+    char *cache;
+
+    struct endpoint *endpoints;
+    uint32_t endpoint_count;
+
+    struct exchange *live;
+    uint32_t inflight;
+
+    bool draining, drained;
+    loop_fn *drain_fn;
+    void *drain_ctx;
+    double started_s;
+};
+
+struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
+                                 const char *b);
+/* After an exchange ended: drain may be over. */
+void gateway_exchange_ended(struct gateway *g);
+#endif

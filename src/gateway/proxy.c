@@ -1,0 +1,667 @@
+/* A request on its way: read, decided, forwarded, answered.
+ *
+ *   proxy_request -> read (here, or on the thread) -> attempt -> on_head -> on_body ... -> on_end
+ *                                                       ^                                   |
+ *                                                       `-- retry: nothing was answered yet -'
+ *
+ * Nothing goes to the client before the first body byte of a good answer is there, so everything
+ * that fails earlier can still be tried elsewhere or refused with an honest status.  After it, a
+ * failure is one error event and a broken-off stream (stream.c).
+ *
+ * An exchange has at most one of: a job, a timer, a call.  It is freed in exchange_end, which every
+ * way out goes through once; the client's leaving (on_gone) is such a way. */
+// SPDX-License-Identifier: Apache-2.0
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "gateway/proxy_priv.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define READ_INLINE_BYTES ((size_t)16 << 10)           /* with a tokenizer: about a millisecond */
+#define READ_INLINE_BYTES_ESTIMATE ((size_t)256 << 10) /* without */
+#define HEADERS_OUT_MAX 112
+#define BACKOFF_MS 25
+#define BACKOFF_MS_MAX 1000
+#define RESETS_MAX 1          /* a reset may have cost work already: one more try, no more */
+#define DEADLINE_LEFT_MS 250  /* no attempt with less */
+
+static void attempt(struct exchange *x);
+
+/* ---- refusals ---- */
+
+static void reply_error(struct gateway *g, struct http_req *r, const struct oai_error *e,
+                        const char *id, uint32_t retry_after_s)
+{
+    struct http_header extra[4];
+    struct http_headers headers = { extra, 0 };
+    char seconds[16], ms[16], code[8];
+    struct buf b;
+
+    retry_after_s = MAX(retry_after_s, 1u);
+    snprintf(seconds, sizeof(seconds), "%" PRIu32, retry_after_s);
+    snprintf(ms, sizeof(ms), "%" PRIu32, MIN(retry_after_s, 3600u) * 1000);
+    snprintf(code, sizeof(code), "%d", e->status);
+    if (e->status == 429 || e->status == 503) {
+        extra[headers.count++] = (struct http_header){ STR("Retry-After"), str_of(seconds) };
+        extra[headers.count++] = (struct http_header){ STR("retry-after-ms"), str_of(ms) };
+    }
+    extra[headers.count++] = (struct http_header){
+        STR("x-should-retry"), e->status == 429 || e->status >= 502 ? STR("true") : STR("false")
+    };
+    if (id != NULL)
+        extra[headers.count++] = (struct http_header){ STR("x-request-id"), str_of(id) };
+    buf_init(&b, (size_t)8 << 10);
+    oai_error_body(e, &b);
+    metric_add(gateway_cell(g, M_L_REQUESTS, code, NULL), 1);
+    metric_add(gateway_cell(g, M_L_REJECTED, e->code, NULL), 1);
+    http_reply(r, e->status, "application/json", buf_view(&b), &headers);
+    buf_fini(&b);
+}
+
+static void fail_v(struct oai_error *e, int status, const char *type, const char *code,
+                   const char *fmt, va_list ap)
+{
+    char text[sizeof(e->message)];
+
+    vsnprintf(text, sizeof(text), fmt, ap);
+    (void)oai_fail(e, status, type, code, NULL, "%s", text);
+}
+
+void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char *type,
+                  const char *code, const char *fmt, ...)
+{
+    struct oai_error e;
+    va_list ap;
+
+    va_start(ap, fmt);
+    fail_v(&e, status, type, code, fmt, ap);
+    va_end(ap);
+    reply_error(g, r, &e, NULL, 1);
+}
+
+/* ---- life ---- */
+
+static void books_close(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    struct str model = x->reading.model.p != NULL ? x->reading.model : STR("none");
+    char *name = str_dup(model);
+    double seconds = (double)(clock_ns() - x->t_start) * 1e-9;
+
+    metric_add(gateway_cell(g, M_REQUESTS, name, NULL), 1);
+    metric_observe(gateway_cell(g, M_REQUEST_SECONDS, name, NULL), seconds);
+    if (x->was_read)
+        metric_observe(gateway_cell(g, M_INPUT_TOKENS, name, NULL),
+                       x->usage.known ? x->usage.prompt_tokens : x->reading.prompt_tokens);
+    if (x->t_first != 0) {
+        double ttft = (double)(x->t_first - x->t_start) * 1e-9;
+
+        metric_observe(gateway_cell(g, M_TTFT, name, x->streaming ? "true" : "false"), ttft);
+        metric_observe(gateway_cell(g, M_L_TTFT, NULL, NULL), ttft);
+    }
+    if (x->usage.known)
+        metric_observe(gateway_cell(g, M_OUTPUT_TOKENS, name, NULL), x->usage.completion_tokens);
+    if (x->usage.known && x->usage.cached_known) {
+        metric_observe(gateway_cell(g, M_CACHED_TOKENS, name, NULL), x->usage.cached_tokens);
+        metric_add(gateway_cell(g, M_L_REAL, NULL, NULL), x->usage.cached_tokens);
+        metric_add(gateway_cell(g, M_L_PREDICTED, NULL, NULL), x->predicted_cached);
+    }
+    mem_free(name);
+}
+
+void exchange_end(struct exchange *x)
+{
+    struct gateway *g = x->g;
+
+    if (x->call != NULL)
+        http_call_cancel(x->call);
+    x->call = NULL;
+    reader_drop(x->job);
+    if (x->decode != NULL)
+        x->decode->on_probe = false;
+    route_release(x);
+    if (x->entered)
+        prefix_leave(g->prefix, &x->reading);
+    receipts_keep(g->receipts, x);
+    books_close(x);
+    if (x->failure != NULL)
+        LOG_INFO("request failed id=%s path=%s status=%d reason=%s attempts=%" PRIu32
+                 " endpoint=%s ms=%.0f",
+                 x->id, x->path, x->answered, x->failure, x->attempts,
+                 x->sent_to != NULL ? x->sent_to : "none", (double)(clock_ns() - x->t_start) * 1e-6);
+    else
+        LOG_DEBUG("request id=%s path=%s status=%d prompt_tokens=%" PRIu32 " endpoint=%s ms=%.0f",
+                  x->id, x->path, x->answered, x->reading.prompt_tokens,
+                  x->sent_to != NULL ? x->sent_to : "none", (double)(clock_ns() - x->t_start) * 1e-6);
+    if (x->prev != NULL)
+        x->prev->next = x->next;
+    else
+        g->live = x->next;
+    if (x->next != NULL)
+        x->next->prev = x->prev;
+    g->inflight--;
+    metric_set(g->m_inflight, g->inflight);
+    loop_timer_free(x->timer);
+    reading_free(&x->reading);
+    buf_fini(&x->body);
+    buf_fini(&x->pending);
+    mem_free(x->block);
+    mem_free(x);
+    gateway_exchange_ended(g);
+}
+
+/* Ends in an error answer: nothing was answered yet. */
+static void exchange_fail(struct exchange *x, int status, const char *type, const char *code,
+                          const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+static void exchange_fail(struct exchange *x, int status, const char *type, const char *code,
+                          const char *fmt, ...)
+{
+    struct http_req *r = x->req;
+    struct oai_error e;
+    va_list ap;
+
+    va_start(ap, fmt);
+    fail_v(&e, status, type, code, fmt, ap);
+    va_end(ap);
+    x->req = NULL;
+    x->answered = status;
+    x->failure = code;
+    reply_error(x->g, r, &e, x->id, x->retry_after_s);
+    exchange_end(x);
+}
+
+static void client_gone(void *ctx)
+{
+    struct exchange *x = ctx;
+
+    x->req = NULL;
+    x->failure = "client_gone";
+    metric_add(gateway_cell(x->g, M_L_CLIENT_GONE, NULL, NULL), 1);
+    if (x->started)
+        metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
+    exchange_end(x);
+}
+
+/* ---- attempts ---- */
+
+enum attempt_end { ATT_CONNECT, ATT_RESET, ATT_TIMEOUT, ATT_BUSY, ATT_FROZEN, ATT_BROKEN };
+
+static const char *const attempt_names[] = {
+    [ATT_CONNECT] = "connect", [ATT_RESET] = "reset",   [ATT_TIMEOUT] = "timeout",
+    [ATT_BUSY] = "busy",       [ATT_FROZEN] = "frozen", [ATT_BROKEN] = "broken",
+};
+
+static void attempt_refuse(struct exchange *x, enum attempt_end why)
+{
+    switch (why) {
+    case ATT_CONNECT:
+        exchange_fail(x, 503, "ServiceUnavailableError", "upstream_connect",
+                      "no worker could be reached");
+        return;
+    case ATT_BUSY:
+        exchange_fail(x, x->status == 429 ? 429 : 503,
+                      x->status == 429 ? "RateLimitError" : "ServiceUnavailableError",
+                      x->status == 429 ? "upstream_busy" : "upstream_unavailable",
+                      "no worker can take the request now");
+        return;
+    case ATT_TIMEOUT:
+        exchange_fail(x, 504, "InternalServerError", "upstream_timeout",
+                      "the worker did not answer in time");
+        return;
+    case ATT_FROZEN:
+        exchange_fail(x, 504, "InternalServerError", "upstream_frozen",
+                      "the worker stopped answering");
+        return;
+    case ATT_RESET:
+    case ATT_BROKEN:
+        exchange_fail(x, 502, "InternalServerError", "upstream_reset",
+                      "the worker broke its answer off");
+        return;
+    }
+}
+
+static void backed_off(void *ctx)
+{
+    attempt(ctx);
+}
+
+static bool may_retry(const struct exchange *x, enum attempt_end why)
+{
+    uint64_t left_ms = x->g->total_ms - MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)x->g->total_ms);
+
+    return why != ATT_BROKEN && x->attempts <= x->g->retries_max && left_ms >= DEADLINE_LEFT_MS &&
+           !(why != ATT_CONNECT && why != ATT_BUSY && x->resets > RESETS_MAX);
+}
+
+/* This attempt came to nothing, before a byte went to the client. */
+static void attempt_failed(struct exchange *x, enum attempt_end why)
+{
+    struct gateway *g = x->g;
+    struct endpoint *ep = x->decode;
+    uint32_t backoff = MIN((uint32_t)BACKOFF_MS << MIN(x->attempts, 6u), (uint32_t)BACKOFF_MS_MAX);
+
+    if (x->call != NULL)
+        http_call_cancel(x->call);
+    x->call = NULL;
+    if (why == ATT_BUSY)
+        endpoint_pause(ep, MAX(x->retry_after_s, 1u) * 1000);
+    else
+        endpoint_failed(ep);
+    x->tried[ep - g->endpoints] = true;
+    x->resets += why != ATT_CONNECT && why != ATT_BUSY;
+    route_release(x);
+    if (!may_retry(x, why)) {
+        attempt_refuse(x, why);
+        return;
+    }
+    if (!retry_budget_take(&g->budget, clock_ms())) {
+        metric_add(gateway_cell(g, M_L_RETRY_REFUSED, NULL, NULL), 1);
+        attempt_refuse(x, why);
+        return;
+    }
+    x->last_failure = why;
+    if (x->timer == NULL)
+        x->timer = loop_timer_new(g->loop, backed_off, x);
+    loop_timer_arm(x->timer, rng_below(&g->rng, backoff), 0);
+}
+
+static struct http_headers request_headers(struct exchange *x, char split_to[300])
+{
+    struct http_header *out = arena_alloc(http_req_arena(x->req), HEADERS_OUT_MAX * sizeof(*out));
+    uint32_t stripped;
+    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 3, &stripped);
+
+    if (stripped != 0 && x->attempts == 1)
+        metric_add(gateway_cell(x->g, M_L_STRIPPED, NULL, NULL), stripped);
+    out[n++] = (struct http_header){ STR("x-request-id"), str_of(x->id) };
+    if (x->prefill != NULL) {
+        snprintf(split_to, 300, "%s", x->prefill->address);
+        out[n++] = (struct http_header){ STR("x-prefiller-host-port"), str_of(split_to) };
+    }
+    return (struct http_headers){ out, n };
+}
+
+static const struct http_call_ops call_ops;
+
+static void dispatch(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    char split_to[300];
+    struct http_call_opts o = {
+        .host = x->decode->host,
+        .port = x->decode->port,
+        .method = STR("POST"),
+        .path = str_of(x->path),
+        .headers = request_headers(x, split_to),
+        .body = http_req_body(x->req),
+        .connect_ms = 1000,
+        .first_byte_ms = g->first_byte_ms,
+        .gap_ms = g->gap_ms,
+        .total_ms = g->total_ms - (uint32_t)MIN((clock_ns() - x->t_start) / 1000000,
+                                                (uint64_t)g->total_ms - 1),
+    };
+    struct err e;
+
+    x->t_dispatch = clock_ns();
+    x->sent_to = x->decode->address;
+    x->sent_prefill = x->prefill != NULL ? x->prefill->address : NULL;
+    if (http_call_start(g->client, &o, &call_ops, x, &x->call, &e) != 0) {
+        x->call = NULL;
+        LOG_WARN("cannot call endpoint=%s error=\"%s\"", x->decode->address, e.msg);
+        attempt_failed(x, ATT_CONNECT);
+    }
+}
+
+/* Nobody is there for it: why is worth saying exactly. */
+static void refuse_nobody(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    struct str model = x->reading.model;
+    uint32_t knowing = 0, serving = 0;
+
+    if (x->attempts > 0) {
+        attempt_refuse(x, (enum attempt_end)x->last_failure);
+        return;
+    }
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        knowing += g->endpoints[i].model_count != 0;
+        serving += endpoint_serves(&g->endpoints[i], model);
+    }
+    if (knowing != 0 && serving == 0)
+        exchange_fail(x, 404, "NotFoundError", "model_not_found", "the model `%.*s` does not exist",
+                      (int)MIN(model.n, (size_t)200), model.p != NULL ? model.p : "");
+    else
+        exchange_fail(x, 503, "ServiceUnavailableError", "no_endpoint",
+                      "no worker that serves the model is in rotation");
+}
+
+static void attempt(struct exchange *x)
+{
+    x->status = 0;
+    x->retry_after_s = 0;
+    x->streaming = false;
+    x->t_first = x->t_last = 0;
+    x->usage = (struct answer_usage){ 0 };
+    x->seen = (struct answer_seen){ 0 };
+    x->streams_sum = 0;
+    buf_reset(&x->body);
+    if (!route_decide(x)) {
+        refuse_nobody(x);
+        return;
+    }
+    x->attempts++;
+    if (x->attempts > 1)
+        metric_add(gateway_cell(x->g, M_L_RETRIES, attempt_names[x->last_failure], NULL), 1);
+    dispatch(x);
+}
+
+/* ---- the answer ---- */
+
+/* What a client that asked gets to know of the decision. */
+static struct http_headers answer_headers(struct exchange *x, struct http_header out[3],
+                                          struct buf *receipt, bool final)
+{
+    size_t n = 0;
+
+    out[n++] = (struct http_header){ STR("x-request-id"), str_of(x->id) };
+    if (x->explain) {
+        receipt_write(x, final, receipt);
+        if (!receipt->failed)
+            out[n++] = (struct http_header){ STR("x-llmd-receipt"), buf_view(receipt) };
+    }
+    return (struct http_headers){ out, n };
+}
+
+void exchange_start_stream(struct exchange *x)
+{
+    struct http_header extra[3];
+    struct http_headers headers;
+    struct buf receipt;
+    char code[8];
+
+    buf_init(&receipt, RECEIPT_BYTES_MAX);
+    headers = answer_headers(x, extra, &receipt, false);
+    x->started = true;
+    x->answered = x->status;
+    snprintf(code, sizeof(code), "%d", x->status);
+    metric_add(gateway_cell(x->g, M_L_REQUESTS, code, NULL), 1);
+    http_reply_start(x->req, x->status, x->content_type, &headers);
+    buf_fini(&receipt);
+}
+
+/* A whole answer, as the worker gave it. */
+static void answer_whole(struct exchange *x)
+{
+    struct http_header extra[3];
+    struct http_headers headers;
+    struct http_req *r = x->req;
+    struct buf receipt;
+    char code[8];
+
+    buf_init(&receipt, RECEIPT_BYTES_MAX);
+    answer_find_usage(buf_view(&x->body), &x->usage);
+    x->answered = x->status;
+    if (x->status == 200) {
+        endpoint_succeeded(x->decode);
+        route_learn(x);
+    }
+    headers = answer_headers(x, extra, &receipt, true);
+    snprintf(code, sizeof(code), "%d", x->status);
+    metric_add(gateway_cell(x->g, M_L_REQUESTS, code, NULL), 1);
+    x->req = NULL;
+    http_reply(r, x->status, x->content_type[0] != 0 ? x->content_type : "application/json",
+               buf_view(&x->body), &headers);
+    buf_fini(&receipt);
+    exchange_end(x);
+}
+
+static void on_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct exchange *x = ctx;
+    struct str type = http_header_get(h, "content-type"), after = http_header_get(h, "retry-after");
+    uint64_t seconds;
+
+    x->status = status;
+    snprintf(x->content_type, sizeof(x->content_type), "%.*s", STR_ARG(type));
+    x->streaming = status == 200 && str_starts(type, STR("text/event-stream"));
+    if (after.p != NULL && str_u64(after, &seconds))
+        x->retry_after_s = (uint32_t)MIN(seconds, (uint64_t)3600);
+    buf_fini(&x->body);
+    buf_init(&x->body, x->streaming ? EVENT_BYTES_MAX : ANSWER_BYTES_MAX);
+}
+
+static void on_body(void *ctx, struct str bytes)
+{
+    struct exchange *x = ctx;
+
+    x->t_last = clock_ns();
+    if (x->t_first == 0)
+        x->t_first = x->t_last;
+    route_first_byte(x);
+    if (x->streaming)
+        stream_body(x, bytes);
+    else
+        (void)buf_str(&x->body, bytes);
+}
+
+/* The worker's answer is complete but not a stream. */
+static void whole_end(struct exchange *x)
+{
+    x->t_last = clock_ns();
+    if (x->body.failed) {
+        exchange_fail(x, 502, "InternalServerError", "upstream_too_large",
+                      "the worker's answer is too large");
+    } else if (x->status == 503 || x->status == 429) {
+        attempt_failed(x, ATT_BUSY);
+    } else if (x->status >= 500) {
+        /* its text may quote the prompt: ours is given instead */
+        endpoint_failed(x->decode);
+        exchange_fail(x, x->status == 504 ? 504 : x->status == 501 ? 501 : 502,
+                      "InternalServerError", "upstream_error", "the worker failed");
+    } else {
+        answer_whole(x);
+    }
+}
+
+static void on_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct exchange *x = ctx;
+
+    x->call = NULL;
+    if (x->started)
+        stream_end(x, rc);
+    else if (rc == 0 && !x->streaming)
+        whole_end(x);
+    else if (rc == ERR_TIMEOUT && sent)
+        attempt_failed(x, ATT_TIMEOUT);
+    else if (!sent)
+        attempt_failed(x, ATT_CONNECT);
+    else
+        attempt_failed(x, !got || x->status == 200 ? ATT_RESET : ATT_BROKEN);
+}
+
+static const struct http_call_ops call_ops = { on_head, on_body, on_end };
+
+/* ---- reading ---- */
+
+static bool model_is_unknown(const struct exchange *x)
+{
+    const struct gateway *g = x->g;
+    uint32_t knowing = 0;
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        if (endpoint_serves(&g->endpoints[i], x->reading.model))
+            return false;
+        knowing += g->endpoints[i].model_count != 0;
+    }
+    return knowing != 0;
+}
+
+static void read_done(void *ctx, struct reading *r)
+{
+    struct exchange *x = ctx;
+    struct gateway *g = x->g;
+
+    x->job = NULL;
+    x->reading = *r;
+    x->was_read = true;
+    x->t_read = clock_ns();
+    metric_observe(gateway_cell(g, M_L_READ_SECONDS, NULL, NULL), (double)(x->t_read - x->t_start) * 1e-9);
+    if (x->reading.error.status != 0) {
+        struct oai_error e = x->reading.error;
+        struct http_req *req = x->req;
+
+        x->req = NULL;
+        x->answered = e.status;
+        x->failure = e.code;
+        reply_error(g, req, &e, x->id, 0);
+        exchange_end(x);
+        return;
+    }
+    if (x->kind != ROUTE_OTHER && x->reading.estimated) {
+        if (x->reading.render_failed)
+            metric_add(gateway_cell(g, M_L_RENDER_FAILED, NULL, NULL), 1);
+        else
+            metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
+    }
+    if (model_is_unknown(x)) {
+        refuse_nobody(x);
+        return;
+    }
+    retry_budget_request(&g->budget, clock_ms());
+    attempt(x);
+}
+
+static enum reading_kind reading_kind_of(enum route_kind k)
+{
+    return k == ROUTE_CHAT ? READING_CHAT : k == ROUTE_COMPLETION ? READING_COMPLETION : READING_OTHER;
+}
+
+static void read_body(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    struct str body = http_req_body(x->req);
+    enum reading_kind kind = reading_kind_of(x->kind);
+    size_t limit = reader_has_model(g->reader) ? READ_INLINE_BYTES : READ_INLINE_BYTES_ESTIMATE;
+    struct reading r;
+
+    if (body.n > limit) {
+        x->job = reader_start(g->reader, kind, body, read_done, x);
+        if (x->job == NULL)
+            exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
+                          "too many long requests are being read");
+        return;
+    }
+    reader_read(g->reader, kind, body, &r);
+    read_done(x, &r);
+}
+
+static void make_id(struct exchange *x)
+{
+    struct str id = http_header_get(http_req_headers(x->req), "x-request-id");
+
+    if (id.p != NULL && forward_id_is_good(id))
+        snprintf(x->id, sizeof(x->id), "%.*s", STR_ARG(id));
+    else
+        snprintf(x->id, sizeof(x->id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->g->rng),
+                 rng_u64(&x->g->rng));
+}
+
+static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum route_kind kind,
+                                     const char *path)
+{
+    struct exchange *x = mem_zalloc(sizeof(*x));
+    size_t n = g->endpoint_count;
+    char *block = mem_zalloc(n * (sizeof(*x->costs) + sizeof(*x->snap) + sizeof(*x->matched) +
+                                  sizeof(*x->tried)) + 1);
+
+    /* one block, the strictest alignment first */
+    x->costs = (struct sched_cost *)(void *)block;
+    x->snap = (struct sched_endpoint *)(void *)(x->costs + n);
+    x->matched = (uint32_t *)(void *)(x->snap + n);
+    x->tried = (bool *)(x->matched + n);
+    x->block = block;
+    x->g = g;
+    x->req = r;
+    x->kind = kind;
+    x->path = path;
+    x->t_start = clock_ns();
+    x->explain = str_eqz(http_header_get(http_req_headers(r), "x-llmd-explain"), "1");
+    buf_init(&x->body, EVENT_BYTES_MAX);
+    buf_init(&x->pending, PENDING_BYTES_MAX);
+    make_id(x);
+    x->next = g->live;
+    if (g->live != NULL)
+        g->live->prev = x;
+    g->live = x;
+    g->inflight++;
+    metric_set(g->m_inflight, g->inflight);
+    http_req_on_gone(r, client_gone, x);
+    http_req_on_drain(r, stream_drained, x);
+    return x;
+}
+
+void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path)
+{
+    if (g->draining)
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
+                     "server is shutting down");
+    else if (g->inflight >= g->inflight_max)
+        proxy_refuse(g, r, 429, "RateLimitError", "too_many_requests",
+                     "%" PRIu32 " requests are being served already", g->inflight);
+    else
+        read_body(exchange_new(g, r, kind, path));
+}
+
+/* ---- from outside ---- */
+
+void proxy_sweep(struct gateway *g)
+{
+    uint64_t now = clock_ns();
+
+    for (struct exchange *x = g->live, *next; x != NULL; x = next) {
+        uint64_t quiet_from = MAX(x->t_dispatch, x->t_last);
+
+        next = x->next;
+        if (x->call == NULL)
+            continue;
+        if (x->decode->use == SCHED_FROZEN && !x->paused &&
+            now - quiet_from >= (uint64_t)g->frozen_ms * 1000000) {
+            if (x->started)
+                stream_cut(x, "upstream_cut", "the worker stopped answering");
+            else
+                attempt_failed(x, ATT_FROZEN);
+        } else if (x->started) {
+            stream_quiet(x, now);
+        }
+    }
+}
+
+void proxy_break_all(struct gateway *g, const char *code, const char *message)
+{
+    for (struct exchange *x = g->live, *next; x != NULL; x = next) {
+        next = x->next;
+        if (x->started && !x->ended)
+            stream_cut(x, code, message);
+        else if (!x->started)
+            exchange_fail(x, 503, "ServiceUnavailableError", code, "%s", message);
+    }
+}
+
+void proxy_drop_all(struct gateway *g)
+{
+    while (g->live != NULL) {
+        struct exchange *x = g->live;
+        struct http_req *r = x->req;
+
+        x->req = NULL;
+        x->failure = "dropped";
+        exchange_end(x);
+        if (r != NULL)
+            http_reply_abort(r);
+    }
+}

@@ -1,0 +1,460 @@
+/* Reading a request body.
+ *
+ * Short bodies are read on the loop; long ones (READ_INLINE_MAX and more, see proxy.c) by one
+ * thread with a bounded queue, because a loop must not be held for more than a millisecond.  A job
+ * owns a copy of the body, so a client that leaves does not take it away under the thread.
+ *
+ *   loop: reader_start -> queue -> thread: reader_read -> loop_post -> loop: done(ctx, reading)
+ *
+ * reader_drop only marks a job; whoever meets the mark frees it, on the loop.
+ * Model, tokenizer, template and the index that computes keys are immutable once opened. */
+// SPDX-License-Identifier: Apache-2.0
+#include "gateway/reading.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "kv/index.h"
+#include "model/gguf.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+#include <pthread.h>
+#include <string.h>
+
+#define READING_BYTES_MAX ((size_t)128 << 20) /* tree, tokens and keys of one body */
+#define TOKENS_MAX ((size_t)4 << 20)
+#define BYTES_PER_TOKEN 4
+
+struct reader_job {
+    struct reader *r;
+    struct reader_job *next;
+    enum reading_kind kind;
+    char *body;
+    size_t body_bytes;
+    struct reading out;
+    void (*done)(void *ctx, struct reading *r);
+    void *ctx;
+    bool dropped; /* loop only */
+};
+
+struct reader {
+    struct loop *loop;
+    struct gguf *gguf;
+    struct tokenizer *tok;
+    struct chat_template *template;
+    struct str bos, eos;
+    struct kv_index *keys; /* never holds a block: it only knows how keys are made */
+    uint32_t block_tokens;
+    bool allow_special;
+
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t wake;
+    struct reader_job *head, **tail;
+    uint32_t queued;
+    bool stop;
+    bool has_thread;
+    uint32_t posted; /* loop only: jobs between reader_start and their done */
+    bool closing;    /* loop only: the last posted job destroys the reader */
+};
+
+/* ---- one body ---- */
+
+static int tokens_from_ids(struct token_list *out, const struct json *ids)
+{
+    for (const struct json *j = ids->first; j != NULL; j = j->next) {
+        uint64_t id;
+
+        if (!json_u64(j, &id) || id > UINT32_MAX)
+            return ERR_INVAL;
+        if (!token_list_add(out, (uint32_t)id))
+            return ERR_LIMIT;
+    }
+    return 0;
+}
+
+/* Bytes that begin alike give ids that begin alike, which is all that routing needs of them. */
+static int tokens_from_bytes(struct token_list *out, struct str bytes)
+{
+    for (size_t i = 0; i < bytes.n; i += BYTES_PER_TOKEN) {
+        uint32_t id = 0;
+
+        memcpy(&id, bytes.p + i, MIN(bytes.n - i, sizeof(id)));
+        if (!token_list_add(out, id))
+            return ERR_LIMIT;
+    }
+    return 0;
+}
+
+/* The bytes of a list without its closing bracket, so that a longer list begins alike. */
+static struct str open_span(const struct json *j)
+{
+    struct str s = j != NULL ? j->span : STR_NONE;
+
+    if (s.n > 0 && (s.p[s.n - 1] == ']' || s.p[s.n - 1] == '"'))
+        s.n--;
+    return s;
+}
+
+static int read_chat(const struct reader *r, const struct json *root, struct token_list *out,
+                     struct err *e)
+{
+    struct chat_render_opts o = {
+        .messages = json_get(root, "messages"),
+        .tools = json_get(root, "tools"),
+        .kwargs = json_get(root, "chat_template_kwargs"),
+        .add_generation_prompt = true,
+        .allow_special_in_content = r->allow_special,
+        .bos_token = r->bos,
+        .eos_token = r->eos,
+        .now_s = clock_wall_s(),
+    };
+
+    if (r->template == NULL)
+        return ERR_UNSUPPORTED;
+    (void)json_bool(json_get(root, "add_generation_prompt"), &o.add_generation_prompt);
+    (void)json_bool(json_get(root, "continue_final_message"), &o.continue_final_message);
+    if (!json_is(o.tools, JSON_ARRAY))
+        o.tools = NULL;
+    if (!json_is(o.kwargs, JSON_OBJECT))
+        o.kwargs = NULL;
+    return chat_tokenize(r->template, &o, r->tok, out, e);
+}
+
+static int read_prompt(const struct reader *r, const struct json *prompt, bool add_special,
+                       struct token_list *out)
+{
+    struct str text;
+
+    if (json_str(prompt, &text))
+        return tokenizer_encode(r->tok, text,
+                                TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u),
+                                out);
+    return ERR_INVAL;
+}
+
+/* The first of several prompts decides where the request goes; *extra: tokens of the others. */
+static const struct json *first_prompt(const struct json *root, uint32_t *extra)
+{
+    const struct json *p = json_get(root, "prompt");
+
+    *extra = 0;
+    if (json_is(p, JSON_ARRAY) && p->first != NULL && p->first->type != JSON_NUMBER) {
+        *extra = (uint32_t)((p->span.n - p->first->span.n) / BYTES_PER_TOKEN);
+        return p->first;
+    }
+    return p;
+}
+
+static int read_exact(const struct reader *r, enum reading_kind kind, const struct json *root,
+                      struct token_list *out, uint32_t *extra)
+{
+    struct err e;
+    const struct json *prompt;
+    bool add_special = true;
+
+    *extra = 0;
+    if (kind == READING_CHAT)
+        return r->tok == NULL ? ERR_UNSUPPORTED : read_chat(r, root, out, &e);
+    if (kind != READING_COMPLETION)
+        return ERR_UNSUPPORTED;
+    prompt = first_prompt(root, extra);
+    if (json_is(prompt, JSON_ARRAY))
+        return tokens_from_ids(out, prompt);
+    (void)json_bool(json_get(root, "add_special_tokens"), &add_special);
+    return r->tok == NULL ? ERR_UNSUPPORTED : read_prompt(r, prompt, add_special, out);
+}
+
+static int read_estimate(enum reading_kind kind, const struct json *root, struct token_list *out,
+                         uint32_t *extra)
+{
+    const struct json *messages = json_get(root, "messages"), *main;
+    int rc = 0;
+
+    *extra = 0;
+    main = messages != NULL && kind != READING_COMPLETION ? messages
+           : kind == READING_COMPLETION                   ? first_prompt(root, extra)
+                                                          : json_get(root, "input");
+    /* templates put tools, and other APIs their instructions, in front */
+    if (json_get(root, "tools") != NULL)
+        rc = tokens_from_bytes(out, json_get(root, "tools")->span);
+    if (rc == 0 && json_get(root, "system") != NULL)
+        rc = tokens_from_bytes(out, json_get(root, "system")->span);
+    if (rc == 0 && json_get(root, "instructions") != NULL)
+        rc = tokens_from_bytes(out, json_get(root, "instructions")->span);
+    if (rc == 0)
+        rc = tokens_from_bytes(out, open_span(main));
+    return rc;
+}
+
+static void read_fields(const struct json *root, struct reading *out)
+{
+    static const char *const limits[] = { "max_completion_tokens", "max_tokens",
+                                          "max_output_tokens" };
+    const struct json *options = json_get(root, "stream_options");
+
+    (void)json_str(json_get(root, "model"), &out->model);
+    (void)json_bool(json_get(root, "stream"), &out->stream);
+    (void)json_bool(json_get(options, "include_usage"), &out->include_usage);
+    (void)json_str(json_get(root, "cache_salt"), &out->salt);
+    for (size_t i = 0; i < COUNT(limits); i++) {
+        uint64_t n;
+
+        if (json_u64(json_get(root, limits[i]), &n)) {
+            out->max_tokens = (uint32_t)MIN(n, (uint64_t)UINT32_MAX);
+            break;
+        }
+    }
+}
+
+/* Fields that steer hand-overs between workers are ours to set: a client could point a worker at
+ * any address with them. */
+static const char *reserved_field(const struct json *root)
+{
+    static const char *const names[] = { "kv_transfer_params", "ec_transfer_params" };
+    static const struct str prefixes[] = { { "bootstrap_", 10 }, { "remote_", 7 }, { "do_remote_", 10 } };
+
+    for (const struct json *j = root->first; j != NULL; j = j->next) {
+        if (j->type == JSON_NULL)
+            continue;
+        for (size_t i = 0; i < COUNT(names); i++)
+            if (str_eqz(j->key, names[i]))
+                return names[i];
+        for (size_t i = 0; i < COUNT(prefixes); i++)
+            if (str_starts(j->key, prefixes[i]))
+                return prefixes[i].p;
+    }
+    return NULL;
+}
+
+static void make_keys(const struct reader *r, struct reading *out, const struct token_list *tokens)
+{
+    uint64_t *keys;
+
+    if (tokens->count < r->block_tokens)
+        return;
+    keys = arena_try(&out->arena, tokens->count / r->block_tokens * sizeof(*keys));
+    if (keys == NULL)
+        return; /* routed without its prefix */
+    out->key_count = kv_index_keys(r->keys, out->model, out->salt, tokens->id,
+                                   (uint32_t)tokens->count, keys);
+    out->keys = keys;
+}
+
+void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct reading *out)
+{
+    struct token_list tokens = { .max = TOKENS_MAX };
+    struct arena tree;
+    const struct json *root;
+    const char *reserved;
+    struct err e;
+    uint32_t extra = 0;
+    int rc;
+
+    memset(out, 0, sizeof(*out));
+    arena_init(&out->arena, READING_BYTES_MAX);
+    arena_init(&tree, READING_BYTES_MAX);
+    rc = json_parse(&tree, body, NULL, &root, &e);
+    if (rc != 0 || !json_is(root, JSON_OBJECT)) {
+        (void)oai_fail(&out->error, 400, "BadRequestError",
+                       rc == ERR_LIMIT ? "limit" : "invalid_json", NULL, "the body %s",
+                       rc == ERR_LIMIT ? "has too many values or is nested too deeply"
+                       : rc != 0       ? "is not valid JSON"
+                                       : "must be a JSON object");
+        arena_fini(&tree);
+        return;
+    }
+    if ((reserved = reserved_field(root)) != NULL) {
+        (void)oai_fail(&out->error, 400, "BadRequestError", "reserved_field", reserved,
+                       "%s is set by the scheduler, not by clients", reserved);
+        arena_fini(&tree);
+        return;
+    }
+    read_fields(root, out);
+    rc = read_exact(r, kind, root, &tokens, &extra);
+    if (rc != 0) {
+        out->render_failed = r->tok != NULL && kind != READING_OTHER;
+        out->estimated = true;
+        tokens.count = 0;
+        rc = read_estimate(kind, root, &tokens, &extra);
+    }
+    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens.count + extra, (uint64_t)UINT32_MAX);
+    /* neither the body nor its tree is ours to keep */
+    out->model = out->model.p != NULL ? arena_str(&out->arena, out->model) : STR_NONE;
+    out->salt = out->salt.p != NULL ? arena_str(&out->arena, out->salt) : STR_NONE;
+    if (rc == 0)
+        make_keys(r, out, &tokens);
+    token_list_fini(&tokens);
+    arena_fini(&tree);
+}
+
+void reading_free(struct reading *r)
+{
+    arena_fini(&r->arena);
+    memset(r, 0, sizeof(*r));
+}
+
+/* ---- the thread ---- */
+
+static void job_free(struct reader_job *j)
+{
+    mem_free(j->body);
+    mem_free(j);
+}
+
+static void reader_destroy(struct reader *r)
+{
+    chat_template_free(r->template);
+    tokenizer_free(r->tok);
+    gguf_close(r->gguf);
+    kv_index_free(r->keys);
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->wake);
+    mem_free(r);
+}
+
+static void job_done(void *ctx) /* on the loop */
+{
+    struct reader_job *j = ctx;
+    struct reader *r = j->r;
+
+    r->posted--;
+    if (j->dropped || r->closing)
+        reading_free(&j->out);
+    else
+        j->done(j->ctx, &j->out);
+    job_free(j);
+    if (r->closing && r->posted == 0)
+        reader_destroy(r);
+}
+
+static void *reader_main(void *ctx)
+{
+    struct reader *r = ctx;
+
+    pthread_mutex_lock(&r->lock);
+    for (;;) {
+        struct reader_job *j;
+
+        while (r->head == NULL && !r->stop)
+            pthread_cond_wait(&r->wake, &r->lock);
+        if (r->stop)
+            break;
+        j = r->head;
+        r->head = j->next;
+        if (r->head == NULL)
+            r->tail = &r->head;
+        r->queued--;
+        pthread_mutex_unlock(&r->lock);
+        reader_read(r, j->kind, (struct str){ j->body, j->body_bytes }, &j->out);
+        loop_post(r->loop, job_done, j);
+        pthread_mutex_lock(&r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct str body,
+                                void (*done)(void *ctx, struct reading *r), void *ctx)
+{
+    struct reader_job *j;
+    char *copy;
+
+    if (r->posted >= READER_QUEUE_MAX)
+        return NULL;
+    copy = mem_try(body.n);
+    if (copy == NULL)
+        return NULL;
+    memcpy(copy, body.p, body.n);
+    j = mem_zalloc(sizeof(*j));
+    *j = (struct reader_job){ .r = r, .kind = kind, .body = copy, .body_bytes = body.n,
+                              .done = done, .ctx = ctx };
+    r->posted++;
+    pthread_mutex_lock(&r->lock);
+    *r->tail = j;
+    r->tail = &j->next;
+    r->queued++;
+    pthread_cond_signal(&r->wake);
+    pthread_mutex_unlock(&r->lock);
+    return j;
+}
+
+void reader_drop(struct reader_job *job)
+{
+    if (job != NULL)
+        job->dropped = true;
+}
+
+/* ---- opening ---- */
+
+static int open_model(struct reader *r, const char *path, struct err *e)
+{
+    struct str source;
+    int rc = gguf_open(&r->gguf, path, e);
+
+    if (rc == 0)
+        rc = tokenizer_new(&r->tok, r->gguf, e);
+    if (rc != 0)
+        return rc;
+    if (tokenizer_bos(r->tok) != UINT32_MAX)
+        r->bos = tokenizer_text(r->tok, tokenizer_bos(r->tok));
+    if (tokenizer_eos(r->tok) != UINT32_MAX)
+        r->eos = tokenizer_text(r->tok, tokenizer_eos(r->tok));
+    if (gguf_str(r->gguf, "tokenizer.chat_template", &source))
+        rc = chat_template_new(&r->template, source, e);
+    return rc;
+}
+
+int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o, struct err *e)
+{
+    struct reader *r = mem_zalloc(sizeof(*r));
+    struct kv_index_opts k = { .block_tokens = o->block_tokens, .hash = INDEX_HASH_XXH64,
+                               .seed = o->seed, .blocks_max = 16 };
+    int rc = 0;
+
+    *out = NULL;
+    r->loop = l;
+    r->block_tokens = o->block_tokens;
+    r->allow_special = o->allow_special_in_content;
+    r->tail = &r->head;
+    r->keys = kv_index_new(&k);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->wake, NULL);
+    if (o->model != NULL)
+        rc = open_model(r, o->model, e);
+    if (rc == 0 && pthread_create(&r->thread, NULL, reader_main, r) != 0)
+        rc = err_set(e, ERR_NOMEM, "cannot start the thread that reads requests");
+    if (rc != 0) {
+        reader_free(r);
+        return rc;
+    }
+    r->has_thread = true;
+    *out = r;
+    return 0;
+}
+
+void reader_free(struct reader *r)
+{
+    if (r == NULL)
+        return;
+    if (r->has_thread) {
+        pthread_mutex_lock(&r->lock);
+        r->stop = true;
+        pthread_cond_signal(&r->wake);
+        pthread_mutex_unlock(&r->lock);
+        pthread_join(r->thread, NULL);
+    }
+    for (struct reader_job *j = r->head, *next; j != NULL; j = next) {
+        next = j->next;
+        r->posted--;
+        job_free(j);
+    }
+    r->head = NULL;
+    r->closing = true;
+    if (r->posted == 0)
+        reader_destroy(r);
+}
+
+bool reader_has_model(const struct reader *r)
+{
+    return r->tok != NULL;
+}

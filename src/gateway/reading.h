@@ -1,0 +1,57 @@
+/* gateway/reading.h - a request body, read once: who it is for, how long, which blocks.
+ *
+ * Only what routing needs is looked at; whether the rest is valid is the worker's to say, so that
+ * fields of newer dialects pass.  With a model's file the prompt is rendered and tokenized as the
+ * worker does; without one its bytes stand for tokens, four each, and the keys made of them fit
+ * only this process's own notes.
+ * Source: the project's scheduler page 6.2, 6.3; kv-cache page 2. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef GATEWAY_READING_H
+#define GATEWAY_READING_H
+#include "base/arena.h"
+#include "base/err.h"
+#include "net/loop.h"
+#include "openai/openai.h"
+
+enum reading_kind { READING_CHAT, READING_COMPLETION, READING_OTHER };
+
+struct reading {
+    struct arena arena;        /* everything below lives here */
+    struct oai_error error;    /* status != 0: refuse with it */
+    struct str model;          /* p == NULL: not named */
+    bool stream, include_usage;
+    uint32_t max_tokens;       /* 0 = not given */
+    struct str salt;           /* cache_salt, or p == NULL */
+    bool estimated;            /* tokens and keys are guessed from bytes */
+    bool render_failed;        /* the template refused: the worker will say why */
+    uint32_t prompt_tokens;
+    const uint64_t *keys;      /* of full blocks */
+    uint32_t key_count;
+};
+
+struct reader_opts {
+    const char *model;         /* GGUF path or NULL */
+    const char *seed;
+    uint32_t block_tokens;
+    bool allow_special_in_content;
+};
+
+struct reader;
+struct reader_job;
+
+/* Opens the file; starts the thread that reads long bodies. */
+int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o, struct err *e) MUST_CHECK;
+void reader_free(struct reader *r); /* waits for the job that runs; drops the others */
+bool reader_has_model(const struct reader *r);
+
+/* Reads now.  out is filled whatever happens (see out->error); reading_free it. */
+void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct reading *out);
+void reading_free(struct reading *r);
+
+/* Reads on the thread.  The body is copied; done runs on the loop, once, with a reading that it
+ * takes over, unless the job was dropped before.  NULL: the queue is full. */
+#define READER_QUEUE_MAX 256
+struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct str body,
+                                void (*done)(void *ctx, struct reading *r), void *ctx);
+void reader_drop(struct reader_job *job);
+#endif

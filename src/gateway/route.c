@@ -1,0 +1,185 @@
+/* Where a request goes, and the books kept of it.
+ *
+ * A booking is made before dispatch, so that requests that arrive together see one another:
+ *
+ *   decided       decode: inflight + 1; whoever computes the prompt: its uncached tokens
+ *   first byte    the tokens are taken back; decode: decoding + 1; prefill: inflight - 1
+ *   end           what is left is taken back
+ *
+ * Invariant: the sums over live exchanges equal the endpoints' counters (checked in tests by their
+ * return to zero). */
+// SPDX-License-Identifier: Apache-2.0
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "gateway/gateway_priv.h"
+
+#define MS(ns) ((double)(ns) * 1e-6)
+
+static void book(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    const struct sched_decision *d = &x->decision;
+    struct endpoint *computes;
+    uint32_t prompt = x->reading.prompt_tokens;
+
+    x->decode = &g->endpoints[d->decode];
+    x->prefill = d->prefill != SCHED_NONE ? &g->endpoints[d->prefill] : NULL;
+    computes = x->prefill != NULL ? x->prefill : x->decode;
+    x->predicted_cached = d->cost.cached_tokens;
+    x->booked_tokens = prompt - MIN(prompt, d->cost.cached_tokens);
+    x->queued_tokens = computes->prefill_tokens;
+    computes->prefill_tokens += x->booked_tokens;
+    x->prefill_booked = true;
+    x->decode->inflight++;
+    if (x->prefill != NULL)
+        x->prefill->inflight++;
+    metric_set(x->decode->m_inflight, x->decode->inflight);
+    metric_add(x->decode->m_requests, 1);
+    endpoint_dispatched(x->decode);
+    prefix_note(g->prefix, d->decode, &x->reading);
+    if (x->prefill != NULL)
+        prefix_note(g->prefix, d->prefill, &x->reading);
+}
+
+static void prompt_computed(struct exchange *x)
+{
+    struct endpoint *computes = x->prefill != NULL ? x->prefill : x->decode;
+
+    if (!x->prefill_booked)
+        return;
+    x->prefill_booked = false;
+    computes->prefill_tokens = MAX(0.0, computes->prefill_tokens - x->booked_tokens);
+    if (x->prefill != NULL)
+        x->prefill->inflight--;
+}
+
+static void count_decision(struct exchange *x)
+{
+    struct gateway *g = x->g;
+
+    if (x->decision.prefill != SCHED_NONE) {
+        metric_add(gateway_cell(g, M_L_SPLIT, NULL, NULL), 1);
+        metric_add(gateway_cell(g, M_DECISION, "prefill-decode", NULL), 1);
+    } else {
+        metric_add(gateway_cell(g, M_L_NOT_SPLIT, x->decision.why_not_split, NULL), 1);
+        metric_add(gateway_cell(g, M_DECISION, "decode-only", NULL), 1);
+    }
+}
+
+bool route_decide(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    struct sched_request r = {
+        .prompt_tokens = x->reading.prompt_tokens,
+        .block_tokens = g->block_tokens,
+        .max_tokens = x->reading.max_tokens,
+        .matched = x->matched,
+        .excluded = x->tried,
+        .random = rng_u64(&g->rng),
+        .no_split = g->no_split || x->kind == ROUTE_OTHER,
+    };
+    uint64_t t0 = clock_ns();
+    uint32_t best = 0;
+
+    endpoints_snapshot(g, x->reading.model, x->snap);
+    prefix_match(g->prefix, &x->reading, x->matched);
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        if (x->snap[i].use == SCHED_USED)
+            best = MAX(best, x->matched[i]);
+    r.sharers = prefix_sharers(g->prefix, &x->reading, best);
+    sched_decide(&g->conf, x->snap, g->endpoint_count, &r, &x->decision, x->costs);
+    metric_observe(gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL), (double)(clock_ns() - t0) * 1e-9);
+    if (x->decision.decode == SCHED_NONE)
+        return false;
+    book(x);
+    count_decision(x);
+    if (!x->entered) {
+        prefix_enter(g->prefix, &x->reading);
+        x->entered = true;
+    }
+    return true;
+}
+
+void route_first_byte(struct exchange *x)
+{
+    prompt_computed(x);
+    if (!x->decode_booked) {
+        x->decode_booked = true;
+        x->decode->decoding++;
+    }
+}
+
+void route_release(struct exchange *x)
+{
+    if (x->decode == NULL)
+        return;
+    prompt_computed(x);
+    if (x->decode_booked)
+        x->decode->decoding--;
+    x->decode_booked = false;
+    x->decode->inflight--;
+    metric_set(x->decode->m_inflight, x->decode->inflight);
+    x->decode = NULL;
+    x->prefill = NULL;
+}
+
+static void learn(struct endpoint *ep, const struct sched_sample *s)
+{
+    sched_learn(&ep->learner, &ep->g->conf, s);
+    metric_set(ep->m_prefill, ep->learner.prefill_ms_per_token * 1e-3);
+    metric_set(ep->m_decode, ep->learner.decode_ms_per_token * 1e-3);
+}
+
+/* A whole answer shows only its end.  One token or two are all prefill; with more, the prefill that
+ * is believed in is taken off, as long as it is the smaller part. */
+static void whole_sample(const struct exchange *x, struct sched_sample *s)
+{
+    const struct gateway *g = x->g;
+    double total = MS(x->t_last - x->t_dispatch), rate = x->decode->learner.prefill_ms_per_token;
+    double prefill = (s->uncached_tokens + s->queued_tokens) *
+                     (rate > 0 ? rate : g->conf.default_prefill_ms_per_token);
+
+    if (!x->usage.known)
+        return;
+    if (x->usage.completion_tokens <= 2) {
+        s->ttft_ms = total;
+    } else if (prefill < total / 2) {
+        s->decode_ms = total - prefill;
+        s->decode_tokens = x->usage.completion_tokens;
+        s->streams = x->decode->inflight > 0 ? x->decode->inflight - 1 : 0;
+    }
+}
+
+void route_learn(struct exchange *x)
+{
+    struct sched_sample s = { .uncached_tokens = x->booked_tokens,
+                              .queued_tokens = x->queued_tokens };
+    struct sched_sample only = { 0 };
+    uint32_t events = x->seen.events;
+
+    if (x->decode == NULL || x->t_last == 0)
+        return;
+    if (x->usage.known && x->usage.cached_known)
+        s.uncached_tokens = x->usage.prompt_tokens -
+                            MIN(x->usage.cached_tokens, x->usage.prompt_tokens);
+    if (!x->streaming) {
+        whole_sample(x, &s);
+    } else if (x->t_first != 0) {
+        s.ttft_ms = MS(x->t_first - x->t_dispatch);
+        s.decode_ms = MS(x->t_last - x->t_first);
+        s.decode_tokens = x->usage.known ? x->usage.completion_tokens : events;
+        s.decode_tokens -= MIN(s.decode_tokens, 1u);
+        s.streams = events != 0 ? x->streams_sum / events : 0;
+    }
+    if (x->prefill == NULL) {
+        learn(x->decode, &s);
+        return;
+    }
+    only.ttft_ms = s.ttft_ms;
+    only.uncached_tokens = x->booked_tokens; /* what the decode side calls cached was computed there */
+    only.queued_tokens = s.queued_tokens;
+    learn(x->prefill, &only);
+    s.ttft_ms = 0;
+    learn(x->decode, &s);
+}

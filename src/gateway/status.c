@@ -1,0 +1,215 @@
+/* The pages that tell of the gateway itself: /v1/status, /v1/models, /metrics, /health/ready. */
+// SPDX-License-Identifier: Apache-2.0
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "gateway/gateway_priv.h"
+
+#define PAGE_BYTES_MAX ((size_t)4 << 20)
+#define MODELS_SHOWN_MAX 1024
+#define POOL "llmd"
+
+static double tenths(double v)
+{
+    return (double)(int64_t)(v * 10 + 0.5) / 10;
+}
+
+static void part_of_self(struct json_w *w, const struct gateway *g)
+{
+    json_w_obj(w);
+    json_w_kz(w, "name", "scheduler");
+    json_w_kz(w, "role", "scheduler");
+    json_w_kz(w, "state", g->draining ? "draining" : endpoints_any_usable(g) ? "ready" : "waiting");
+    json_w_kz(w, "reason", g->draining               ? "is shutting down"
+                           : endpoints_any_usable(g) ? ""
+                                                     : "no worker is in rotation");
+    json_w_ku64(w, "inflight", g->inflight);
+    json_w_ku64(w, "uptime_s", (uint64_t)(clock_wall_s() - g->started_s));
+    json_w_kbool(w, "estimates_tokens", !reader_has_model(g->reader));
+    json_w_end(w, '}');
+}
+
+static void part_of_cache(struct json_w *w, const struct gateway *g)
+{
+    bool up = prefix_cache_up(g->prefix);
+
+    json_w_obj(w);
+    json_w_kz(w, "name", "cache");
+    json_w_kz(w, "role", "cache");
+    json_w_kz(w, "address", g->cache);
+    json_w_kz(w, "state", up ? "used" : "unreachable");
+    json_w_kz(w, "reason", up ? "" : "its index is not being followed: prefixes are guessed from what was sent where");
+    json_w_ku64(w, "blocks", prefix_cache_blocks(g->prefix));
+    json_w_end(w, '}');
+}
+
+static void part_of_endpoint(struct json_w *w, const struct endpoint *ep)
+{
+    uint64_t now = clock_ms();
+    bool ejected = ep->ejected_until_ms > now, paused = ep->paused_until_ms > now;
+    bool open = ep->use == SCHED_USED && (ejected || paused);
+
+    json_w_obj(w);
+    json_w_kz(w, "name", ep->address);
+    json_w_kz(w, "role", sched_role_name(ep->role));
+    json_w_kz(w, "address", ep->address);
+    json_w_kz(w, "state", sched_use_name(open ? SCHED_CIRCUIT_OPEN : ep->use));
+    json_w_kz(w, "reason", !open ? ep->reason : ejected ? "answered with errors" : "asked for a pause");
+    if (ep->model_count != 0)
+        json_w_kstr(w, "model", ep->models_list[0]);
+    json_w_karr(w, "models");
+    for (uint32_t i = 0; i < ep->model_count; i++)
+        json_w_str(w, ep->models_list[i]);
+    json_w_end(w, ']');
+    json_w_ku64(w, "inflight", ep->inflight);
+    json_w_ku64(w, "inflight_prefill_tokens", (uint64_t)ep->prefill_tokens);
+    json_w_ku64(w, "inflight_decode", ep->decoding);
+    json_w_ku64(w, "running", (uint64_t)ep->running);
+    json_w_ku64(w, "waiting", (uint64_t)ep->waiting);
+    json_w_kf64(w, "kv_usage", tenths(ep->kv_usage * 100) / 100);
+    if (ep->has_blocks) {
+        json_w_ku64(w, "blocks_in_use", (uint64_t)ep->blocks_in_use);
+        json_w_ku64(w, "blocks_total", (uint64_t)ep->blocks_total);
+    } else {
+        json_w_knull(w, "blocks_in_use");
+    }
+    json_w_kf64(w, "prefill_ms_per_token", tenths(ep->learner.prefill_ms_per_token * 100) / 100);
+    json_w_kf64(w, "decode_ms_per_token", tenths(ep->learner.decode_ms_per_token * 100) / 100);
+    json_w_ku64(w, "scrape_age_ms", ep->last_ok_ms != 0 ? now - ep->last_ok_ms : 0);
+    json_w_end(w, '}');
+}
+
+static void reply_json(struct http_req *r, int status, struct buf *b)
+{
+    http_reply(r, status, "application/json", buf_view(b), NULL);
+    buf_fini(b);
+}
+
+void status_page(struct gateway *g, struct http_req *r)
+{
+    struct json_w w;
+    struct buf b;
+
+    buf_init(&b, PAGE_BYTES_MAX);
+    json_w_init(&w, &b);
+    json_w_obj(&w);
+    json_w_kz(&w, "version", LLMD_VERSION);
+    json_w_karr(&w, "parts");
+    part_of_self(&w, g);
+    if (g->cache != NULL)
+        part_of_cache(&w, g);
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        part_of_endpoint(&w, &g->endpoints[i]);
+    json_w_end(&w, ']');
+    json_w_end(&w, '}');
+    reply_json(r, 200, &b);
+}
+
+/* Ids of every endpoint in rotation, each once. */
+static uint32_t merged_models(const struct gateway *g, struct str *out, uint32_t max, uint32_t *len)
+{
+    uint32_t n = 0;
+
+    *len = 0;
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        const struct endpoint *ep = &g->endpoints[i];
+
+        if (ep->use != SCHED_USED && ep->use != SCHED_STALE)
+            continue;
+        *len = MAX(*len, ep->max_model_len);
+        for (uint32_t k = 0; k < ep->model_count; k++) {
+            bool known = false;
+
+            for (uint32_t j = 0; j < n && !known; j++)
+                known = str_eq(out[j], ep->models_list[k]);
+            if (!known && n < max)
+                out[n++] = ep->models_list[k];
+        }
+    }
+    return n;
+}
+
+void status_models(struct gateway *g, struct http_req *r, struct str id)
+{
+    struct str *ids = mem_alloc(MODELS_SHOWN_MAX * sizeof(*ids));
+    uint32_t len, n = merged_models(g, ids, MODELS_SHOWN_MAX, &len);
+    bool found = id.n == 0;
+    struct buf b;
+
+    buf_init(&b, PAGE_BYTES_MAX);
+    for (uint32_t i = 0; i < n && !found; i++)
+        if (str_eq(ids[i], id)) {
+            struct json_w w;
+
+            json_w_init(&w, &b);
+            json_w_obj(&w);
+            json_w_kstr(&w, "id", id);
+            json_w_kz(&w, "object", "model");
+            json_w_ki64(&w, "created", (int64_t)g->started_s);
+            json_w_kz(&w, "owned_by", "llmd");
+            if (len != 0)
+                json_w_ku64(&w, "max_model_len", len);
+            json_w_end(&w, '}');
+            found = true;
+        }
+    if (id.n == 0)
+        oai_models_reply(&b, ids, n, (int64_t)g->started_s, len);
+    mem_free(ids);
+    if (n == 0)
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "no_endpoint",
+                     "no worker is in rotation");
+    else if (!found)
+        proxy_refuse(g, r, 404, "NotFoundError", "model_not_found",
+                     "the model `%.*s` does not exist", (int)MIN(id.n, (size_t)200), id.p);
+    else
+        http_reply(r, 200, "application/json", buf_view(&b), NULL);
+    buf_fini(&b);
+}
+
+void status_metrics(struct gateway *g, struct http_req *r)
+{
+    double waiting = 0, running = 0, usage = 0;
+    uint32_t n = 0;
+    struct buf b;
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        const struct endpoint *ep = &g->endpoints[i];
+
+        metric_set(ep->m_queue, ep->waiting);
+        if (ep->use != SCHED_USED && ep->use != SCHED_STALE)
+            continue;
+        n++;
+        waiting += ep->waiting;
+        running += ep->running;
+        usage += ep->kv_usage;
+    }
+    metric_set(gateway_cell(g, M_READY_ENDPOINTS, POOL, NULL), n);
+    metric_set(gateway_cell(g, M_QUEUE_SIZE, POOL, NULL), n != 0 ? waiting / n : 0);
+    metric_set(gateway_cell(g, M_RUNNING, POOL, NULL), n != 0 ? running / n : 0);
+    metric_set(gateway_cell(g, M_KV_USAGE, POOL, NULL), n != 0 ? usage / n : 0);
+    metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "own", NULL), (double)prefix_own_blocks(g->prefix));
+    metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "cache", NULL),
+               (double)prefix_cache_blocks(g->prefix));
+    metric_set(gateway_cell(g, M_L_REPLICA_UP, NULL, NULL), prefix_cache_up(g->prefix));
+    buf_init(&b, PAGE_BYTES_MAX);
+    metrics_render(g->metrics, &b);
+    http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);
+    buf_fini(&b);
+}
+
+void status_ready(struct gateway *g, struct http_req *r)
+{
+    struct buf b;
+
+    if (!g->draining && endpoints_any_usable(g)) {
+        buf_init(&b, 256);
+        buf_z(&b, "{\"status\":\"ready\"}");
+        reply_json(r, 200, &b);
+    } else if (g->draining) {
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
+                     "server is shutting down");
+    } else {
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "no_endpoint",
+                     "no worker is in rotation");
+    }
+}
