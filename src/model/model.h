@@ -76,6 +76,15 @@ const struct catalogue_entry *catalogue_find(struct str name);
 const struct catalogue_entry *catalogue_at(size_t i); /* NULL past the end */
 /* $XDG_CACHE_HOME/llmd/models or ~/.cache/llmd/models; LLMD_CACHE overrides.  out: ceiling 4096. */
 void catalogue_dir(struct buf *out);
-/* Catalogue name or file path to the path of a file that exists.  ERR_NOTFOUND says what to run. */
+/* Catalogue name, file path, URL or Hugging Face name to the path of a file that exists (NUL-ended
+ * after its length).  ERR_NOTFOUND and ERR_MISMATCH say what to run. */
 int catalogue_resolve(struct str name, struct buf *path, struct err *e) MUST_CHECK;
+
+struct catalogue_hf { /* org/repo[@rev][/dir/file.gguf] */
+    struct str org, repo, rev, file; /* rev "main" by default; file.p NULL = to be chosen */
+};
+bool catalogue_is_url(struct str name); /* http:// or https:// */
+bool catalogue_parse_hf(struct str name, struct catalogue_hf *out);
+/* Appends the file name, in the cache folder, that a name is kept under; false = not such a name. */
+bool catalogue_file(struct str name, struct buf *file);
 #endif
