@@ -497,6 +497,21 @@ static int head_request(struct http1 *p, const struct framing *f)
     return 0;
 }
 
+/* What comes after the head. */
+static enum http1_state body_state(const struct http1 *p)
+{
+    bool none = p->kind == HTTP1_REPLY &&
+                (p->head_only || p->status < 200 || p->status == 204 || p->status == 304);
+
+    if (none || (p->has_length && p->length == 0))
+        return HTTP1_AT_DONE;
+    if (p->chunked)
+        return HTTP1_IN_CHUNK_SIZE;
+    if (p->has_length)
+        return HTTP1_IN_LENGTH;
+    return p->kind == HTTP1_REPLY ? HTTP1_UNTIL_CLOSE : HTTP1_AT_DONE;
+}
+
 /* Turns offsets into pointers, then decides how the body is framed. */
 static int head_finish(struct http1 *p)
 {
@@ -527,27 +542,11 @@ static int head_finish(struct http1 *p)
     p->keep_alive = p->minor == 1 ? !f.close : f.keep_alive && !f.close;
     if (p->has_length && !p->head_only && p->length > p->limits.body_bytes)
         return bad(p, 413, "too_large", "The body is too large.");
-    return 0;
-}
-
-static void body_begin(struct http1 *p)
-{
-    bool none = p->kind == HTTP1_REPLY &&
-                (p->head_only || p->status < 200 || p->status == 204 || p->status == 304);
-
     p->left = p->length;
-    if (none || (p->has_length && p->length == 0))
-        p->state = HTTP1_AT_DONE;
-    else if (p->chunked)
-        p->state = HTTP1_IN_CHUNK_SIZE;
-    else if (p->has_length)
-        p->state = HTTP1_IN_LENGTH;
-    else if (p->kind == HTTP1_REPLY)
-        p->state = HTTP1_UNTIL_CLOSE;
-    else
-        p->state = HTTP1_AT_DONE;
-    if (p->state == HTTP1_UNTIL_CLOSE)
+    p->after_head = body_state(p);
+    if (p->after_head == HTTP1_UNTIL_CLOSE)
         p->keep_alive = false;
+    return 0;
 }
 
 /* ---- lines ---- */
@@ -708,7 +707,7 @@ enum http1_event http1_next(struct http1 *p, struct str *in, struct str *body)
     for (;;) {
         switch (p->state) {
         case HTTP1_AT_HEAD: /* just said HTTP1_HEAD: go on with the body */
-            body_begin(p);
+            p->state = p->after_head;
             continue;
         case HTTP1_AT_DONE:
             return HTTP1_DONE;
@@ -755,7 +754,7 @@ enum http1_event http1_next(struct http1 *p, struct str *in, struct str *body)
 enum http1_event http1_eof(struct http1 *p)
 {
     if (p->state == HTTP1_AT_HEAD)
-        body_begin(p);
+        p->state = p->after_head;
     if (http1_idle(p))
         return HTTP1_MORE;
     if (p->state == HTTP1_UNTIL_CLOSE)

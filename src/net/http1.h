@@ -69,6 +69,7 @@ struct http1 {
 
     /* inside */
     struct buf head, trailer;
+    enum http1_state after_head;
     size_t target_at;
     size_t line_at; /* where the current line begins in its buffer */
     struct http1_field *field;
