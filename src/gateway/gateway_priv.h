@@ -142,7 +142,7 @@ struct exchange {
     struct sched_cost *costs;     /* per endpoint, of the last decision */
     struct sched_endpoint *snap;  /* per endpoint, as decided on */
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
-    double booked_tokens, queued_tokens;
+    double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
     uint32_t predicted_cached;
     const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */

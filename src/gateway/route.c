@@ -2,7 +2,7 @@
  *
  * A booking is made before dispatch, so that requests that arrive together see one another:
  *
- *   decided       decode: inflight + 1; whoever computes the prompt: its uncached tokens
+ *   decided       decode: inflight + 1; whoever computes the prompt: its tokens (sched.h: book_tokens)
  *   first byte    the tokens are taken back; decode: decoding + 1; prefill: inflight - 1
  *   end           what is left is taken back
  *
@@ -27,7 +27,8 @@ static void book(struct exchange *x)
     x->prefill = d->prefill != SCHED_NONE ? &g->endpoints[d->prefill] : NULL;
     computes = x->prefill != NULL ? x->prefill : x->decode;
     x->predicted_cached = d->cost.cached_tokens;
-    x->booked_tokens = prompt - MIN(prompt, d->cost.cached_tokens);
+    x->uncached_tokens = prompt - MIN(prompt, d->cost.cached_tokens);
+    x->booked_tokens = d->book_tokens;
     x->queued_tokens = computes->prefill_tokens;
     computes->prefill_tokens += x->booked_tokens;
     x->prefill_booked = true;
@@ -49,7 +50,10 @@ static void prompt_computed(struct exchange *x)
     if (!x->prefill_booked)
         return;
     x->prefill_booked = false;
-    computes->prefill_tokens = MAX(0.0, computes->prefill_tokens - x->booked_tokens);
+    computes->prefill_tokens -= x->booked_tokens;
+    /* shares of tokens are no whole numbers: what rounding leaves must not pile up */
+    if (computes->prefill_tokens < 1e-6)
+        computes->prefill_tokens = 0;
     if (x->prefill != NULL)
         x->prefill->inflight--;
 }
@@ -153,7 +157,7 @@ static void whole_sample(const struct exchange *x, struct sched_sample *s)
 
 void route_learn(struct exchange *x)
 {
-    struct sched_sample s = { .uncached_tokens = x->booked_tokens,
+    struct sched_sample s = { .uncached_tokens = x->uncached_tokens,
                               .queued_tokens = x->queued_tokens };
     struct sched_sample only = { 0 };
     uint32_t events = x->seen.events;
@@ -177,7 +181,7 @@ void route_learn(struct exchange *x)
         return;
     }
     only.ttft_ms = s.ttft_ms;
-    only.uncached_tokens = x->booked_tokens; /* what the decode side calls cached was computed there */
+    only.uncached_tokens = x->uncached_tokens; /* what the decode side calls cached was computed there */
     only.queued_tokens = s.queued_tokens;
     learn(x->prefill, &only);
     s.ttft_ms = 0;

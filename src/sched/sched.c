@@ -16,8 +16,8 @@
  *
  * A prompt whose prefix is held elsewhere pays for recomputing it, but that is also an investment:
  * when k unfinished requests share the prefix, the k that follow find it here.  So the recomputed
- * part counts 1 / (1 + k).  That is what spreads a hot prefix over equal endpoints, while a
- * conversation of its own (k = 0) stays where its history is. */
+ * part counts 1 / (1 + k), in the cost and in the books.  That is what spreads a hot prefix over
+ * equal endpoints, while a conversation of its own (k = 0) stays where its history is. */
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/sched.h"
 #include "base/check.h"
@@ -170,7 +170,7 @@ struct field {
 };
 
 struct terms {
-    double prefill_ms, prefill_interference_ms, decode_interference_ms;
+    double prefill_tokens, prefill_ms, prefill_interference_ms, decode_interference_ms;
     uint32_t cached;
 };
 
@@ -182,14 +182,24 @@ static struct terms terms_of(const struct sched_conf *c, const struct sched_endp
     double nowhere = r->prompt_tokens - MAX(f->cached, t.cached);
     double elsewhere = f->cached > t.cached ? f->cached - t.cached : 0;
 
-    t.prefill_ms = rate * (nowhere + elsewhere / (1.0 + r->sharers));
+    t.prefill_tokens = nowhere + elsewhere / (1.0 + r->sharers);
+    t.prefill_ms = rate * t.prefill_tokens;
     t.prefill_interference_ms = t.prefill_ms * c->decode_interference * others;
     /* Also what a slower decoder takes beyond the fastest one with nobody beside it.  The rest of
      * the decoding is the same everywhere; counting it would only blur near ties. */
     t.decode_interference_ms =
         decode_tokens(c, r) * (decode_rate(c, e) * batch_slope(c, e) * others +
-                               (decode_rate(c, e) - f->decode_rate));
+                               MAX(0.0, decode_rate(c, e) - f->decode_rate));
     return t;
+}
+
+/* A prefill worker that decodes keeps others' prompts waiting for as long as the answer takes. */
+static double role_decode_ms(const struct sched_conf *c, const struct sched_endpoint *e,
+                             const struct sched_request *r)
+{
+    if (e->role != SCHED_PREFILL)
+        return 0;
+    return decode_tokens(c, r) * decode_rate(c, e) * c->role_fraction + c->role_fixed_ms;
 }
 
 static struct sched_cost whole_cost(const struct sched_conf *c, const struct sched_endpoint *e,
@@ -199,11 +209,10 @@ static struct sched_cost whole_cost(const struct sched_conf *c, const struct sch
 
     k.queue_ms = prompt_queue(c, e) + slot_queue(c, e, r);
     k.prefill_ms = t->prefill_ms;
-    k.interference_ms = t->prefill_interference_ms + t->decode_interference_ms;
+    k.interference_ms = t->prefill_interference_ms + t->decode_interference_ms +
+                        role_decode_ms(c, e, r);
     if (e->role == SCHED_DECODE)
         k.interference_ms += t->prefill_ms * c->role_fraction;
-    else if (e->role == SCHED_PREFILL)
-        k.interference_ms += t->decode_interference_ms * c->role_fraction + c->role_fixed_ms;
     k.total_ms = k.queue_ms + k.prefill_ms + k.interference_ms;
     return k;
 }
@@ -245,10 +254,7 @@ static double pair_decode(const struct sched_conf *c, const struct sched_endpoin
                (r->prompt_tokens - t->cached) * c->transfer_ms_per_token;
 
     /* own prompts that run there delay the first decode step */
-    k += prompt_queue(c, e) * c->decode_interference;
-    return e->role == SCHED_PREFILL
-               ? k + t->decode_interference_ms * c->role_fraction + c->role_fixed_ms
-               : k;
+    return k + prompt_queue(c, e) * c->decode_interference + role_decode_ms(c, e, r);
 }
 
 static bool may_decode_pair(const struct sched_conf *c, const struct sched_request *r,
@@ -425,12 +431,15 @@ void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, u
     struct field f = field_of(c, ep, count, r);
     struct pair pair = { SCHED_NONE, SCHED_NONE, 0, 0 };
     const char *why = NULL, *whole;
+    struct terms t;
 
     *out = (struct sched_decision){ .decode = SCHED_NONE, .prefill = SCHED_NONE,
                                     .why_not_split = WHY_NOBODY };
     out->decode = pick_whole(c, ep, count, r, &f, costs, &out->cost);
     if (out->decode == SCHED_NONE)
         return;
+    t = terms_of(c, &ep[out->decode], r, out->decode, &f);
+    out->book_tokens = t.prefill_tokens;
     whole = why_whole(c, r, &out->cost);
     if (!best_pair(c, ep, count, r, &f, &pair, &why)) {
         out->why_not_split = why == WHY_ALONE && whole != WHY_COST ? whole : why;
@@ -444,4 +453,6 @@ void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, u
     out->prefill = pair.prefill;
     out->why_not_split = NULL;
     out->cost = pair_cost(c, ep, r, &f, &pair);
+    t = terms_of(c, &ep[pair.prefill], r, pair.prefill, &f);
+    out->book_tokens = t.prefill_tokens;
 }

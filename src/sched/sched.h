@@ -30,7 +30,7 @@ struct sched_endpoint {
     double kv_usage;             /* 0..1 */
     /* own accounting, added before dispatch */
     uint32_t inflight;
-    double inflight_prefill_tokens; /* uncached prompt tokens sent and not yet answered by a first token */
+    double inflight_prefill_tokens; /* sum of book_tokens of requests without a first token yet */
     double inflight_decode;      /* streams past their first token */
     /* learned per endpoint (moving averages); 0 = unknown: the defaults below apply */
     double prefill_ms_per_token, decode_ms_per_token; /* the latter with no other stream beside */
@@ -77,6 +77,7 @@ struct sched_decision {
     uint32_t decode;             /* endpoint index, or SCHED_NONE: nobody */
     uint32_t prefill;            /* SCHED_NONE: not split */
     struct sched_cost cost;      /* of the choice */
+    double book_tokens;          /* prompt tokens to count as in flight where they are computed */
     const char *why_not_split;   /* NULL when split; else one of sched_why_not_split[] */
 };
 
