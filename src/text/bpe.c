@@ -162,7 +162,7 @@ static int merge_long(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
     *is_whole = e->node[0].next == TOK_NONE;
     for (uint32_t i = 0; i != TOK_NONE; i = e->node[i].next)
         if (!put(e, e->node[i].sym.id))
-            return ERR_LIMIT;
+            return token_list_error(e->out);
     return 0;
 }
 
@@ -174,14 +174,14 @@ static int encode_piece(struct enc *e, const uint8_t *p, size_t n)
     int rc = 0;
 
     if (n == 1)
-        return put(e, t->byte_id[p[0]]) ? 0 : ERR_LIMIT;
+        return put(e, t->byte_id[p[0]]) ? 0 : token_list_error(e->out);
     id = vocab_find(&t->vocab, p, n);
     if (id < t->count &&
         (t->ignore_merges ||
          atomic_load_explicit(&t->whole[id], memory_order_relaxed) == 1))
-        return token_list_push(e->out, id) ? 0 : ERR_LIMIT;
+        return token_list_push(e->out, id) ? 0 : token_list_error(e->out);
     if (n <= MERGE_SMALL)
-        rc = merge_word(e, p, n, &is_whole) ? 0 : ERR_LIMIT;
+        rc = merge_word(e, p, n, &is_whole) ? 0 : token_list_error(e->out);
     else
         rc = merge_long(e, p, n, &is_whole);
     if (id < t->count && rc == 0)

@@ -64,7 +64,7 @@ static int merge_long(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
     *is_whole = e->node[0].next == TOK_NONE;
     for (uint32_t i = 0; i != TOK_NONE; i = e->node[i].next)
         if (!put(e, p, &e->node[i].sym))
-            return ERR_LIMIT;
+            return token_list_error(e->out);
     return 0;
 }
 
@@ -84,7 +84,7 @@ static int merge_word(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
     *is_whole = count == 1;
     for (uint32_t i = 0; i < count; i++)
         if (!put(e, p, &sym[i]))
-            return ERR_LIMIT;
+            return token_list_error(e->out);
     return 0;
 }
 
@@ -95,7 +95,7 @@ static int encode_word(struct enc *e, const uint8_t *p, size_t n)
     int rc;
 
     if (id != TOK_NONE && atomic_load_explicit(&e->t->whole[id], memory_order_relaxed) == 1)
-        return token_list_push(e->out, id) ? 0 : ERR_LIMIT;
+        return token_list_push(e->out, id) ? 0 : token_list_error(e->out);
     rc = merge_word(e, p, n, &is_whole);
     if (id != TOK_NONE && rc == 0)
         atomic_store_explicit(&e->t->whole[id], is_whole ? 1 : 2, memory_order_relaxed);

@@ -25,9 +25,19 @@ void token_list_fini(struct token_list *l)
     *l = (struct token_list){ .max = l->max };
 }
 
+static size_t list_max(const struct token_list *l)
+{
+    return l->max != 0 ? l->max : LIST_MAX;
+}
+
+int token_list_error(const struct token_list *l)
+{
+    return l->count >= list_max(l) ? ERR_LIMIT : ERR_NOMEM;
+}
+
 bool token_list_room(struct token_list *l)
 {
-    size_t max = l->max != 0 ? l->max : LIST_MAX, cap;
+    size_t max = list_max(l), cap;
     uint32_t *p;
 
     if (l->count < l->cap)
@@ -429,7 +439,7 @@ static int encode_cut(struct enc *e, struct str text, const struct special_cuts 
         if (rc != 0)
             return rc;
         if (!token_list_push(e->out, c->id))
-            return ERR_LIMIT;
+            return token_list_error(e->out);
         from = c->resume;
     }
     return encode_text(e, str_sub(text, from, text.n - from), true);
@@ -441,20 +451,20 @@ int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
     struct enc e = { .t = t, .out = out };
     struct special_cuts cuts = { 0 };
     size_t count = out->count;
-    int rc = ERR_LIMIT;
+    int rc = 0;
 
     if (text.n > TOKENIZER_TEXT_MAX)
         return ERR_LIMIT;
     if ((flags & TOKENIZE_ADD_SPECIAL) != 0 && t->add_bos && t->bos != TOK_NONE &&
         !token_list_push(out, t->bos))
-        goto out;
-    rc = special_find(t, text, (flags & TOKENIZE_PARSE_SPECIAL) != 0, &cuts);
+        rc = token_list_error(out);
+    if (rc == 0)
+        rc = special_find(t, text, (flags & TOKENIZE_PARSE_SPECIAL) != 0, &cuts);
     if (rc == 0)
         rc = encode_cut(&e, text, &cuts);
     if (rc == 0 && (flags & TOKENIZE_ADD_SPECIAL) != 0 && t->add_eos && t->eos != TOK_NONE &&
         !token_list_push(out, t->eos))
-        rc = ERR_LIMIT;
-out:
+        rc = token_list_error(out);
     if (rc != 0)
         out->count = count;
     mem_free(cuts.cut);

@@ -153,6 +153,9 @@ static inline bool token_list_push(struct token_list *l, uint32_t id)
     return true;
 }
 
+/* Why a push was refused. */
+int token_list_error(const struct token_list *l);
+
 /* Text between special tokens to ids.  0, ERR_NOMEM, ERR_LIMIT. */
 int bpe_encode(struct enc *e, struct str text) MUST_CHECK;
 int spm_encode(struct enc *e, struct str text, bool space_before) MUST_CHECK;
