@@ -30,6 +30,7 @@ struct engine_opts {
     uint32_t queue_max;         /* waiting requests, 256: past it ERR_LIMIT */
     uint32_t step_budget_ms;    /* prefill share of a step while others decode, 50 */
     uint32_t threads;           /* compute threads; 0 = CPUs allowed */
+    uint32_t lease_ms;          /* of held KV after its request ended; 0 = 30,000 */
     bool prefix_caching;        /* true */
     const char *hash_seed;      /* BLOCKKEY_SEED_DEFAULT */
     int weights_fd;             /* -1, or a memfd with the packed weights shared by another worker */

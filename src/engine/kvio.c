@@ -42,7 +42,7 @@ bool kvio_park(struct engine *en, struct seq *s, bool lease)
     s->state = keep != 0 ? SEQ_LEASED : SEQ_ENDED;
     parked = keep != 0 || s->pins != 0;
     if (keep != 0)
-        s->deadline_ns = clock_ns() + (uint64_t)LEASE_MS * 1000000;
+        s->deadline_ns = clock_ns() + (uint64_t)en->plan.o.lease_ms * 1000000;
     else
         s->export_ready = 0;
     if (!parked && s->rq.hold_kv)

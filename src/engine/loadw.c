@@ -52,7 +52,7 @@ static uint64_t cgroup_left(const char *max_path, const char *used_path)
     uint64_t max = UINT64_MAX, used = 0;
     struct err e;
 
-    buf_init(&b, 4096);
+    buf_init(&b, 1u << 18);
     if (file_read(max_path, &b, &e) == 0 && !str_u64(str_trim(buf_view(&b)), &max))
         max = UINT64_MAX; /* "max": no limit */
     buf_reset(&b);
@@ -71,7 +71,7 @@ static uint64_t memory_available(void)
     uint64_t kib, best = UINT64_MAX, v;
     struct str rest, line;
 
-    buf_init(&b, 65536);
+    buf_init(&b, 1u << 18);
     if (file_read("/proc/meminfo", &b, &e) == 0) {
         rest = buf_view(&b);
         while (rest.p != NULL) {
@@ -110,7 +110,7 @@ static void split_blocks(struct plan *p, const struct model *m, uint64_t bytes, 
         f = 2.0 * (m->groups[1].window + p->o.max_batched_tokens) / MAX(len, 1u);
         f = f < 0.25 ? 0.25 : f > 1 ? 1 : f;
     }
-    n0 = (uint64_t)((double)bytes / ((double)p->stride[0] + f * (double)p->stride[1] + 1e-9));
+    n0 = (uint64_t)((double)bytes / ((double)p->stride[0] + f * (double)p->stride[1]));
     n0 = MIN(n0, (uint64_t)UINT32_MAX / 4);
     p->blocks[0] = (uint32_t)n0;
     p->blocks[1] = m->group_count > 1 ? (uint32_t)ceil((double)n0 * f) : 0;
@@ -128,6 +128,8 @@ static void plan_defaults(struct engine_opts *o)
         o->queue_max = 256;
     if (o->step_budget_ms == 0)
         o->step_budget_ms = 50;
+    if (o->lease_ms == 0)
+        o->lease_ms = LEASE_MS;
     if (o->hash_seed == NULL)
         o->hash_seed = BLOCKKEY_SEED_DEFAULT;
 }
