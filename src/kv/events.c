@@ -223,7 +223,7 @@ static int read_field(struct reader *r, enum field f, struct mp_cursor *c)
 }
 
 /* One element of a block's list of extra keys: its text, or p == NULL when it carries none. */
-static int read_extra(struct mp_cursor *c, struct str *out)
+static int read_extra(struct mp_cursor *c, struct str *out, bool *is_media)
 {
     static const char *const kinds[] = { "mm", "cache_salt" };
     struct mp_value v, item, key;
@@ -231,6 +231,7 @@ static int read_extra(struct mp_cursor *c, struct str *out)
     struct mp_cursor at = *c;
 
     *out = STR_NONE;
+    *is_media = false;
     if (mp_skip(c) != 0 || mp_next(&at, &v) != 0)
         return ERR_PARSE;
     if (v.type == MP_STR) {
@@ -238,6 +239,7 @@ static int read_extra(struct mp_cursor *c, struct str *out)
     } else if (v.type == MP_ARRAY && v.as.n == 2) { /* [media hash, offset] */
         if (mp_next(&at, &item) == 0 && item.type == MP_STR)
             *out = item.as.s;
+        *is_media = true;
     } else if (v.type == MP_MAP) { /* {"type": kind, ...: text} */
         for (uint32_t i = 0; i < v.as.n; i++) {
             if (mp_next(&at, &key) != 0 || key.type != MP_STR)
@@ -253,6 +255,7 @@ static int read_extra(struct mp_cursor *c, struct str *out)
         for (size_t k = 0; k < COUNT(kinds); k++)
             if (str_eqz(type, kinds[k]))
                 *out = text;
+        *is_media = str_eqz(type, kinds[0]);
     }
     return 0;
 }
@@ -283,8 +286,9 @@ static int walk_extras(const struct reader *r, struct kv_extra *out, uint32_t *c
             return ERR_PARSE;
         for (uint32_t i = 0; i < block.as.n; i++) {
             struct str text;
+            bool is_media;
 
-            if (read_extra(&c, &text) != 0)
+            if (read_extra(&c, &text, &is_media) != 0)
                 return ERR_PARSE;
             if (text.p == NULL)
                 continue;
@@ -293,7 +297,7 @@ static int walk_extras(const struct reader *r, struct kv_extra *out, uint32_t *c
                 continue;
             }
             if (out != NULL)
-                out[n] = (struct kv_extra){ b, text };
+                out[n] = (struct kv_extra){ b, is_media, text };
             n++;
         }
     }
@@ -320,7 +324,7 @@ static int finish_stored(struct reader *r)
         if (n != 0 && walk_extras(r, extras, &n) != 0)
             return ERR_PARSE;
         if (has_salt && n == 0)
-            extras[n++] = (struct kv_extra){ 0, r->salt };
+            extras[n++] = (struct kv_extra){ .text = r->salt };
         ev->extras = extras;
         ev->extra_count = n;
         if (extras[0].block == 0)
@@ -514,7 +518,7 @@ int kv_batch_decode(struct arena *a, struct str bytes, struct kv_batch *out, str
     *out = (struct kv_batch){ 0 };
     return rc == ERR_LIMIT ? err_set(e, rc, "KV event batch of %zu bytes is over a ceiling", bytes.n)
                            : err_set(e, rc, "KV event batch of %zu bytes does not parse at byte %zu",
-                                     bytes.n, (size_t)((const char *)c.p - bytes.p));
+                                     bytes.n, bytes.n - (size_t)(c.end - c.p));
 }
 
 static void put_text(struct buf *out, struct str s)
@@ -535,7 +539,7 @@ static void put_hashes(struct buf *out, const struct kv_event *ev)
 /* One list a hash, or nil as a whole; with a LoRA name that comes first in each, as vLLM has it. */
 static void put_extras(struct buf *out, const struct kv_event *ev)
 {
-    struct kv_extra only_salt = { 0, ev->salt };
+    struct kv_extra only_salt = { .text = ev->salt };
     const struct kv_extra *x = ev->extra_count != 0 ? ev->extras : &only_salt;
     uint32_t n = ev->extra_count != 0 ? ev->extra_count : ev->salt.p != NULL && !ev->has_parent;
     bool has_lora = ev->lora_name.n != 0;

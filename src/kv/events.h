@@ -19,6 +19,7 @@ enum kv_event_kind { KV_STORED, KV_REMOVED, KV_CLEARED };
 /* An extra key of one block: a media hash or the cache salt (never the LoRA name). */
 struct kv_extra {
     uint32_t block; /* index into hashes; rising */
+    bool is_media;  /* known to be a media hash: came with an offset or a type */
     struct str text;
 };
 
