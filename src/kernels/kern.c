@@ -60,7 +60,7 @@ static const struct kern_ops *ops_of(enum kern_level level)
     if (level == KERN_AVX512)
         return &kern_ops_avx512;
     if (level == KERN_AVX2)
-        return &kern_ops_scalar;
+        return &kern_ops_avx2;
 #endif
     (void)level;
     return &kern_ops_scalar;

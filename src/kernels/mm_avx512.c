@@ -322,14 +322,14 @@ static void many_rows(const struct kern_mm_task *t, open_fn *open)
 
 /* name, bits, zero, has_min, halves, cells, head, cell, code_at: as in pack.c */
 #define SHAPES(X)                                                                                 \
-    X(q4_0, 4, 8, 0, 1, 1, 0, 288, 32)                                                            \
-    X(q4_1, 4, 0, 1, 1, 1, 0, 320, 64)                                                            \
-    X(q5_0, 5, 16, 0, 1, 1, 0, 352, 32)                                                           \
-    X(q5_1, 5, 0, 1, 1, 1, 0, 384, 64)                                                            \
-    X(q8_0, 8, 128, 0, 1, 1, 0, 544, 32)                                                          \
-    X(q4_k, 4, 0, 1, 1, 8, 64, 288, 32)                                                           \
-    X(q5_k, 5, 0, 1, 1, 8, 64, 352, 32)                                                           \
-    X(q6_k, 6, 32, 0, 2, 8, 32, 416, 32)
+    X(Q4_0, 4, 8, 0, 1, 1, 0, 288, 32)                                                            \
+    X(Q4_1, 4, 0, 1, 1, 1, 0, 320, 64)                                                            \
+    X(Q5_0, 5, 16, 0, 1, 1, 0, 352, 32)                                                           \
+    X(Q5_1, 5, 0, 1, 1, 1, 0, 384, 64)                                                            \
+    X(Q8_0, 8, 128, 0, 1, 1, 0, 544, 32)                                                          \
+    X(Q4_K, 4, 0, 1, 1, 8, 64, 288, 32)                                                           \
+    X(Q5_K, 5, 0, 1, 1, 8, 64, 352, 32)                                                           \
+    X(Q6_K, 6, 32, 0, 2, 8, 32, 416, 32)
 
 #define FEW(name, w)                                                                              \
     static void few_##name##_##w(const struct kern_mm_task *t)                                    \
@@ -346,22 +346,13 @@ static void many_rows(const struct kern_mm_task *t, open_fn *open)
 SHAPES(FUNCTIONS)
 
 struct variant {
-    const struct shape *shape;
     uint32_t type;
     open_fn *open;
     few_fn *few[TILE];
 };
 
-#define KT_q4_0 KT_Q4_0
-#define KT_q4_1 KT_Q4_1
-#define KT_q5_0 KT_Q5_0
-#define KT_q5_1 KT_Q5_1
-#define KT_q8_0 KT_Q8_0
-#define KT_q4_k KT_Q4_K
-#define KT_q5_k KT_Q5_K
-#define KT_q6_k KT_Q6_K
 #define VARIANT(name, bits, zero, min, halves, cells, head, cell, code)                           \
-    { &shape_##name, KT_##name, open_##name,                                                      \
+    { KT_##name, open_##name,                                                                     \
       { few_##name##_1, few_##name##_2, few_##name##_3, few_##name##_4, few_##name##_5,           \
         few_##name##_6 } },
 static const struct variant variants[] = { SHAPES(VARIANT) };
