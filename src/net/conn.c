@@ -291,6 +291,18 @@ static void give_buffer(uv_handle_t *h, size_t hint, uv_buf_t *buf)
     *buf = uv_buf_init(c->loop->read_buf, (unsigned)LOOP_READ_BYTES);
 }
 
+/* libuv reports a reset that arrives together with data as a plain end.  The socket knows better. */
+static int pending_error(struct conn *c)
+{
+    int fd, error = 0;
+    socklen_t n = sizeof(error);
+
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n) != 0)
+        return UV_ECONNRESET;
+    return -error; /* libuv's codes are negated errno on Unix */
+}
+
 static void got_bytes(uv_stream_t *h, ssize_t n, const uv_buf_t *buf)
 {
     struct conn *c = h->data;
@@ -303,6 +315,8 @@ static void got_bytes(uv_stream_t *h, ssize_t n, const uv_buf_t *buf)
     }
     c->eof = true;
     read_on(c);
+    if (n == UV_EOF && pending_error(c) != 0)
+        n = UV_ECONNRESET;
     if (n != UV_EOF)
         fail(c, loop_err((int)n));
     else if (c->ops->on_eof != NULL)
