@@ -240,8 +240,10 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
     ep->ready = NULL;
     ep->ready_due_ms = clock_ms() + READY_MS;
     /* vLLM has no such page (404): there, being asked for models has to do */
-    if (rc == 0)
+    if (rc == 0) {
         ep->is_ready = ep->ready_status != 503;
+        ep->ready_known = true;
+    }
     endpoints_judge(ep);
 }
 
@@ -296,8 +298,8 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
         *reason = "has not said which models it serves";
         return SCHED_LOADING;
     }
-    if (!ep->is_ready) {
-        *reason = "says that it is not ready";
+    if (!ep->ready_known || !ep->is_ready) {
+        *reason = ep->ready_known ? "says that it is not ready" : "has not said that it is ready";
         return ep->was_used ? SCHED_DRAINING : SCHED_LOADING;
     }
     if (age >= g->stale_ms) {
@@ -317,8 +319,7 @@ void endpoints_judge(struct endpoint *ep)
     if (use == SCHED_USED)
         ep->was_used = true;
     else if (use == SCHED_UNREACHABLE) {
-        ep->was_used = false; /* what comes back is a new process */
-        ep->is_ready = true;
+        ep->was_used = ep->ready_known = false; /* what comes back is a new process */
     }
     if (use == ep->use)
         return;
@@ -496,7 +497,6 @@ int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *
         ep->role_given = eo->role_given;
         ep->use = SCHED_UNREACHABLE;
         ep->reason = "has not answered a scrape yet";
-        ep->is_ready = true;
         ep->first_try_ms = clock_ms();
     }
     for (uint32_t i = 0; i < g->endpoint_count; i++) {

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
+#include <stdio.h>
+#include <string.h>
 
 #define SWEEP_MS 250
 #define RECEIPT_PATH "/v1/receipts/"
@@ -176,7 +178,12 @@ static int open_server(struct gateway *g, const struct gateway_opts *o, struct e
         .on_refuse = refused_by_server,
     };
 
-    return http_server_open(g->loop, &so, handle, g, &g->server, e);
+    int rc = http_server_open(g->loop, &so, handle, g, &g->server, e);
+
+    if (rc == 0)
+        snprintf(g->address, sizeof(g->address), strchr(o->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
+                 o->host, http_server_port(g->server));
+    return rc;
 }
 
 int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o, struct err *e)

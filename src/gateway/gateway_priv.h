@@ -58,7 +58,7 @@ struct endpoint {
     uint64_t first_try_ms;
     uint64_t models_due_ms, ready_due_ms;
     bool refused;                 /* the last try could not even connect */
-    bool is_ready;                /* /health/ready, or an endpoint that has no such page */
+    bool ready_known, is_ready;   /* by /health/ready; true for an endpoint that has no such page */
 
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time;
     double stalled_s;             /* age of its last step while requests run, by its own word */
@@ -229,6 +229,7 @@ struct gateway {
     uint32_t first_byte_ms, gap_ms, total_ms;
     bool no_split;
     char *cache;
+    char address[300];            /* where it listens */
 
     struct endpoint *endpoints;
     uint32_t endpoint_count;

@@ -19,6 +19,7 @@ static void part_of_self(struct json_w *w, const struct gateway *g)
     json_w_obj(w);
     json_w_kz(w, "name", "scheduler");
     json_w_kz(w, "role", "scheduler");
+    json_w_kz(w, "address", g->address);
     json_w_kz(w, "state", g->draining ? "draining" : endpoints_any_usable(g) ? "ready" : "waiting");
     json_w_kz(w, "reason", g->draining               ? "is shutting down"
                            : endpoints_any_usable(g) ? ""

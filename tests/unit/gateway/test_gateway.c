@@ -1,0 +1,1185 @@
+/* The gateway between a client and fake workers, all on one loop of this process.
+ *
+ * A fake worker is a real HTTP server that does what its fields say: answers, streams, holds its
+ * answers back, breaks off, refuses, or (frozen) accepts and says nothing, as a stopped process
+ * does.  Each test waits for an event and has a deadline. */
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "codec/json.h"
+#include "gateway/gateway.h"
+#include "gateway/gateway_priv.h"
+#include "net/http.h"
+#include <stdio.h>
+#include <string.h>
+
+#define WORKERS 3
+#define HELD_MAX 256
+#define WAIT_MS 5000
+#define SHOTS_MAX 128
+
+struct worker {
+    struct http_server *server;
+    char address[64];
+    /* what it does */
+    bool frozen, is_ours, not_ready;
+    int refuse;              /* status of every completion; 0 = serves them */
+    const char *retry_after;
+    uint32_t events;         /* of a stream, then the end mark */
+    uint32_t cut_after;      /* events, then the connection breaks; 0 = never */
+    bool cut_before;         /* breaks without any answer */
+    bool hold;               /* keeps requests until released */
+    bool hold_after_first;   /* of a stream */
+    uint32_t event_bytes;
+    const char *usage;       /* JSON object or NULL */
+    /* what came of it */
+    uint32_t requests, gone, live;
+    struct http_req *held[HELD_MAX];
+    bool held_stream[HELD_MAX];
+    uint32_t held_count;
+    char last_body[512], last_prefiller[128], last_steer[128], last_id[160], last_trace[128];
+};
+
+struct world {
+    struct loop *loop;
+    struct loop_timer *deadline, *poll;
+    struct worker worker[WORKERS];
+    struct gateway *g;
+    struct http_client *client;
+    bool late;
+};
+
+static struct world w;
+
+/* ---- fake workers ---- */
+
+static void worker_gone(void *ctx)
+{
+    struct worker *k = ctx;
+
+    k->gone++;
+    k->live--;
+    for (uint32_t i = 0; i < k->held_count; i++)
+        k->held[i] = NULL; /* one at a time is held where this is tested */
+}
+
+static void add_event(struct buf *b, const struct worker *k, uint32_t i)
+{
+    buf_f(b, "data: {\"i\":%u,\"t\":\"", i);
+    for (uint32_t n = 0; n < k->event_bytes; n++)
+        buf_c(b, (char)('a' + (i + n) % 26));
+    buf_z(b, "\"}\n\n");
+}
+
+static void stream_all(struct worker *k, struct http_req *r, uint32_t from)
+{
+    struct buf b;
+
+    buf_init(&b, (size_t)64 << 20);
+    for (uint32_t i = from; i < k->events; i++) {
+        if (k->cut_after != 0 && i == k->cut_after) {
+            buf_z(&b, "data: {\"half"); /* an event that never ends */
+            assert_int_equal(http_reply_chunk(r, buf_view(&b)), 0);
+            k->live--;
+            http_reply_abort(r);
+            buf_fini(&b);
+            return;
+        }
+        add_event(&b, k, i);
+    }
+    if (k->usage != NULL)
+        buf_f(&b, "data: {\"choices\":[],\"usage\":%s}\n\n", k->usage);
+    buf_z(&b, "data: [DONE]\n\n");
+    for (struct str rest = buf_view(&b); rest.n > 0;) {
+        struct str part = str_sub(rest, 0, 100000);
+
+        if (http_reply_chunk(r, part) != 0)
+            break;
+        rest = str_sub(rest, part.n, SIZE_MAX);
+    }
+    buf_fini(&b);
+    k->live--;
+    http_reply_end(r);
+}
+
+static void finish_request(struct worker *k, struct http_req *r, bool stream)
+{
+    char body[600];
+
+    if (stream) {
+        if (!http_reply_started(r)) {
+            http_reply_start(r, 200, "text/event-stream", NULL);
+            stream_all(k, r, 0);
+        } else {
+            stream_all(k, r, 1);
+        }
+        return;
+    }
+    snprintf(body, sizeof(body), "{\"object\":\"chat.completion\",\"by\":\"%s\",\"usage\":%s}",
+             k->address, k->usage != NULL ? k->usage : "null");
+    k->live--;
+    http_reply(r, 200, "application/json", str_of(body), NULL);
+}
+
+static void copy_header(char *out, size_t n, struct http_req *r, const char *name)
+{
+    struct str v = http_header_get(http_req_headers(r), name);
+
+    snprintf(out, n, "%.*s", STR_ARG(v));
+}
+
+static void completion(struct worker *k, struct http_req *r)
+{
+    struct http_header after = { STR("Retry-After"), str_of(k->retry_after) };
+    bool stream = str_find(http_req_body(r), STR("\"stream\":true")) != SIZE_MAX;
+
+    k->requests++;
+    snprintf(k->last_body, sizeof(k->last_body), "%.*s", STR_ARG(http_req_body(r)));
+    copy_header(k->last_prefiller, sizeof(k->last_prefiller), r, "x-prefiller-host-port");
+    copy_header(k->last_steer, sizeof(k->last_steer), r, "x-gateway-destination-endpoint");
+    copy_header(k->last_id, sizeof(k->last_id), r, "x-request-id");
+    copy_header(k->last_trace, sizeof(k->last_trace), r, "traceparent");
+    if (k->refuse != 0) {
+        http_reply(r, k->refuse, "application/json", STR("{\"error\":{\"message\":\"secret prompt\"}}"),
+                   &(struct http_headers){ &after, k->retry_after != NULL ? 1 : 0 });
+        return;
+    }
+    if (k->cut_before) {
+        http_reply_abort(r);
+        return;
+    }
+    k->live++;
+    http_req_on_gone(r, worker_gone, k);
+    if (stream && k->hold_after_first) {
+        struct buf b;
+
+        buf_init(&b, 4096);
+        add_event(&b, k, 0);
+        http_reply_start(r, 200, "text/event-stream", NULL);
+        assert_int_equal(http_reply_chunk(r, buf_view(&b)), 0);
+        buf_fini(&b);
+    }
+    if (k->hold || k->frozen || (stream && k->hold_after_first)) {
+        assert_true(k->held_count < HELD_MAX);
+        k->held[k->held_count] = r;
+        k->held_stream[k->held_count++] = stream;
+        return;
+    }
+    finish_request(k, r, stream);
+}
+
+static void scrape_gone(void *ctx)
+{
+    (void)ctx;
+}
+
+static void worker_handle(void *ctx, struct http_req *r)
+{
+    struct worker *k = ctx;
+    struct str path = http_req_path(r);
+    char body[400];
+
+    if (str_eqz(http_req_method(r), "POST")) {
+        completion(k, r);
+        return;
+    }
+    if (k->frozen) { /* never answered: its client hangs up by itself */
+        http_req_on_gone(r, scrape_gone, NULL);
+        return;
+    }
+    if (str_eqz(path, "/metrics")) {
+        snprintf(body, sizeof(body), "vllm:num_requests_running{engine=\"0\"} %u\n"
+                 "vllm:num_requests_waiting{engine=\"0\"} 0\nvllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n%s",
+                 k->live, k->is_ours ? "llmd_blocks_in_use 7\nllmd_blocks_total 99\n" : "");
+        http_reply(r, 200, "text/plain", str_of(body), NULL);
+    } else if (str_eqz(path, "/v1/models")) {
+        http_reply(r, 200, "application/json",
+                   STR("{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"), NULL);
+    } else if (str_eqz(path, "/health/ready")) {
+        http_reply(r, k->not_ready ? 503 : 200, "application/json", STR("{}"), NULL);
+    } else {
+        http_reply(r, 404, "application/json", STR("{}"), NULL);
+    }
+}
+
+static void release_all(struct worker *k)
+{
+    for (uint32_t i = 0; i < k->held_count; i++)
+        if (k->held[i] != NULL)
+            finish_request(k, k->held[i], k->held_stream[i]);
+    k->held_count = 0;
+}
+
+/* ---- waiting ---- */
+
+static bool (*until)(void);
+
+static void polled(void *ctx)
+{
+    (void)ctx;
+    if (until())
+        loop_stop(w.loop);
+}
+
+static void too_late(void *ctx)
+{
+    (void)ctx;
+    w.late = true;
+    loop_stop(w.loop);
+}
+
+static bool wait_ms(bool (*fn)(void), uint64_t ms)
+{
+    until = fn;
+    w.late = false;
+    loop_timer_arm(w.deadline, ms, 0);
+    loop_timer_arm(w.poll, 0, 2);
+    loop_run(w.loop);
+    loop_timer_disarm(w.poll);
+    loop_timer_disarm(w.deadline);
+    return !w.late;
+}
+
+#define WAIT(fn) do { if (!wait_ms((fn), WAIT_MS)) fail_msg("waited in vain: %s", #fn); } while (0)
+
+static bool never(void)
+{
+    return false;
+}
+
+/* ---- clients ---- */
+
+struct shot {
+    struct http_call *call;
+    int status, rc;
+    bool ended;
+    struct buf body;
+    char id[160], receipt[8192], retry_after[16], should_retry[16];
+};
+
+static struct shot shots[SHOTS_MAX];
+static uint32_t shot_count;
+
+static void shot_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct shot *s = ctx;
+    struct str v = http_header_get(h, "x-llmd-receipt");
+
+    s->status = status;
+    snprintf(s->receipt, sizeof(s->receipt), "%.*s", STR_ARG(v));
+    v = http_header_get(h, "x-request-id");
+    snprintf(s->id, sizeof(s->id), "%.*s", STR_ARG(v));
+    v = http_header_get(h, "retry-after");
+    snprintf(s->retry_after, sizeof(s->retry_after), "%.*s", STR_ARG(v));
+    v = http_header_get(h, "x-should-retry");
+    snprintf(s->should_retry, sizeof(s->should_retry), "%.*s", STR_ARG(v));
+}
+
+static void shot_body(void *ctx, struct str bytes)
+{
+    assert_true(buf_str(&((struct shot *)ctx)->body, bytes));
+}
+
+static void shot_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct shot *s = ctx;
+
+    (void)sent;
+    (void)got;
+    s->rc = rc;
+    s->ended = true;
+    s->call = NULL;
+}
+
+static struct shot *shoot_with(const char *method, const char *path, const char *body,
+                               const struct http_header *headers, size_t count)
+{
+    static const struct http_call_ops ops = { shot_head, shot_body, shot_end };
+    struct shot *s = &shots[shot_count++];
+    struct http_call_opts o = { .host = "127.0.0.1", .port = gateway_port(w.g),
+                                .method = str_of(method), .path = str_of(path),
+                                .headers = { headers, count }, .body = str_of(body) };
+    struct err e;
+
+    assert_true(shot_count <= SHOTS_MAX);
+    memset(s, 0, sizeof(*s));
+    buf_init(&s->body, (size_t)64 << 20);
+    assert_int_equal(http_call_start(w.client, &o, &ops, s, &s->call, &e), 0);
+    return s;
+}
+
+static struct shot *shoot(const char *path, const char *body)
+{
+    return shoot_with("POST", path, body, NULL, 0);
+}
+
+static struct shot *get(const char *path)
+{
+    return shoot_with("GET", path, "", NULL, 0);
+}
+
+static bool all_ended(void)
+{
+    for (uint32_t i = 0; i < shot_count; i++)
+        if (!shots[i].ended)
+            return false;
+    return true;
+}
+
+static bool has(const struct shot *s, const char *text)
+{
+    return str_find(buf_view(&s->body), str_of(text)) != SIZE_MAX;
+}
+
+#define CHAT "/v1/chat/completions"
+#define ASK "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
+#define ASK_STREAM "{\"model\":\"m\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
+
+/* ---- the world ---- */
+
+static bool all_used(void)
+{
+    for (uint32_t i = 0; i < w.g->endpoint_count; i++)
+        if (w.g->endpoints[i].use != SCHED_USED)
+            return false;
+    return true;
+}
+
+static void start_workers(uint32_t count)
+{
+    struct err e;
+
+    memset(&w, 0, sizeof(w));
+    shot_count = 0;
+    assert_int_equal(loop_new(&w.loop, &e), 0);
+    w.deadline = loop_timer_new(w.loop, too_late, NULL);
+    w.poll = loop_timer_new(w.loop, polled, NULL);
+    w.client = http_client_new(w.loop);
+    for (uint32_t i = 0; i < count; i++) {
+        struct worker *k = &w.worker[i];
+        struct http_server_opts o = { .host = "127.0.0.1", .write_bytes_max = (size_t)64 << 20 };
+
+        k->events = 3;
+        k->event_bytes = 5;
+        assert_int_equal(http_server_open(w.loop, &o, worker_handle, k, &k->server, &e), 0);
+        snprintf(k->address, sizeof(k->address), "127.0.0.1:%u", http_server_port(k->server));
+    }
+}
+
+static struct gateway_opts quick(void)
+{
+    return (struct gateway_opts){ .host = "127.0.0.1", .scrape_ms = 10, .stale_ms = 250,
+                                  .frozen_ms = 500 };
+}
+
+static void start_gateway(uint32_t count, struct gateway_opts o, const enum sched_role *roles)
+{
+    struct gateway_endpoint_opts eps[WORKERS];
+    struct err e;
+
+    for (uint32_t i = 0; i < count; i++)
+        eps[i] = (struct gateway_endpoint_opts){ .address = w.worker[i].address,
+                                                 .role = roles != NULL ? roles[i] : SCHED_BOTH,
+                                                 .role_given = roles != NULL };
+    o.endpoints = eps;
+    o.endpoint_count = count;
+    if (gateway_open(&w.g, w.loop, &o, &e) != 0)
+        fail_msg("%s", e.msg);
+}
+
+static void start(uint32_t count)
+{
+    start_workers(count);
+    start_gateway(count, quick(), NULL);
+    WAIT(all_used);
+}
+
+static bool idle(void)
+{
+    return w.g->inflight == 0;
+}
+
+/* Every test ends with books that are even. */
+static void stop(void)
+{
+    WAIT(idle);
+    for (uint32_t i = 0; i < w.g->endpoint_count; i++) {
+        assert_int_equal(w.g->endpoints[i].inflight, 0);
+        assert_int_equal(w.g->endpoints[i].decoding, 0);
+        assert_true(w.g->endpoints[i].prefill_tokens == 0);
+    }
+    assert_null(w.g->live);
+    gateway_close(w.g);
+    for (uint32_t i = 0; i < WORKERS; i++)
+        http_server_close(w.worker[i].server);
+    http_client_free(w.client);
+    for (uint32_t i = 0; i < shot_count; i++)
+        buf_fini(&shots[i].body);
+    loop_timer_free(w.deadline);
+    loop_timer_free(w.poll);
+    loop_free(w.loop);
+}
+
+static double metric_of(enum gateway_metric m, const char *label)
+{
+    return metric_value(gateway_cell(w.g, m, label, NULL));
+}
+
+/* ---- facts ---- */
+
+static void an_answer_comes_back_as_it_was(void **state)
+{
+    static const struct http_header headers[] = {
+        { { "x-request-id", 12 }, { "my-id-1", 7 } },
+        { { "traceparent", 11 }, { "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 55 } },
+        { { "X-Prefiller-Host-Port", 21 }, { "6.6.6.6:1", 9 } },
+        { { "x-gateway-destination-endpoint", 30 }, { "6.6.6.6:1", 9 } },
+    };
+    struct shot *s;
+
+    (void)state;
+    start(1);
+    w.worker[0].usage = "{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":4}}";
+    s = shoot_with("POST", CHAT, ASK, headers, COUNT(headers));
+    WAIT(all_ended);
+    assert_int_equal(s->rc, 0);
+    assert_int_equal(s->status, 200);
+    assert_true(has(s, "\"object\":\"chat.completion\""));
+    assert_string_equal(s->id, "my-id-1");
+    assert_string_equal(w.worker[0].last_body, ASK);
+    assert_string_equal(w.worker[0].last_id, "my-id-1");
+    assert_string_equal(w.worker[0].last_trace, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_string_equal(w.worker[0].last_prefiller, "");
+    assert_string_equal(w.worker[0].last_steer, "");
+    assert_true(metric_of(M_L_STRIPPED, NULL) == 2);
+    assert_true(metric_of(M_L_REAL, NULL) == 4);
+    assert_true(metric_of(M_L_REQUESTS, "200") == 1);
+    assert_true(metric_of(M_L_ESTIMATE, NULL) == 1);
+    stop();
+}
+
+static void a_stream_comes_back_byte_by_byte(void **state)
+{
+    struct shot *s;
+    struct buf want;
+
+    (void)state;
+    start(1);
+    w.worker[0].events = 500;
+    s = shoot(CHAT, ASK_STREAM);
+    WAIT(all_ended);
+    buf_init(&want, (size_t)1 << 20);
+    for (uint32_t i = 0; i < 500; i++)
+        add_event(&want, &w.worker[0], i);
+    buf_z(&want, "data: [DONE]\n\n");
+    assert_int_equal(s->rc, 0);
+    assert_int_equal(s->body.len, want.len);
+    assert_memory_equal(s->body.p, want.p, want.len);
+    assert_true(metric_count(gateway_cell(w.g, M_L_TTFT, NULL, NULL)) == 1);
+    buf_fini(&want);
+    stop();
+}
+
+static void bad_requests_are_refused_here(void **state)
+{
+    static const struct { const char *path, *body; int status; const char *word; } cases[] = {
+        { CHAT, "{\"model\":\"nobody\",\"messages\":[]}", 404, "model_not_found" },
+        { CHAT, "{\"model\":", 400, "invalid_json" },
+        { CHAT, "[]", 400, "invalid_json" },
+        { CHAT, "{\"model\":\"m\",\"messages\":[],\"kv_transfer_params\":{\"remote_host\":\"6.6.6.6\"}}", 400, "reserved_field" },
+        { CHAT, "{\"model\":\"m\",\"messages\":[],\"do_remote_prefill\":true}", 400, "reserved_field" },
+        { "/v1/nothing", "{}", 404, "route_not_found" },
+        { "/v1/models", "{}", 405, "method_not_allowed" },
+    };
+
+    (void)state;
+    start(1);
+    for (size_t i = 0; i < COUNT(cases); i++)
+        (void)shoot(cases[i].path, cases[i].body);
+    WAIT(all_ended);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        assert_int_equal(shots[i].status, cases[i].status);
+        assert_true(has(&shots[i], "{\"error\":{"));
+        assert_true(has(&shots[i], cases[i].word));
+        assert_string_equal(shots[i].should_retry, "false");
+    }
+    assert_int_equal(w.worker[0].requests, 0);
+    stop();
+}
+
+static void pages_tell_of_the_workers(void **state)
+{
+    struct shot *models, *one, *none, *status, *ready, *metrics, *health;
+
+    (void)state;
+    start_workers(2);
+    w.worker[0].is_ours = true;
+    start_gateway(2, quick(), NULL);
+    WAIT(all_used);
+    models = get("/v1/models");
+    one = get("/v1/models/m");
+    none = get("/v1/models/x");
+    status = get("/v1/status");
+    ready = get("/health/ready");
+    metrics = get("/metrics");
+    health = get("/health");
+    WAIT(all_ended);
+    assert_int_equal(models->status, 200);
+    assert_true(has(models, "\"id\":\"m\""));
+    assert_int_equal(one->status, 200);
+    assert_int_equal(none->status, 404);
+    assert_int_equal(ready->status, 200);
+    assert_int_equal(health->status, 200);
+    assert_true(has(status, "\"parts\":["));
+    assert_true(has(status, "\"blocks_in_use\":7"));
+    assert_true(has(status, "\"state\":\"used\""));
+    assert_true(has(metrics, "llmd_scheduler_split_total 0\n"));
+    assert_true(has(metrics, "llm_d_epp_ready_endpoints{name=\"llmd\"} 2\n"));
+    assert_true(has(metrics, "llm_d_epp_average_kv_cache_utilization{name=\"llmd\"} 0.25\n"));
+    stop();
+}
+
+static bool first_unreachable(void)
+{
+    return w.g->endpoints[0].use == SCHED_UNREACHABLE;
+}
+
+static void nobody_usable_is_503_with_advice(void **state)
+{
+    struct shot *s, *ready, *models;
+
+    (void)state;
+    start(1);
+    http_server_close(w.worker[0].server);
+    w.worker[0].server = NULL;
+    WAIT(first_unreachable);
+    s = shoot(CHAT, ASK);
+    ready = get("/health/ready");
+    models = get("/v1/models");
+    WAIT(all_ended);
+    assert_int_equal(s->status, 503);
+    assert_string_equal(s->retry_after, "1");
+    assert_string_equal(s->should_retry, "true");
+    assert_int_equal(ready->status, 503);
+    assert_int_equal(models->status, 503);
+    stop();
+}
+
+static void a_worker_that_is_not_ready_gets_nothing(void **state)
+{
+    struct shot *s;
+
+    (void)state;
+    start_workers(1);
+    w.worker[0].not_ready = true;
+    start_gateway(1, quick(), NULL);
+    (void)wait_ms(never, 150);
+    assert_int_equal(w.g->endpoints[0].use, SCHED_LOADING);
+    s = shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 503);
+    assert_int_equal(w.worker[0].requests, 0);
+    stop();
+}
+
+/* Sends until worker 0 got one: equals are chosen at random. */
+static void shoot_until_first_is_asked(const char *body)
+{
+    for (int i = 0; i < 60 && w.worker[0].requests == 0; i++) {
+        (void)shoot(CHAT, body);
+        WAIT(all_ended);
+    }
+    assert_int_not_equal(w.worker[0].requests, 0);
+}
+
+static void failures_before_the_first_byte_are_tried_elsewhere(void **state)
+{
+    static const struct { int refuse; bool cut_before; uint32_t cut_after; const char *reason; } cases[] = {
+        { 503, false, 0, "busy" }, { 429, false, 0, "busy" }, { 0, true, 0, "reset" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        start(2);
+        w.worker[0].refuse = cases[i].refuse;
+        w.worker[0].cut_before = cases[i].cut_before;
+        shoot_until_first_is_asked(ASK);
+        for (uint32_t k = 0; k < shot_count; k++)
+            assert_int_equal(shots[k].status, 200);
+        assert_true(metric_of(M_L_RETRIES, cases[i].reason) >= 1);
+        stop();
+    }
+}
+
+static void a_dead_worker_costs_a_retry_and_no_answer(void **state)
+{
+    struct gateway_opts o = quick();
+
+    (void)state;
+    start_workers(2);
+    o.scrape_ms = 60000; /* nobody notices but the requests */
+    o.stale_ms = o.frozen_ms = 60000;
+    start_gateway(2, o, NULL);
+    (void)wait_ms(never, 50);
+    for (int i = 0; i < 2; i++) { /* the tick is far: what follows a scrape is asked for by hand */
+        endpoints_tick(w.g);
+        (void)wait_ms(never, 50);
+    }
+    assert_true(all_used());
+    http_server_close(w.worker[0].server);
+    w.worker[0].server = NULL;
+    for (int i = 0; i < 24; i++)
+        (void)shoot(CHAT, i % 2 ? ASK : ASK_STREAM);
+    WAIT(all_ended);
+    for (uint32_t k = 0; k < shot_count; k++)
+        assert_int_equal(shots[k].status, 200);
+    assert_true(metric_of(M_L_RETRIES, "connect") >= 1);
+    stop();
+}
+
+static void attempts_are_counted_and_end_in_the_last_reason(void **state)
+{
+    struct shot *s;
+
+    (void)state;
+    start(3);
+    for (uint32_t i = 0; i < 3; i++) {
+        w.worker[i].refuse = 503;
+        w.worker[i].retry_after = "7";
+    }
+    s = shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 503);
+    assert_string_equal(s->retry_after, "7");
+    assert_false(has(s, "secret prompt"));
+    assert_int_equal(w.worker[0].requests + w.worker[1].requests + w.worker[2].requests, 3);
+    stop();
+}
+
+static void a_worker_error_is_passed_on_without_its_text(void **state)
+{
+    static const struct { int upstream, here; bool text; } cases[] = {
+        { 500, 502, false }, { 504, 504, false }, { 400, 400, true }, { 413, 413, true },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct shot *s;
+
+        start(2);
+        w.worker[0].refuse = w.worker[1].refuse = cases[i].upstream;
+        s = shoot(CHAT, ASK);
+        WAIT(all_ended);
+        assert_int_equal(s->status, cases[i].here);
+        assert_int_equal(has(s, "secret prompt"), cases[i].text);
+        assert_int_equal(w.worker[0].requests + w.worker[1].requests, 1);
+        stop();
+    }
+}
+
+static void a_cut_stream_does_not_look_finished(void **state)
+{
+    struct shot *s;
+
+    (void)state;
+    start(1);
+    w.worker[0].events = 10;
+    w.worker[0].cut_after = 4;
+    s = shoot(CHAT, ASK_STREAM);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_int_not_equal(s->rc, 0); /* the transfer itself is broken off */
+    assert_true(has(s, "\"i\":3"));
+    assert_false(has(s, "half")); /* no part of an unfinished event */
+    assert_true(has(s, "data: {\"error\":{"));
+    assert_true(has(s, "upstream_cut"));
+    assert_false(has(s, "[DONE]"));
+    assert_int_equal(w.worker[0].requests, 1);
+    assert_true(metric_of(M_L_CUT, "upstream_cut") == 1);
+    stop();
+}
+
+static bool first_has_one(void)
+{
+    return w.worker[0].live > 0 && shots[shot_count - 1].body.len > 0;
+}
+
+static bool first_lost_one(void)
+{
+    return w.worker[0].gone == 1;
+}
+
+static void a_client_that_leaves_frees_its_worker_at_once(void **state)
+{
+    struct shot *s;
+    uint64_t t0;
+
+    (void)state;
+    start(1);
+    w.worker[0].hold_after_first = true;
+    s = shoot(CHAT, ASK_STREAM);
+    WAIT(first_has_one);
+    t0 = clock_ms();
+    http_call_cancel(s->call);
+    s->ended = true;
+    WAIT(first_lost_one);
+    assert_true(clock_ms() - t0 <= 100);
+    assert_int_equal(w.worker[0].live, 0);
+    assert_true(metric_of(M_L_CLIENT_GONE, NULL) == 1);
+    stop();
+}
+
+static bool first_holds_one(void)
+{
+    return w.worker[0].live == 1;
+}
+
+static void a_client_that_leaves_before_the_first_byte_too(void **state)
+{
+    struct shot *s;
+
+    (void)state;
+    start(1);
+    w.worker[0].hold = true;
+    s = shoot(CHAT, ASK);
+    WAIT(first_holds_one);
+    http_call_cancel(s->call);
+    s->ended = true;
+    WAIT(first_lost_one);
+    stop();
+}
+
+static bool first_frozen(void)
+{
+    return w.g->endpoints[0].use == SCHED_FROZEN;
+}
+
+static void a_frozen_worker_leaves_and_its_streams_end(void **state)
+{
+    struct shot *s, *other;
+    uint64_t t0;
+
+    (void)state;
+    start(1);
+    w.worker[0].hold_after_first = true;
+    s = shoot(CHAT, ASK_STREAM);
+    WAIT(first_has_one);
+    w.worker[0].frozen = true;
+    t0 = clock_ms();
+    WAIT(all_ended);
+    assert_true(clock_ms() - t0 < 500 * 5 / 3 + 300); /* 5 s where frozen_ms is 3 s */
+    assert_int_equal(w.g->endpoints[0].use, SCHED_FROZEN);
+    assert_true(has(s, "upstream_cut"));
+    assert_false(has(s, "[DONE]"));
+    other = shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(other->status, 503);
+    /* it returns when a scrape works */
+    w.worker[0].frozen = false;
+    w.worker[0].hold_after_first = false;
+    w.worker[0].held_count = 0;
+    WAIT(all_used);
+    other = shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(other->status, 200);
+    stop();
+}
+
+static void a_request_at_a_frozen_worker_is_answered_elsewhere(void **state)
+{
+    (void)state;
+    start(2);
+    w.worker[0].frozen = true;
+    shoot_until_first_is_asked(ASK_STREAM);
+    WAIT(first_frozen);
+    for (uint32_t k = 0; k < shot_count; k++) {
+        assert_int_equal(shots[k].status, 200);
+        assert_true(has(&shots[k], "[DONE]"));
+    }
+    assert_true(metric_of(M_L_RETRIES, "frozen") >= 1);
+    stop();
+}
+
+static bool drained_now;
+
+static void on_drained(void *ctx)
+{
+    (void)ctx;
+    drained_now = true;
+}
+
+static bool is_drained(void)
+{
+    return drained_now;
+}
+
+static void draining_ends_what_runs_and_takes_nothing_new(void **state)
+{
+    struct shot *running, *late, *ready;
+
+    (void)state;
+    start(1);
+    drained_now = false;
+    w.worker[0].hold_after_first = true;
+    running = shoot(CHAT, ASK_STREAM);
+    WAIT(first_has_one);
+    gateway_drain(w.g, 4000, on_drained, NULL);
+    late = shoot(CHAT, ASK);
+    ready = get("/health/ready");
+    (void)wait_ms(never, 100);
+    assert_int_equal(late->status, 503);
+    assert_true(has(late, "server is shutting down"));
+    assert_int_equal(ready->status, 503);
+    assert_false(drained_now);
+    release_all(&w.worker[0]);
+    WAIT(is_drained);
+    WAIT(all_ended);
+    assert_int_equal(running->rc, 0);
+    assert_true(has(running, "[DONE]"));
+    stop();
+}
+
+static void a_drain_ends_by_its_timeout(void **state)
+{
+    struct shot *running, *waiting;
+
+    (void)state;
+    start(1);
+    drained_now = false;
+    w.worker[0].hold_after_first = true;
+    w.worker[0].hold = true;
+    waiting = shoot(CHAT, ASK);
+    running = shoot(CHAT, ASK_STREAM);
+    WAIT(first_has_one);
+    gateway_drain(w.g, 50, on_drained, NULL);
+    WAIT(is_drained);
+    WAIT(all_ended);
+    assert_true(has(running, "shutting_down"));
+    assert_false(has(running, "[DONE]"));
+    assert_int_equal(waiting->status, 503);
+    stop();
+}
+
+static bool all_held(void)
+{
+    return w.worker[0].live + w.worker[1].live + w.worker[2].live >= w.g->inflight &&
+           w.g->inflight > 0;
+}
+
+static void past_the_ceiling_is_429(void **state)
+{
+    struct gateway_opts o = quick();
+    uint32_t refused = 0;
+
+    (void)state;
+    start_workers(1);
+    o.inflight_max = 4;
+    start_gateway(1, o, NULL);
+    WAIT(all_used);
+    w.worker[0].hold = true;
+    for (int i = 0; i < 6; i++)
+        (void)shoot(CHAT, ASK);
+    WAIT(all_held);
+    (void)wait_ms(never, 50);
+    release_all(&w.worker[0]);
+    WAIT(all_ended);
+    for (uint32_t k = 0; k < shot_count; k++)
+        if (shots[k].status == 429) {
+            refused++;
+            assert_string_equal(shots[k].retry_after, "1");
+        }
+    assert_int_equal(refused, 2);
+    stop();
+}
+
+/* A body whose prompt begins with 4,000 shared bytes (1,000 tokens by estimate). */
+static char *shared_body(uint32_t i, const char *tail)
+{
+    static char text[8192];
+    size_t n = (size_t)snprintf(text, sizeof(text), "{\"model\":\"m\",\"max_tokens\":16,\"prompt\":\"");
+
+    for (uint32_t k = 0; k < 500; k++)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "word%03u ", k);
+    snprintf(text + n, sizeof(text) - n, "number %u%s\"}", i, tail);
+    return text;
+}
+
+static void a_hot_prefix_spreads_over_equal_workers(void **state)
+{
+    uint32_t most = 0, total = 0;
+
+    (void)state;
+    start(3);
+    (void)shoot("/v1/completions", shared_body(1000, "")); /* one of them has it now */
+    WAIT(all_ended);
+    for (uint32_t i = 0; i < 3; i++) {
+        w.worker[i].requests = 0;
+        w.worker[i].hold = true;
+    }
+    for (uint32_t i = 0; i < 64; i++)
+        (void)shoot("/v1/completions", shared_body(i, ""));
+    WAIT(all_held);
+    (void)wait_ms(never, 100);
+    for (uint32_t i = 0; i < 3; i++) {
+        most = MAX(most, w.worker[i].requests);
+        total += w.worker[i].requests;
+    }
+    assert_int_equal(total, 64);
+    assert_true(most * 3 <= total * 3 / 2);
+    for (uint32_t i = 0; i < 3; i++)
+        release_all(&w.worker[i]);
+    WAIT(all_ended);
+    stop();
+}
+
+static uint32_t asked(void)
+{
+    for (uint32_t i = 0; i < WORKERS; i++)
+        if (w.worker[i].requests != 0) {
+            w.worker[i].requests = 0;
+            return i;
+        }
+    return WORKERS;
+}
+
+static void later_turns_go_where_their_prefix_is(void **state)
+{
+    (void)state;
+    start(3);
+    for (uint32_t talk = 0; talk < 6; talk++) {
+        char tail[400] = "";
+        uint32_t home;
+
+        (void)shoot("/v1/completions", shared_body(talk, tail));
+        WAIT(all_ended);
+        home = asked();
+        for (int turn = 0; turn < 4; turn++) {
+            snprintf(tail + strlen(tail), sizeof(tail) - strlen(tail), " and then turn %d of this talk goes on and on", turn);
+            (void)shoot("/v1/completions", shared_body(talk, tail));
+            WAIT(all_ended);
+            assert_int_equal(asked(), home);
+        }
+    }
+    stop();
+}
+
+static void a_long_prompt_is_split_between_roles(void **state)
+{
+    static const enum sched_role roles[] = { SCHED_PREFILL, SCHED_DECODE };
+    static const struct http_header explain[] = { { { "x-llmd-explain", 14 }, { "1", 1 } } };
+    struct shot *s;
+
+    (void)state;
+    start_workers(2);
+    start_gateway(2, quick(), roles);
+    WAIT(all_used);
+    (void)shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(w.worker[0].requests, 0);
+    assert_string_equal(w.worker[1].last_prefiller, "");
+    s = shoot_with("POST", "/v1/completions", shared_body(1, ""), explain, 1);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_int_equal(w.worker[0].requests, 0); /* the decode worker asks it, not we */
+    assert_string_equal(w.worker[1].last_prefiller, w.worker[0].address);
+    assert_non_null(strstr(s->receipt, w.worker[0].address));
+    assert_null(strstr(s->receipt, "why_not_split"));
+    assert_true(metric_of(M_L_SPLIT, NULL) == 1);
+    assert_true(metric_of(M_L_NOT_SPLIT, "short") == 1);
+    (void)shoot("/v1/completions", shared_body(1, " again")); /* both hold it now */
+    WAIT(all_ended);
+    assert_string_equal(w.worker[1].last_prefiller, "");
+    assert_true(metric_of(M_L_NOT_SPLIT, "mostly_cached") == 1);
+    stop();
+}
+
+static void receipts_say_what_was_decided_and_what_came_of_it(void **state)
+{
+    static const struct http_header headers[] = { { { "x-llmd-explain", 14 }, { "1", 1 } },
+                                                  { { "x-request-id", 12 }, { "r-1", 3 } } };
+    struct shot *whole, *stream, *kept, *none;
+    const struct json *j;
+    struct arena a;
+    struct err e;
+    uint64_t n;
+
+    (void)state;
+    start(2);
+    for (int i = 0; i < 2; i++)
+        w.worker[i].usage = "{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":4}}";
+    whole = shoot_with("POST", CHAT, ASK, headers, 1);
+    stream = shoot_with("POST", CHAT, ASK_STREAM, headers, 2);
+    WAIT(all_ended);
+    kept = get("/v1/receipts/r-1");
+    none = get("/v1/receipts/r-2");
+    WAIT(all_ended);
+    arena_init(&a, (size_t)1 << 20);
+    assert_int_equal(json_parse(&a, str_of(whole->receipt), NULL, &j, &e), 0);
+    assert_true(json_u64(json_get(j, "real_cached_tokens"), &n) && n == 4);
+    assert_int_equal(json_get(j, "candidates")->count, 2);
+    assert_int_equal(json_parse(&a, str_of(stream->receipt), NULL, &j, &e), 0);
+    assert_null(json_get(j, "real_cached_tokens"));
+    assert_non_null(json_get(j, "predicted_cached_tokens"));
+    assert_int_equal(kept->status, 200);
+    assert_int_equal(json_parse(&a, buf_view(&kept->body), NULL, &j, &e), 0);
+    assert_true(json_u64(json_get(j, "real_cached_tokens"), &n) && n == 4);
+    assert_true(json_u64(json_get(j, "completion_tokens"), &n) && n == 2);
+    assert_int_equal(none->status, 404);
+    arena_fini(&a);
+    stop();
+}
+
+static void the_last_thousand_receipts_are_kept(void **state)
+{
+    struct receipts *rs = receipts_new();
+    struct exchange x = { .path = "/x" };
+    struct gateway g = { .endpoint_count = 0 };
+
+    (void)state;
+    x.g = &g;
+    for (uint32_t i = 0; i < 2500; i++) {
+        snprintf(x.id, sizeof(x.id), "id-%u", i % 1700); /* some come again */
+        receipts_keep(rs, &x);
+    }
+    for (uint32_t i = 1500; i < 2500; i++) {
+        char id[32], quoted[40];
+        struct str text;
+
+        snprintf(id, sizeof(id), "id-%u", i % 1700);
+        snprintf(quoted, sizeof(quoted), "\"%s\"", id);
+        text = receipts_get(rs, str_of(id));
+        assert_non_null(text.p);
+        assert_true(str_find(text, str_of(quoted)) != SIZE_MAX);
+    }
+    assert_null(receipts_get(rs, STR("id-1000")).p);
+    receipts_free(rs);
+}
+
+static bool first_is_paused(void)
+{
+    return w.g->live != NULL && w.g->live->paused;
+}
+
+static void a_slow_client_holds_its_worker_back_and_gets_all(void **state)
+{
+    struct shot *s;
+    struct buf want;
+
+    (void)state;
+    start(1);
+    w.worker[0].events = 60;
+    w.worker[0].event_bytes = 100000;
+    s = shoot(CHAT, ASK_STREAM);
+    http_call_pause(s->call);
+    WAIT(first_is_paused);
+    assert_true(w.g->live->pending.len <= PENDING_BYTES_MAX);
+    http_call_resume(s->call);
+    WAIT(all_ended);
+    buf_init(&want, (size_t)16 << 20);
+    for (uint32_t i = 0; i < 60; i++)
+        add_event(&want, &w.worker[0], i);
+    buf_z(&want, "data: [DONE]\n\n");
+    assert_int_equal(s->rc, 0);
+    assert_int_equal(s->body.len, want.len);
+    assert_memory_equal(s->body.p, want.p, want.len);
+    buf_fini(&want);
+    stop();
+}
+
+static void a_long_body_is_read_by_the_thread(void **state)
+{
+    size_t bytes = (size_t)1 << 20;
+    char *body = mem_alloc(bytes + 100);
+    size_t n = (size_t)snprintf(body, 100, "{\"model\":\"m\",\"prompt\":\"");
+    struct shot *s, *left;
+
+    (void)state;
+    start(1);
+    memset(body + n, 'x', bytes);
+    memcpy(body + n + bytes, "\"}", 3);
+    s = shoot("/v1/completions", body);
+    left = shoot("/v1/completions", body);
+    http_call_cancel(left->call);
+    left->ended = true;
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    mem_free(body);
+    stop();
+}
+
+static void errors_in_a_row_take_a_worker_out(void **state)
+{
+    uint32_t before;
+
+    (void)state;
+    start(2);
+    w.worker[0].refuse = 500;
+    for (int i = 0; i < 40 && w.worker[0].requests < 5; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_int_equal(w.worker[0].requests, 5);
+    before = w.worker[1].requests;
+    for (int i = 0; i < 20; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_int_equal(w.worker[0].requests, 5);
+    assert_int_equal(w.worker[1].requests, before + 20);
+    stop();
+}
+
+static void the_last_worker_is_never_taken_out(void **state)
+{
+    (void)state;
+    start(1);
+    w.worker[0].refuse = 500;
+    for (int i = 0; i < 12; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_int_equal(w.worker[0].requests, 12);
+    stop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_answer_comes_back_as_it_was),
+        cmocka_unit_test(a_stream_comes_back_byte_by_byte),
+        cmocka_unit_test(bad_requests_are_refused_here),
+        cmocka_unit_test(pages_tell_of_the_workers),
+        cmocka_unit_test(nobody_usable_is_503_with_advice),
+        cmocka_unit_test(a_worker_that_is_not_ready_gets_nothing),
+        cmocka_unit_test(failures_before_the_first_byte_are_tried_elsewhere),
+        cmocka_unit_test(a_dead_worker_costs_a_retry_and_no_answer),
+        cmocka_unit_test(attempts_are_counted_and_end_in_the_last_reason),
+        cmocka_unit_test(a_worker_error_is_passed_on_without_its_text),
+        cmocka_unit_test(a_cut_stream_does_not_look_finished),
+        cmocka_unit_test(a_client_that_leaves_frees_its_worker_at_once),
+        cmocka_unit_test(a_client_that_leaves_before_the_first_byte_too),
+        cmocka_unit_test(a_frozen_worker_leaves_and_its_streams_end),
+        cmocka_unit_test(a_request_at_a_frozen_worker_is_answered_elsewhere),
+        cmocka_unit_test(draining_ends_what_runs_and_takes_nothing_new),
+        cmocka_unit_test(a_drain_ends_by_its_timeout),
+        cmocka_unit_test(past_the_ceiling_is_429),
+        cmocka_unit_test(a_hot_prefix_spreads_over_equal_workers),
+        cmocka_unit_test(later_turns_go_where_their_prefix_is),
+        cmocka_unit_test(a_long_prompt_is_split_between_roles),
+        cmocka_unit_test(receipts_say_what_was_decided_and_what_came_of_it),
+        cmocka_unit_test(the_last_thousand_receipts_are_kept),
+        cmocka_unit_test(a_slow_client_holds_its_worker_back_and_gets_all),
+        cmocka_unit_test(a_long_body_is_read_by_the_thread),
+        cmocka_unit_test(errors_in_a_row_take_a_worker_out),
+        cmocka_unit_test(the_last_worker_is_never_taken_out),
+    };
+
+    log_init("test", LOG_ERROR_LEVEL);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
