@@ -87,11 +87,11 @@ static void put_escape(struct buf *b, uint8_t c)
 
 static void put_string(struct buf *b, struct str s)
 {
-    const uint8_t *p = (const uint8_t *)s.p, *from = p, *end = p + s.n;
+    const uint8_t *p = (const uint8_t *)(s.n != 0 ? s.p : ""), *from = p, *end = p + s.n;
     size_t n, bad = 1;
 
     buf_c(b, '"');
-    while (s.n != 0 && p < end) {
+    while (p < end) {
         if (is_plain(*p)) {
             p++;
             continue;
@@ -111,8 +111,7 @@ static void put_string(struct buf *b, struct str s)
         }
         from = p;
     }
-    if (s.n != 0)
-        buf_add(b, from, (size_t)(p - from));
+    buf_add(b, from, (size_t)(p - from));
     buf_c(b, '"');
 }
 

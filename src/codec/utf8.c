@@ -73,11 +73,12 @@ size_t utf8_put(char out[4], uint32_t cp)
 
 bool utf8_valid(struct str s)
 {
-    const uint8_t *p = (const uint8_t *)s.p, *end = p + s.n;
+    const uint8_t *p = (const uint8_t *)s.p, *end;
     size_t n, bad;
 
     if (s.n == 0)
         return true;
+    end = p + s.n;
     while ((p = skip_ascii(p, end)) < end) {
         n = utf8_step(p, end, &bad);
         if (n == 0)
@@ -108,11 +109,12 @@ size_t utf8_complete(struct str s)
 
 bool utf8_lossy(struct buf *out, struct str s)
 {
-    const uint8_t *p = (const uint8_t *)s.p, *end = p + s.n, *from = p;
+    const uint8_t *p = (const uint8_t *)s.p, *end, *from = p;
     size_t n, bad = 1;
 
     if (s.n == 0)
         return !out->failed;
+    end = p + s.n;
     while ((p = skip_ascii(p, end)) < end) {
         n = utf8_step(p, end, &bad);
         if (n == 0) {

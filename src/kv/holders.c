@@ -5,7 +5,7 @@
 #include "base/mem.h"
 #include <string.h>
 
-#define HEAD_BYTES offsetof(struct kv_set, u)
+#define HEAD_BYTES offsetof(struct kv_set, data)
 #define LIST_CAP_FIRST 12 /* with the head 32 bytes; then 64, 128, ... */
 
 static size_t list_bytes(uint32_t cap)
@@ -40,7 +40,7 @@ static void inline_put(uint64_t *word, unsigned i, uint32_t slot)
 
 bool kv_holders_has(uint64_t word, uint32_t slot)
 {
-    const struct kv_set *s = kv_holders_set(word);
+    struct kv_set *s = kv_holders_set(word);
 
     if (s == NULL) {
         for (unsigned i = 0; i < KV_INLINE_SLOTS; i++)
@@ -49,16 +49,16 @@ bool kv_holders_has(uint64_t word, uint32_t slot)
         return false;
     }
     if (s->cap == 0)
-        return slot / 64 < s->words && kv_bit(s->u.bits, slot);
+        return slot / 64 < s->words && kv_bit(s->data, slot);
     for (uint32_t i = 0; i < s->count; i++)
-        if (s->u.slot[i] == slot)
+        if (kv_set_list(s)[i] == slot)
             return true;
     return false;
 }
 
 bool kv_holders_empty(uint64_t word)
 {
-    const struct kv_set *s = kv_holders_set(word);
+    struct kv_set *s = kv_holders_set(word);
 
     return s != NULL ? s->count == 0 : word << (64 - KV_AGE_SHIFT) == 0;
 }
@@ -76,7 +76,7 @@ void kv_holders_free(uint64_t *word, size_t *bytes)
 
 void kv_holders_each(uint64_t word, void (*fn)(void *ctx, uint32_t slot), void *ctx)
 {
-    const struct kv_set *s = kv_holders_set(word);
+    struct kv_set *s = kv_holders_set(word);
 
     if (s == NULL) {
         for (unsigned i = 0; i < KV_INLINE_SLOTS; i++)
@@ -84,10 +84,10 @@ void kv_holders_each(uint64_t word, void (*fn)(void *ctx, uint32_t slot), void *
                 fn(ctx, kv_holders_inline(word, i));
     } else if (s->cap != 0) {
         for (uint32_t i = 0; i < s->count; i++)
-            fn(ctx, s->u.slot[i]);
+            fn(ctx, kv_set_list(s)[i]);
     } else {
         for (uint32_t w = 0; w < s->words; w++)
-            for (uint64_t left = s->u.bits[w]; left != 0; left &= left - 1)
+            for (uint64_t left = s->data[w]; left != 0; left &= left - 1)
                 fn(ctx, w * 64 + (uint32_t)__builtin_ctzll(left));
     }
 }
@@ -102,10 +102,10 @@ static void shrink(uint64_t *word, size_t *bytes)
         return;
     if (s->cap != 0) {
         for (; n < s->count; n++)
-            slot[n] = s->u.slot[n];
+            slot[n] = kv_set_list(s)[n];
     } else {
         for (uint32_t w = 0; w < s->words; w++)
-            for (uint64_t left = s->u.bits[w]; left != 0; left &= left - 1)
+            for (uint64_t left = s->data[w]; left != 0; left &= left - 1)
                 slot[n++] = w * 64 + (uint32_t)__builtin_ctzll(left);
     }
     kv_holders_free(word, bytes);
@@ -125,14 +125,14 @@ static void drop_dead(uint64_t *word, const uint64_t *live)
         uint32_t n = 0;
 
         for (uint32_t i = 0; i < s->count; i++)
-            if (kv_bit(live, s->u.slot[i]))
-                s->u.slot[n++] = s->u.slot[i];
+            if (kv_bit(live, kv_set_list(s)[i]))
+                kv_set_list(s)[n++] = kv_set_list(s)[i];
         s->count = n;
     } else {
         s->count = 0;
         for (uint32_t w = 0; w < s->words; w++) {
-            s->u.bits[w] &= live[w];
-            s->count += (uint32_t)__builtin_popcountll(s->u.bits[w]);
+            s->data[w] &= live[w];
+            s->count += (uint32_t)__builtin_popcountll(s->data[w]);
         }
     }
 }
@@ -157,11 +157,11 @@ bool kv_holders_del(uint64_t *word, uint32_t slot, size_t *bytes)
     }
     s->count--;
     if (s->cap == 0)
-        s->u.bits[slot / 64] &= ~((uint64_t)1 << slot % 64);
+        s->data[slot / 64] &= ~((uint64_t)1 << slot % 64);
     else
         for (uint32_t i = 0; i <= s->count; i++)
-            if (s->u.slot[i] == slot) {
-                s->u.slot[i] = s->u.slot[s->count];
+            if (kv_set_list(s)[i] == slot) {
+                kv_set_list(s)[i] = kv_set_list(s)[s->count];
                 break;
             }
     shrink(word, bytes);
@@ -176,7 +176,7 @@ static bool word_to_list(uint64_t *word, size_t *bytes)
         return false;
     *s = (struct kv_set){ .cap = LIST_CAP_FIRST };
     for (unsigned i = 0; i < KV_INLINE_SLOTS; i++)
-        s->u.slot[s->count++] = (uint16_t)kv_holders_inline(*word, i);
+        kv_set_list(s)[s->count++] = (uint16_t)kv_holders_inline(*word, i);
     *bytes += list_bytes(LIST_CAP_FIRST);
     point_to(word, s);
     return true;
@@ -189,7 +189,7 @@ static bool widen(uint64_t *word, uint32_t slot, size_t *bytes)
     uint32_t cap = s->cap * 2u + 4u, top = slot, words;
 
     for (uint32_t i = 0; i < s->count; i++)
-        top = MAX(top, (uint32_t)s->u.slot[i]);
+        top = MAX(top, (uint32_t)kv_set_list(s)[i]);
     words = top / 64 + 1;
     if (bitmap_bytes(words) > list_bytes(cap)) {
         to = mem_try_realloc(s, list_bytes(cap));
@@ -204,7 +204,7 @@ static bool widen(uint64_t *word, uint32_t slot, size_t *bytes)
         to->count = s->count;
         to->words = (uint16_t)words;
         for (uint32_t i = 0; i < s->count; i++)
-            to->u.bits[s->u.slot[i] / 64] |= (uint64_t)1 << s->u.slot[i] % 64;
+            to->data[kv_set_list(s)[i] / 64] |= (uint64_t)1 << kv_set_list(s)[i] % 64;
         *bytes += bitmap_bytes(words) - list_bytes(s->cap);
         mem_free(s);
     }
@@ -220,12 +220,12 @@ static int bitmap_add(uint64_t *word, struct kv_set *s, uint32_t slot, size_t *b
         s = mem_try_realloc(s, bitmap_bytes(words));
         if (s == NULL)
             return -1;
-        memset(&s->u.bits[s->words], 0, (words - s->words) * sizeof(uint64_t));
+        memset(&s->data[s->words], 0, (words - s->words) * sizeof(uint64_t));
         *bytes += bitmap_bytes(words) - bitmap_bytes(s->words);
         s->words = (uint16_t)words;
         point_to(word, s);
     }
-    s->u.bits[slot / 64] |= (uint64_t)1 << slot % 64;
+    s->data[slot / 64] |= (uint64_t)1 << slot % 64;
     s->count++;
     return 1;
 }
@@ -263,6 +263,6 @@ int kv_holders_add(uint64_t *word, uint32_t slot, const uint64_t *live, size_t *
     s = kv_holders_set(*word);
     if (s->cap == 0)
         return bitmap_add(word, s, slot, bytes);
-    s->u.slot[s->count++] = (uint16_t)slot;
+    kv_set_list(s)[s->count++] = (uint16_t)slot;
     return 1;
 }

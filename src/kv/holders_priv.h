@@ -28,11 +28,13 @@ struct kv_set {
     uint32_t count;
     uint16_t cap;   /* of the list; 0 = a bitmap */
     uint16_t words; /* of the bitmap */
-    union {
-        uint16_t slot[4]; /* cap of them */
-        uint64_t bits[1]; /* words of them */
-    } u;
+    uint64_t data[];
 };
+
+static inline uint16_t *kv_set_list(struct kv_set *s)
+{
+    return (uint16_t *)(void *)s->data;
+}
 
 static inline bool kv_bit(const uint64_t *bits, uint32_t i)
 {

@@ -455,21 +455,21 @@ uint32_t kv_index_keys(const struct kv_index *x, struct str model, struct str sa
 /* Those of `had` that hold the block; returns whether there are any. */
 static bool keep_holders(uint64_t word, const uint64_t *had, uint64_t *left, uint32_t words)
 {
-    const struct kv_set *s = kv_holders_set(word);
+    struct kv_set *s = kv_holders_set(word);
     uint64_t any = 0;
 
     if (s != NULL && s->cap == 0) {
         uint32_t n = MIN(words, (uint32_t)s->words);
 
         for (uint32_t w = 0; w < n; w++)
-            any |= left[w] = had[w] & s->u.bits[w];
+            any |= left[w] = had[w] & s->data[w];
         for (uint32_t w = n; w < words; w++)
             left[w] = 0;
         return any != 0;
     }
     memset(left, 0, words * sizeof(*left));
     for (uint32_t i = 0; i < (s != NULL ? s->count : KV_INLINE_SLOTS); i++) {
-        uint32_t slot = s != NULL ? s->u.slot[i] : kv_holders_inline(word, i);
+        uint32_t slot = s != NULL ? kv_set_list(s)[i] : kv_holders_inline(word, i);
         uint64_t bit = had[slot / 64] & (uint64_t)1 << slot % 64;
 
         left[slot / 64] |= bit;
