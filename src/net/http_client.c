@@ -318,7 +318,10 @@ static bool reply_done(struct cconn *cc, bool more_bytes)
         return true;
     }
     /* Bytes after a reply answer nothing we asked: such a connection is not kept. */
-    call_end(call, p->status == 101 ? ERR_PARSE : 0, p->keep_alive && !more_bytes);
+    if (p->status == 101)
+        call_end(call, ERR_PARSE, false);
+    else
+        call_end(call, 0, p->keep_alive && !more_bytes);
     return false;
 }
 
