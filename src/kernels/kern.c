@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/kern_priv.h"
+#include <stdlib.h>
 #include <string.h>
 #ifdef KERN_X86
 #include <cpuid.h>
@@ -71,7 +72,9 @@ int kern_init(const char *forced, struct err *e)
     static const char *const names[] = { "scalar", "avx2", "avx512" };
     enum kern_level best = best_level(), want = best;
 
-    if (forced != NULL) {
+    if (forced == NULL)
+        forced = getenv("LLMD_CPU");
+    if (forced != NULL && forced[0] != 0) {
         for (want = KERN_SCALAR; want < COUNT(names) && strcmp(forced, names[want]) != 0; want++)
             ;
         if (want == COUNT(names))

@@ -18,7 +18,7 @@
 
 enum kern_level { KERN_SCALAR, KERN_AVX2, KERN_AVX512 };
 
-/* forced: NULL = the best this CPU has.  ERR_UNSUPPORTED when the CPU lacks it. Call once. */
+/* forced: NULL = what LLMD_CPU says, else the best this CPU has.  ERR_UNSUPPORTED when the CPU lacks it. Call once. */
 int kern_init(const char *forced, struct err *e) MUST_CHECK;
 enum kern_level kern_level(void);
 const char *kern_level_name(void); /* "avx512-vnni", "avx2", "scalar" */
