@@ -284,10 +284,17 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
     return remove(path);
 }
 
-static void finish(struct fetch *f)
+void fetch_work_clear(struct fetch *f)
 {
     if (f->lock_fd >= 0 && !f->work.failed)
         (void)nftw(f->work.p, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void finish(struct fetch *f)
+{
+    fetch_work_clear(f);
+    if (f->fd >= 0 && f->done == 0)
+        unlink(f->partial.p);
     if (f->is_tty && f->shown_at_ms != 0)
         fputc('\n', stderr);
     if (f->fd >= 0)

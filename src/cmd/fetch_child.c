@@ -1,5 +1,6 @@
 /* One child program, its two outputs read in turns with a tick in between.
- * It gets no standard input and dies with the fetch. */
+ * It gets no standard input and a process group of its own, so that whatever it
+ * started in turn (python3 may be a script) ends with it. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/clock.h"
@@ -59,7 +60,8 @@ static int spawn(const struct child_run *r, const int out[2], const int errs[2],
     sigemptyset(&defaults);
     sigaddset(&defaults, SIGPIPE);
     posix_spawnattr_setsigdefault(&attr, &defaults);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setpgroup(&attr, 0);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
     rc = posix_spawnp(pid, r->argv[0], &actions, &attr, (char *const *)(uintptr_t)r->argv, env);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&actions);
@@ -139,14 +141,14 @@ static int reap(pid_t pid, bool is_failed)
     int status = 0;
 
     if (is_failed)
-        kill(pid, SIGTERM);
+        kill(-pid, SIGTERM);
     for (;;) {
         pid_t got = waitpid(pid, &status, is_failed ? WNOHANG : 0);
 
         if (got == pid || (got < 0 && errno != EINTR))
             break;
         if (is_failed && clock_ms() - began > KILL_AFTER_MS)
-            kill(pid, SIGKILL);
+            kill(-pid, SIGKILL);
         if (is_failed)
             clock_sleep_ms(20);
     }

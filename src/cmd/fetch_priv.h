@@ -31,6 +31,9 @@ int fetch_note_write(const struct fetch *f, struct str s, struct err *e) MUST_CH
 void fetch_progress(struct fetch *f, uint64_t done);
 bool fetch_is_interrupted(void);
 
+/* Removes the work folder and all in it. */
+void fetch_work_clear(struct fetch *f);
+
 /* Checks the partial file and gives it its name.  sha256 hex or NULL. */
 int fetch_finish(struct fetch *f, const char *sha256, struct err *e) MUST_CHECK;
 
