@@ -208,6 +208,16 @@ int kv_index_endpoint(struct kv_index *x, struct str address, struct str model, 
     return 0;
 }
 
+bool kv_index_find(const struct kv_index *x, struct str address, uint32_t *out)
+{
+    uint64_t id;
+
+    if (!map_gets(&x->by_address, address, &id))
+        return false;
+    *out = (uint32_t)id;
+    return true;
+}
+
 void kv_index_clear(struct kv_index *x, uint32_t endpoint)
 {
     struct kv_endpoint *ep;
@@ -239,6 +249,11 @@ uint32_t kv_index_endpoint_count(const struct kv_index *x)
 struct str kv_index_address(const struct kv_index *x, uint32_t endpoint)
 {
     return endpoint < x->endpoint_count ? str_of(x->endpoint[endpoint]->address) : STR_NONE;
+}
+
+struct str kv_index_model(const struct kv_index *x, uint32_t endpoint)
+{
+    return endpoint < x->endpoint_count ? str_of(x->endpoint[endpoint]->model) : STR_NONE;
 }
 
 uint64_t kv_index_blocks(const struct kv_index *x, uint32_t endpoint)
@@ -421,16 +436,23 @@ static void visit_one(void *ctx, uint32_t slot)
         v->fn(v->ctx, v->x->owner[slot], v->key);
 }
 
-void kv_index_each(const struct kv_index *x, void (*fn)(void *ctx, uint32_t endpoint, uint64_t key), void *ctx)
+void kv_index_each_part(const struct kv_index *x, uint32_t part,
+                        void (*fn)(void *ctx, uint32_t endpoint, uint64_t key), void *ctx)
 {
+    const struct kv_table *t = &x->shard[part % KV_SHARDS];
     struct visit v = { x, fn, ctx, 0 };
 
-    for (size_t s = 0; s < KV_SHARDS; s++)
-        for (size_t i = 0; i < x->shard[s].alloc; i++)
-            if (x->shard[s].e[i].hash != KV_TABLE_UNUSED) {
-                v.key = kv_index_unmix(x, x->shard[s].e[i].hash);
-                kv_holders_each(x->shard[s].e[i].val, visit_one, &v);
-            }
+    for (size_t i = 0; i < t->alloc; i++)
+        if (t->e[i].hash != KV_TABLE_UNUSED) {
+            v.key = kv_index_unmix(x, t->e[i].hash);
+            kv_holders_each(t->e[i].val, visit_one, &v);
+        }
+}
+
+void kv_index_each(const struct kv_index *x, void (*fn)(void *ctx, uint32_t endpoint, uint64_t key), void *ctx)
+{
+    for (uint32_t part = 0; part < KV_INDEX_PARTS; part++)
+        kv_index_each_part(x, part, fn, ctx);
 }
 
 /* ---- looking up ---- */

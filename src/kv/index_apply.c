@@ -160,11 +160,16 @@ struct shape {
     uint32_t join;  /* engine blocks a canonical one, >= 1 */
 };
 
-static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32_t group, struct shape *s)
+static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32_t group, struct shape *s,
+                     enum kv_skip *why)
 {
     uint32_t size = ev->block_size, c = x->block_tokens;
 
-    if (ev->hash_count == 0 || size == 0 || (uint64_t)size * ev->hash_count != ev->token_count)
+    *why = KV_SKIP_SPAN;
+    if (ev->hash_count == 0 || (size != 0 && (uint64_t)size * ev->hash_count != ev->token_count))
+        return false;
+    *why = KV_SKIP_BLOCK_SIZE;
+    if (size == 0)
         return false;
     *s = (struct shape){ .group = group, .ratio = 1, .join = 1 };
     if (size >= c && size % c == 0 && size / c <= RATIO_MAX)
@@ -177,13 +182,14 @@ static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32
 }
 
 /* The group's number + 1, 0 without one; false = not to be indexed. */
-static bool group_of(struct kv_endpoint *ep, const struct kv_event *ev, uint32_t *out)
+static bool group_of(struct kv_endpoint *ep, const struct kv_event *ev, uint32_t *out, enum kv_skip *why)
 {
     struct kv_group *g;
 
     *out = 0;
     if (!ev->has_group)
         return true;
+    *why = KV_SKIP_UNKNOWN_GROUP;
     if (ev->group >= KV_GROUPS_MAX)
         return false;
     *out = ev->group + 1;
@@ -194,7 +200,27 @@ static bool group_of(struct kv_endpoint *ep, const struct kv_event *ev, uint32_t
         for (size_t i = 0; i < COUNT(indexable_kinds); i++)
             g->is_indexable = g->is_indexable || str_eqz(ev->kind_name, indexable_kinds[i]);
     }
+    if (g->is_known)
+        *why = KV_SKIP_KIND;
     return g->is_known && g->is_indexable;
+}
+
+const char *kv_skip_name(enum kv_skip s)
+{
+    static const char *const names[KV_SKIPS] = {
+        [KV_SKIP_UNKNOWN_TAG] = "unknown_tag", [KV_SKIP_UNKNOWN_GROUP] = "unknown_group",
+        [KV_SKIP_KIND] = "unsupported_cache_kind", [KV_SKIP_BLOCK_SIZE] = "invalid_block_size",
+        [KV_SKIP_SPAN] = "non_dense_block_span", [KV_SKIP_UNKNOWN_BLOCK] = "unknown_block",
+        [KV_SKIP_EXTRAS] = "too_many_extra_keys",
+    };
+
+    return names[s];
+}
+
+static void skip_store(struct kv_apply_stats *st, enum kv_skip why)
+{
+    st->skipped++;
+    st->store_skips[why]++;
 }
 
 /* The key that children of this engine block chain from. */
@@ -251,7 +277,7 @@ static void apply_tier(struct kv_index *x, uint32_t endpoint, const struct kv_ev
             }
         }
     if (!any && ev->hash_count != 0)
-        st->skipped++;
+        skip_store(st, KV_SKIP_UNKNOWN_BLOCK);
 }
 
 static void apply_stored(struct kv_index *x, uint32_t endpoint, const struct kv_event *ev,
@@ -262,18 +288,19 @@ static void apply_stored(struct kv_index *x, uint32_t endpoint, const struct kv_
     struct blockkey_extra extras[EXTRAS_MAX];
     uint64_t hash[CHUNK], mixed[CHUNK], key;
     uint32_t group, blocks, at = 0;
+    enum kv_skip why;
     struct shape s;
 
-    if (!group_of(ep, ev, &group)) {
-        st->skipped++;
+    if (!group_of(ep, ev, &group, &why)) {
+        skip_store(st, why);
         return;
     }
     if (ev->token_count == 0) {
         apply_tier(x, endpoint, ev, group, tier, st);
         return;
     }
-    if (!shape_of(x, ev, group, &s)) {
-        st->skipped++;
+    if (!shape_of(x, ev, group, &s, &why)) {
+        skip_store(st, why);
         return;
     }
     if (!ev->has_parent) {
@@ -292,7 +319,7 @@ static void apply_stored(struct kv_index *x, uint32_t endpoint, const struct kv_
             size_t count;
 
             if (!extras_of(ev, b, s.ratio, s.join, &at, extras, &count)) {
-                st->skipped++;
+                skip_store(st, KV_SKIP_EXTRAS);
                 return;
             }
             key = indexkey_next(x->hash, key, ev->tokens + (size_t)b * x->block_tokens, x->block_tokens,
@@ -315,13 +342,15 @@ static void apply_removed(struct kv_index *x, uint32_t endpoint, const struct kv
     struct kv_endpoint *ep = x->endpoint[endpoint];
     enum kv_tier tier = tier_of(ev->medium);
     uint32_t group;
+    enum kv_skip why;
 
-    if (!group_of(ep, ev, &group)) {
+    if (!group_of(ep, ev, &group, &why)) {
         st->skipped++;
+        st->removal_skips[why]++;
         return;
     }
     for (uint32_t i = 0; i < ev->hash_count; i++) {
-        bool found = false;
+        bool found = false, is_last = false;
 
         for (uint32_t part = 0; part < ep->group[group].ratio; part++) {
             uint64_t hash = handle_hash(x, ev->hashes[i], group, part);
@@ -332,16 +361,19 @@ static void apply_removed(struct kv_index *x, uint32_t endpoint, const struct kv
                 continue;
             found = true;
             en->val -= (uint64_t)1 << refs_of[tier].shift;
-            if ((en->val & 0xff) == 0)
-                handle_del(x, endpoint, t, (size_t)(en - t->e));
+            if ((en->val & 0xff) != 0)
+                continue;
+            is_last = true;
+            handle_del(x, endpoint, t, (size_t)(en - t->e));
         }
-        st->removed += found;
+        st->removed += is_last;
+        st->suppressed += found && !is_last;
     }
 }
 
 void kv_index_apply(struct kv_index *x, uint32_t endpoint, const struct kv_batch *b, struct kv_apply_stats *s)
 {
-    struct kv_apply_stats st = { .skipped = b->skipped };
+    struct kv_apply_stats st = { .skipped = b->skipped, .store_skips[KV_SKIP_UNKNOWN_TAG] = b->skipped };
 
     for (uint32_t i = 0; endpoint < x->endpoint_count && i < b->count; i++)
         switch (b->events[i].kind) {

@@ -7,7 +7,7 @@
 #include "kv/index.h"
 #include "kv/table_priv.h"
 
-#define KV_SHARDS 256
+#define KV_SHARDS KV_INDEX_PARTS
 #define KV_SHARD_BITS 8
 #define KV_HANDLE_SHARDS 8
 #define KV_HANDLE_SHARD_BITS 3
