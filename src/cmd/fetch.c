@@ -24,7 +24,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define NOTE_BYTES_MAX 4096
 #define PATH_BYTES_MAX 4096
 
 static volatile sig_atomic_t interrupted; /* written by the handler only */
@@ -159,9 +158,13 @@ int fetch_put(struct fetch *f, const void *p, size_t n, struct err *e)
 void fetch_note_read(const struct fetch *f, struct buf *out)
 {
     struct err ignored;
+    struct buf whole;
 
-    if (file_read(f->note.p, out, &ignored) != 0)
+    /* file_read() asks for room in pieces larger than any note. */
+    buf_init(&whole, 1 << 20);
+    if (file_read(f->note.p, &whole, &ignored) != 0 || !buf_str(out, buf_view(&whole)))
         buf_reset(out);
+    buf_fini(&whole);
 }
 
 int fetch_note_write(const struct fetch *f, struct str s, struct err *e)

@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TRIES_MAX       5
+#define TRIES_MAX       5   /* without a byte in between */
+#define RESUMES_MAX     200 /* of one fetch */
 #define REDIRECTS_MAX   10L
 #define LISTING_BYTES   ((size_t)16 << 20)
 #define VALIDATOR_BYTES 512
@@ -208,8 +209,8 @@ static int request(struct transfer *t, const char *url, const char *token, const
 
 static void wait_before(unsigned attempt)
 {
-    for (unsigned i = 0; i < (10u << attempt) && !fetch_is_interrupted(); i++)
-        clock_sleep_ms(50); /* 0.5, 1, 2, 4 s */
+    for (unsigned i = 0; i < (4u << attempt) && !fetch_is_interrupted(); i++)
+        clock_sleep_ms(50); /* 0.2, 0.4, 0.8, 1.6 s */
 }
 
 int fetch_from_url(struct fetch *f, const char *url, const char *token, bool is_pinned, struct err *e)
@@ -217,6 +218,7 @@ int fetch_from_url(struct fetch *f, const char *url, const char *token, bool is_
     struct transfer t = { .f = f };
     struct buf note;
     bool again = true;
+    unsigned tries = 0, resumes = 0;
     int rc;
 
     /* Without a validator only a known hash can tell two versions apart. */
@@ -227,19 +229,22 @@ int fetch_from_url(struct fetch *f, const char *url, const char *token, bool is_
     snprintf(t.validator, sizeof(t.validator), "%.*s", STR_ARG(str_trim(buf_view(&note))));
     buf_fini(&note);
     rc = fetch_start(f, t.keep, e);
-    for (unsigned i = 0; rc == 0 && again; i++) {
+    while (rc == 0 && again) {
         char if_range[VALIDATOR_BYTES];
+        uint64_t before;
 
         snprintf(if_range, sizeof(if_range), "%s", strncmp(t.validator, "W/", 2) != 0 ? t.validator : "");
         if (if_range[0] == 0 && !is_pinned)
             t.keep = 0;
         if (t.keep != f->done)
             rc = fetch_start(f, t.keep, e);
+        before = f->done;
         if (rc == 0)
             rc = request(&t, url, token, if_range, &again, e);
-        if (rc == 0 || !again || i + 1 == TRIES_MAX)
+        tries = f->done > before ? 1 : tries + 1;
+        if (rc == 0 || !again || tries == TRIES_MAX || ++resumes == RESUMES_MAX)
             break;
-        wait_before(i);
+        wait_before(tries - 1);
         rc = fetch_is_interrupted() ? err_set(e, ERR_CANCELLED, "interrupted") : 0;
     }
     return rc;
