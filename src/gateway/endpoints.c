@@ -4,8 +4,7 @@
  *   every second      GET /v1/models   until known, then every MODELS_MS
  *   every second      GET /health/ready
  *
- * A scrape must be answered within a second.  What follows from the answers, by the age of the
- * last good one:
+ * What follows from the answers, by the age of the last good one:
  *
  *   could not connect -> unreachable      < stale_ms -> used (or loading, draining, stuck)
  *   >= stale_ms -> stale                  >= frozen_ms -> frozen
@@ -26,7 +25,7 @@
 
 #define SCRAPE_BYTES_MAX ((size_t)4 << 20)
 #define MODELS_BYTES_MAX ((size_t)1 << 20)
-#define SCRAPE_TOTAL_MS 1000
+#define CONNECT_MS 1000
 #define READY_MS 1000
 #define MODELS_MS 5000
 #define MODELS_WAIT_MS 500  /* between tries until they are known */
@@ -58,13 +57,16 @@ static const struct str families[F_COUNT] = {
 struct scraped {
     double v[F_COUNT];
     bool has[F_COUNT];
+    uint64_t block_tokens;
 };
 
 static void on_sample(void *ctx, size_t which, struct str labels, double value)
 {
     struct scraped *s = ctx;
+    struct str size;
 
-    (void)labels;
+    if (which == F_CACHE_CONFIG && prom_label(labels, "block_size", &size))
+        (void)str_u64(size, &s->block_tokens);
     /* one server can hold several engines: requests add up, the fullest cache counts */
     if (which == F_KV_USAGE || which == F_SG_USAGE)
         s->v[which] = s->has[which] ? MAX(s->v[which], value) : value;
@@ -89,7 +91,7 @@ static void endpoint_restarted(struct endpoint *ep)
 
 static void take_scrape(struct endpoint *ep)
 {
-    struct scraped s = { { 0 }, { false } };
+    struct scraped s = { { 0 }, { false }, 0 };
 
     (void)prom_scan(buf_view(&ep->scrape_body), families, F_COUNT, on_sample, &s);
     ep->running = bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING], 1e6);
@@ -99,6 +101,8 @@ static void take_scrape(struct endpoint *ep)
     ep->blocks_in_use = bounded(s.v[F_BLOCKS_IN_USE], 1e15);
     ep->blocks_total = bounded(s.v[F_BLOCKS_TOTAL], 1e15);
     ep->ours = s.has[F_BLOCKS_IN_USE];
+    if (s.block_tokens != 0)
+        ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
     if (ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1)
         endpoint_restarted(ep);
@@ -257,10 +261,11 @@ static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
         .port = ep->port,
         .method = STR("GET"),
         .path = str_of(path),
-        .connect_ms = SCRAPE_TOTAL_MS,
-        .first_byte_ms = SCRAPE_TOTAL_MS,
-        .gap_ms = SCRAPE_TOTAL_MS,
-        .total_ms = SCRAPE_TOTAL_MS,
+        .connect_ms = CONNECT_MS,
+        /* a late answer still shows that it lives; one that is later than this is none */
+        .first_byte_ms = ep->g->frozen_ms,
+        .gap_ms = ep->g->frozen_ms,
+        .total_ms = ep->g->frozen_ms,
         .body_bytes_max = bytes_max,
     };
     struct err e;
@@ -344,6 +349,14 @@ bool endpoint_serves(const struct endpoint *ep, struct str model)
         if (str_eq(ep->models_list[i], model))
             return true;
     return false;
+}
+
+struct str endpoints_model(const struct gateway *g)
+{
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        if (g->endpoints[i].model_count != 0)
+            return g->endpoints[i].models_list[0];
+    return STR("");
 }
 
 static bool in_rotation(const struct endpoint *ep)

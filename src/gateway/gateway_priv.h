@@ -64,7 +64,7 @@ struct endpoint {
     double stalled_s;             /* age of its last step while requests run, by its own word */
     bool ours, has_blocks;        /* one of our workers, by its metrics */
     bool was_used;                /* since it was last reached anew */
-    uint32_t slots;
+    uint32_t slots, block_tokens; /* 0: not said */
 
     struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd */
     uint32_t model_count, max_model_len;
@@ -84,6 +84,8 @@ struct endpoint {
 int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e) MUST_CHECK;
 void endpoints_fini(struct gateway *g);
 void endpoints_tick(struct gateway *g);
+/* The model of a request that names none; empty when nothing is known. */
+struct str endpoints_model(const struct gateway *g);
 bool endpoint_serves(const struct endpoint *ep, struct str model);
 /* All endpoints as a request for `model` (p == NULL: any) finds them. */
 void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap);

@@ -550,13 +550,13 @@ static void read_body(struct exchange *x)
     struct reading r;
 
     if (body.n > limit) {
-        x->job = reader_start(g->reader, kind, body, read_done, x);
+        x->job = reader_start(g->reader, kind, body, endpoints_model(g), read_done, x);
         if (x->job == NULL)
             exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
                           "too many long requests are being read");
         return;
     }
-    reader_read(g->reader, kind, body, &r);
+    reader_read(g->reader, kind, body, endpoints_model(g), &r);
     read_done(x, &r);
 }
 

@@ -30,6 +30,7 @@ struct reader_job {
     enum reading_kind kind;
     char *body;
     size_t body_bytes;
+    char *model;
     struct reading out;
     void (*done)(void *ctx, struct reading *r);
     void *ctx;
@@ -193,6 +194,8 @@ static void read_fields(const struct json *root, struct reading *out)
     const struct json *options = json_get(root, "stream_options");
 
     (void)json_str(json_get(root, "model"), &out->model);
+    if (out->model.n == 0)
+        out->model = STR_NONE;
     (void)json_bool(json_get(root, "stream"), &out->stream);
     (void)json_bool(json_get(options, "include_usage"), &out->include_usage);
     (void)json_str(json_get(root, "cache_salt"), &out->salt);
@@ -226,7 +229,8 @@ static const char *reserved_field(const struct json *root)
     return NULL;
 }
 
-static void make_keys(const struct reader *r, struct reading *out, const struct token_list *tokens)
+static void make_keys(const struct reader *r, struct str model, struct reading *out,
+                      const struct token_list *tokens)
 {
     uint64_t *keys;
 
@@ -235,12 +239,15 @@ static void make_keys(const struct reader *r, struct reading *out, const struct 
     keys = arena_try(&out->arena, tokens->count / r->block_tokens * sizeof(*keys));
     if (keys == NULL)
         return; /* routed without its prefix */
-    out->key_count = kv_index_keys(r->keys, out->model, out->salt, tokens->id,
+    if (out->model.p != NULL)
+        model = out->model;
+    out->key_count = kv_index_keys(r->keys, model, out->salt, tokens->id,
                                    (uint32_t)tokens->count, keys);
     out->keys = keys;
 }
 
-void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct reading *out)
+void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+                 struct reading *out)
 {
     struct token_list tokens = { .max = TOKENS_MAX };
     struct arena tree;
@@ -282,7 +289,7 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
     out->model = out->model.p != NULL ? arena_str(&out->arena, out->model) : STR_NONE;
     out->salt = out->salt.p != NULL ? arena_str(&out->arena, out->salt) : STR_NONE;
     if (rc == 0)
-        make_keys(r, out, &tokens);
+        make_keys(r, model, out, &tokens);
     token_list_fini(&tokens);
     arena_fini(&tree);
 }
@@ -298,6 +305,7 @@ void reading_free(struct reading *r)
 static void job_free(struct reader_job *j)
 {
     mem_free(j->body);
+    mem_free(j->model);
     mem_free(j);
 }
 
@@ -345,7 +353,7 @@ static void *reader_main(void *ctx)
             r->tail = &r->head;
         r->queued--;
         pthread_mutex_unlock(&r->lock);
-        reader_read(r, j->kind, (struct str){ j->body, j->body_bytes }, &j->out);
+        reader_read(r, j->kind, (struct str){ j->body, j->body_bytes }, str_of(j->model), &j->out);
         loop_post(r->loop, job_done, j);
         pthread_mutex_lock(&r->lock);
     }
@@ -354,7 +362,7 @@ static void *reader_main(void *ctx)
 }
 
 struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct str body,
-                                void (*done)(void *ctx, struct reading *r), void *ctx)
+                                struct str model, void (*done)(void *ctx, struct reading *r), void *ctx)
 {
     struct reader_job *j;
     char *copy;
@@ -367,7 +375,7 @@ struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct
     memcpy(copy, body.p, body.n);
     j = mem_zalloc(sizeof(*j));
     *j = (struct reader_job){ .r = r, .kind = kind, .body = copy, .body_bytes = body.n,
-                              .done = done, .ctx = ctx };
+                              .model = str_dup(model), .done = done, .ctx = ctx };
     r->posted++;
     pthread_mutex_lock(&r->lock);
     *r->tail = j;

@@ -44,14 +44,16 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
 void reader_free(struct reader *r); /* waits for the job that runs; drops the others */
 bool reader_has_model(const struct reader *r);
 
-/* Reads now.  out is filled whatever happens (see out->error); reading_free it. */
-void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct reading *out);
+/* Reads now.  out is filled whatever happens (see out->error); reading_free it.
+ * model: the name that keys are made with when the body names none. */
+void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+                 struct reading *out);
 void reading_free(struct reading *r);
 
 /* Reads on the thread.  The body is copied; done runs on the loop, once, with a reading that it
  * takes over, unless the job was dropped before.  NULL: the queue is full. */
 #define READER_QUEUE_MAX 256
 struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct str body,
-                                void (*done)(void *ctx, struct reading *r), void *ctx);
+                                struct str model, void (*done)(void *ctx, struct reading *r), void *ctx);
 void reader_drop(struct reader_job *job);
 #endif

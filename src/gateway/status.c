@@ -74,6 +74,8 @@ static void part_of_endpoint(struct json_w *w, const struct endpoint *ep)
     } else {
         json_w_knull(w, "blocks_in_use");
     }
+    if (ep->block_tokens != 0)
+        json_w_ku64(w, "block_tokens", ep->block_tokens);
     json_w_kf64(w, "prefill_ms_per_token", tenths(ep->learner.prefill_ms_per_token * 100) / 100);
     json_w_kf64(w, "decode_ms_per_token", tenths(ep->learner.decode_ms_per_token * 100) / 100);
     json_w_ku64(w, "scrape_age_ms", ep->last_ok_ms != 0 ? now - ep->last_ok_ms : 0);
