@@ -95,10 +95,9 @@ bool detok_add(struct detok *d, uint32_t id, struct buf *out)
 
     if (!tokenizer_piece(d->t, id, d->special, &d->pending))
         return false;
-    if (d->first) { /* SPM put a space before the text: it is not part of it */
-        d->first = false;
-        if (d->t->add_space_prefix && d->t->kind == TOK_KIND_SPM && d->pending.len > before &&
-            d->pending.p[0] == ' ')
+    if (d->first && d->pending.len > before) {
+        d->first = false; /* SPM put a space before the text: it is not part of it */
+        if (d->t->add_space_prefix && d->t->kind == TOK_KIND_SPM && d->pending.p[0] == ' ')
             buf_drop(&d->pending, 1);
     }
     whole = utf8_complete(buf_view(&d->pending));

@@ -31,6 +31,16 @@ static inline size_t char_len(const uint8_t *p, size_t n)
     return len < n ? len : n;
 }
 
+static inline struct merge_sym symbol_at(const struct tokenizer *t, const uint8_t *p, size_t at,
+                                         size_t n)
+{
+    size_t len = char_len(p + at, n - at);
+    uint32_t id = len == 1 && p[at] < 0x80 ? t->ascii_id[p[at]]
+                                           : vocab_find(&t->vocab, p + at, len);
+
+    return (struct merge_sym){ id, (uint32_t)at, (uint32_t)len };
+}
+
 static bool put(struct enc *e, const uint8_t *text, const struct merge_sym *s)
 {
     if (s->id != TOK_NONE)
@@ -53,11 +63,8 @@ static int merge_long(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
 
     if (!merge_room(e, n))
         return ERR_NOMEM;
-    for (size_t at = 0, len; at < n; at += len) {
-        len = char_len(p + at, n - at);
-        e->node[count++].sym = (struct merge_sym){ vocab_find(&e->t->vocab, p + at, len),
-                                                   (uint32_t)at, (uint32_t)len };
-    }
+    for (size_t at = 0; at < n; at += e->node[count++].sym.len)
+        e->node[count].sym = symbol_at(e->t, p, at, n);
     rc = merge_large(e, p, count, find_concat);
     if (rc != 0)
         return rc;
@@ -73,12 +80,10 @@ static int merge_word(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
     struct merge_sym sym[MERGE_SMALL];
     uint32_t count = 0;
 
-    for (size_t at = 0, len; at < n; at += len) {
+    for (size_t at = 0; at < n; at += sym[count++].len) {
         if (count == MERGE_SMALL)
             return merge_long(e, p, n, is_whole);
-        len = char_len(p + at, n - at);
-        sym[count++] = (struct merge_sym){ vocab_find(&e->t->vocab, p + at, len), (uint32_t)at,
-                                           (uint32_t)len };
+        sym[count] = symbol_at(e->t, p, at, n);
     }
     count = merge_small(e->t, p, sym, count, find_concat);
     *is_whole = count == 1;

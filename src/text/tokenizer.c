@@ -223,6 +223,8 @@ static int load_scores(struct tokenizer *t, const struct gguf *g, struct err *e)
             if (memcmp(s.p + at, "\xe2\x96\x81", 3) == 0)
                 t->glued[(uint8_t)s.p[at - 1]] = true;
     }
+    for (uint32_t b = 0; b < 128; b++)
+        t->ascii_id[b] = vocab_find(&t->vocab, &(uint8_t){ (uint8_t)b }, 1);
     for (uint32_t b = 0; b < 256; b++) {
         uint8_t name[6] = { '<', '0', 'x', (uint8_t)hex[b >> 4], (uint8_t)hex[b & 15], '>' };
 

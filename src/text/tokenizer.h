@@ -28,7 +28,9 @@ enum {
     TOKENIZE_PARSE_SPECIAL = 2  /* control tokens in the text become their ids */
 };
 
-/* Appends to out.  Invalid UTF-8 is taken as llama.cpp takes it.  ERR_LIMIT, ERR_NOMEM. */
+/* Appends to out; on failure out is as before.  Invalid UTF-8 is taken as llama.cpp takes it, and as
+ * there a text that begins with BOS gets a second one when special tokens are added.
+ * ERR_LIMIT (more than 16 MiB of text, or the list's ceiling), ERR_NOMEM. */
 int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
                      struct token_list *out) MUST_CHECK;
 
@@ -49,7 +51,9 @@ uint32_t tokenizer_find(const struct tokenizer *t, struct str text); /* UINT32_M
 struct detok {
     const struct tokenizer *t;
     struct buf pending;
-    bool special, first;
+    bool special;
+    bool first; /* no text yet: SPM's space before the text is dropped.  Set it to false after
+                   detok_init when the tokens continue a prompt: there the space is text. */
 };
 void detok_init(struct detok *d, const struct tokenizer *t, bool special);
 void detok_fini(struct detok *d);

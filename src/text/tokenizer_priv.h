@@ -126,8 +126,9 @@ struct tokenizer {
     struct pair_slot *pair;
     uint64_t pair_mask;
     /* SPM */
-    uint32_t *rank;        /* by id: smaller merges first, equal scores have equal ranks */
-    bool glued[256];       /* a token has U+2581 after this byte: no cut there */
+    uint32_t *rank;         /* by id: smaller merges first, equal scores have equal ranks */
+    uint32_t ascii_id[128]; /* tokens of one ASCII character: saves half of the look-ups */
+    bool glued[256];        /* a token has U+2581 after this byte: no cut there */
 };
 
 /* Scratch of one tokenizer_encode. */

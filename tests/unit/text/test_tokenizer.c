@@ -7,6 +7,7 @@
 #include "text/pretok.h"
 #include "text/tokenizer.h"
 #include "tiny_vocab.h"
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 
@@ -569,7 +570,7 @@ static void a_leading_space_of_spm_is_dropped_once(void **state)
     (void)state;
     tiny_spm(&f.v);
     open_vocab(&f);
-    assert_int_equal(tokenizer_encode(f.t, STR(" the the"), 0, &l), 0);
+    assert_int_equal(tokenizer_encode(f.t, STR(" the the"), BOTH, &l), 0); /* BOS shows nothing */
     buf_init(&out, 1024);
     stream(&f, &l, false, &out);
     assert_true(str_eqz(buf_view(&out), " the the"));
@@ -644,6 +645,57 @@ static void phi3_strips_blanks_after_special_tokens(void **state)
     open_vocab(&f);
     expect(&f, "<turn> \n the<s> the", TOKENIZE_PARSE_SPECIAL, "|<turn>|▁the|<s>|▁|▁the");
     close_vocab(&f);
+}
+
+struct sharer {
+    const struct tokenizer *t;
+    uint64_t sum;
+};
+
+static void *encode_all(void *arg)
+{
+    struct sharer *s = arg;
+    struct rng r;
+
+    rng_seed(&r, 14);
+    for (int i = 0; i < 300; i++) {
+        char text[1024];
+        struct token_list l = { 0 };
+
+        if (tokenizer_encode(s->t, random_text(&r, text, 20), BOTH, &l) != 0)
+            return s;
+        for (size_t j = 0; j < l.count; j++)
+            s->sum = s->sum * 31 + l.id[j];
+        token_list_fini(&l);
+    }
+    return NULL;
+}
+
+static void threads_may_share_a_tokenizer(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        struct sharer s[4];
+        pthread_t thread[COUNT(s)];
+        struct fixture f;
+        void *failed;
+
+        if (kind == 0)
+            tiny_bpe(&f.v, "smollm");
+        else
+            tiny_spm(&f.v);
+        open_vocab(&f);
+        for (size_t i = 0; i < COUNT(s); i++) {
+            s[i] = (struct sharer){ f.t, 0 };
+            assert_int_equal(pthread_create(&thread[i], NULL, encode_all, &s[i]), 0);
+        }
+        for (size_t i = 0; i < COUNT(s); i++) {
+            assert_int_equal(pthread_join(thread[i], &failed), 0);
+            assert_null(failed);
+            assert_true(s[i].sum == s[0].sum);
+        }
+        close_vocab(&f);
+    }
 }
 
 /* ---- what can go wrong ---- */
@@ -779,6 +831,7 @@ int main(void)
         cmocka_unit_test(ends_of_generation_are_found_by_key_and_by_text),
         cmocka_unit_test(harmony_ends_with_return_and_call_not_with_end),
         cmocka_unit_test(phi3_strips_blanks_after_special_tokens),
+        cmocka_unit_test(threads_may_share_a_tokenizer),
         cmocka_unit_test(ceilings_hold_and_leave_the_list_as_it_was),
         cmocka_unit_test(every_refused_allocation_is_reported),
         cmocka_unit_test(bad_files_are_refused_with_a_reason),
