@@ -498,6 +498,9 @@ int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *
 {
     g->endpoint_count = o->endpoint_count;
     g->endpoints = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->endpoints));
+    g->snap = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->snap));
+    g->costs = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->costs));
+    g->matched = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->matched));
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         struct endpoint *ep = &g->endpoints[i];
         const struct gateway_endpoint_opts *eo = &o->endpoints[i];
@@ -546,5 +549,8 @@ void endpoints_fini(struct gateway *g)
         mem_free(ep->address);
     }
     mem_free(g->endpoints);
+    mem_free(g->snap);
+    mem_free(g->costs);
+    mem_free(g->matched);
     g->endpoints = NULL;
 }

@@ -122,6 +122,12 @@ uint64_t prefix_own_blocks(const struct prefix *p);
 
 enum route_kind { ROUTE_CHAT, ROUTE_COMPLETION, ROUTE_OTHER };
 
+struct candidate {
+    uint32_t endpoint, inflight;
+    enum sched_use use;
+    struct sched_cost cost;
+};
+
 struct exchange {
     struct exchange *next, *prev;
     struct gateway *g;
@@ -135,14 +141,12 @@ struct exchange {
     struct reading reading;
     bool was_read, explain, entered;
 
-    uint32_t *matched;            /* per endpoint: blocks */
     bool *tried;                  /* per endpoint */
     uint32_t attempts, resets;
     uint32_t last_failure;        /* proxy.c's enum attempt_end */
-    void *block;                  /* the memory of what is per endpoint */
     struct sched_decision decision;
-    struct sched_cost *costs;     /* per endpoint, of the last decision */
-    struct sched_endpoint *snap;  /* per endpoint, as decided on */
+    struct candidate candidate[CANDIDATES_SHOWN]; /* of the last decision, for the receipt */
+    uint32_t candidate_count;
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
     double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
@@ -235,6 +239,11 @@ struct gateway {
 
     struct endpoint *endpoints;
     uint32_t endpoint_count;
+
+    /* a decision's scratch, one per endpoint */
+    struct sched_endpoint *snap;
+    struct sched_cost *costs;
+    uint32_t *matched;
 
     struct exchange *live;
     uint32_t inflight;

@@ -148,7 +148,7 @@ void exchange_end(struct exchange *x)
     reading_free(&x->reading);
     buf_fini(&x->body);
     buf_fini(&x->pending);
-    mem_free(x->block);
+    mem_free(x->tried);
     mem_free(x);
     gateway_exchange_ended(g);
 }
@@ -575,16 +575,8 @@ static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum
                                      const char *path)
 {
     struct exchange *x = mem_zalloc(sizeof(*x));
-    size_t n = g->endpoint_count;
-    char *block = mem_zalloc(n * (sizeof(*x->costs) + sizeof(*x->snap) + sizeof(*x->matched) +
-                                  sizeof(*x->tried)) + 1);
 
-    /* one block, the strictest alignment first */
-    x->costs = (struct sched_cost *)(void *)block;
-    x->snap = (struct sched_endpoint *)(void *)(x->costs + n);
-    x->matched = (uint32_t *)(void *)(x->snap + n);
-    x->tried = (bool *)(x->matched + n);
-    x->block = block;
+    x->tried = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*x->tried));
     x->g = g;
     x->req = r;
     x->kind = kind;

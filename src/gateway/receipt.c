@@ -47,43 +47,27 @@ static double tenths(double v)
     return (double)(int64_t)(MIN(v, 1e12) * 10 + 0.5) / 10;
 }
 
-static void candidate(struct json_w *w, const struct exchange *x, uint32_t i)
-{
-    const struct sched_endpoint *s = &x->snap[i];
-    const struct sched_cost *c = &x->costs[i];
-
-    json_w_obj(w);
-    json_w_kstr(w, "endpoint", s->address);
-    if (x->tried[i])
-        json_w_kz(w, "use", "tried");
-    else if (s->use != SCHED_USED)
-        json_w_kz(w, "use", sched_use_name(s->use));
-    json_w_kf64(w, "cost_ms", tenths(c->total_ms));
-    json_w_kf64(w, "queue_ms", tenths(c->queue_ms));
-    json_w_kf64(w, "prefill_ms", tenths(c->prefill_ms));
-    json_w_kf64(w, "interference_ms", tenths(c->interference_ms));
-    json_w_ku64(w, "cached_tokens", c->cached_tokens);
-    json_w_ku64(w, "inflight", s->inflight);
-    json_w_end(w, '}');
-}
-
-/* The chosen ones and the first others, so that a receipt stays a header's size in large fleets. */
 static void candidates(struct json_w *w, const struct exchange *x)
 {
-    uint32_t shown = 0, n = x->g->endpoint_count;
-
     json_w_karr(w, "candidates");
-    for (uint32_t i = 0; i < n; i++) {
-        bool chosen = i == x->decision.decode || i == x->decision.prefill;
+    for (uint32_t i = 0; i < x->candidate_count; i++) {
+        const struct candidate *c = &x->candidate[i];
 
-        if (!chosen && shown >= CANDIDATES_SHOWN)
-            continue;
-        candidate(w, x, i);
-        shown++;
+        json_w_obj(w);
+        json_w_kz(w, "endpoint", x->g->endpoints[c->endpoint].address);
+        if (c->use != SCHED_USED)
+            json_w_kz(w, "not_used", sched_use_name(c->use));
+        json_w_kf64(w, "cost_ms", tenths(c->cost.total_ms));
+        json_w_kf64(w, "queue_ms", tenths(c->cost.queue_ms));
+        json_w_kf64(w, "prefill_ms", tenths(c->cost.prefill_ms));
+        json_w_kf64(w, "interference_ms", tenths(c->cost.interference_ms));
+        json_w_ku64(w, "cached_tokens", c->cost.cached_tokens);
+        json_w_ku64(w, "inflight", c->inflight);
+        json_w_end(w, '}');
     }
     json_w_end(w, ']');
-    if (shown < n)
-        json_w_ku64(w, "candidates_left_out", n - shown);
+    if (x->candidate_count < x->g->endpoint_count)
+        json_w_ku64(w, "candidates_left_out", x->g->endpoint_count - x->candidate_count);
 }
 
 static void outcome(struct json_w *w, const struct exchange *x)

@@ -71,6 +71,29 @@ static void count_decision(struct exchange *x)
     }
 }
 
+/* The chosen ones first, then others in their order, so that a receipt keeps its size in large
+ * fleets. */
+static void keep_candidates(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    const struct sched_decision *d = &x->decision;
+
+    x->candidate_count = 0;
+    for (unsigned pass = 0; pass < 2; pass++)
+        for (uint32_t i = 0; i < g->endpoint_count && x->candidate_count < CANDIDATES_SHOWN; i++) {
+            bool chosen = i == d->decode || i == d->prefill;
+
+            if (chosen != (pass == 0))
+                continue;
+            x->candidate[x->candidate_count++] = (struct candidate){
+                .endpoint = i,
+                .inflight = g->snap[i].inflight,
+                .use = x->tried[i] ? SCHED_EXCLUDED : g->snap[i].use,
+                .cost = g->costs[i],
+            };
+        }
+}
+
 bool route_decide(struct exchange *x)
 {
     struct gateway *g = x->g;
@@ -78,7 +101,7 @@ bool route_decide(struct exchange *x)
         .prompt_tokens = x->reading.prompt_tokens,
         .block_tokens = g->block_tokens,
         .max_tokens = x->reading.max_tokens,
-        .matched = x->matched,
+        .matched = g->matched,
         .excluded = x->tried,
         .random = rng_u64(&g->rng),
         .no_split = g->no_split || x->kind == ROUTE_OTHER,
@@ -86,16 +109,17 @@ bool route_decide(struct exchange *x)
     uint64_t t0 = clock_ns();
     uint32_t best = 0;
 
-    endpoints_snapshot(g, x->reading.model, x->snap);
-    prefix_match(g->prefix, &x->reading, x->matched);
+    endpoints_snapshot(g, x->reading.model, g->snap);
+    prefix_match(g->prefix, &x->reading, g->matched);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (x->snap[i].use == SCHED_USED)
-            best = MAX(best, x->matched[i]);
+        if (g->snap[i].use == SCHED_USED)
+            best = MAX(best, g->matched[i]);
     r.sharers = prefix_sharers(g->prefix, &x->reading, best);
-    sched_decide(&g->conf, x->snap, g->endpoint_count, &r, &x->decision, x->costs);
+    sched_decide(&g->conf, g->snap, g->endpoint_count, &r, &x->decision, g->costs);
     metric_observe(gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL), (double)(clock_ns() - t0) * 1e-9);
     if (x->decision.decode == SCHED_NONE)
         return false;
+    keep_candidates(x);
     book(x);
     count_decision(x);
     if (!x->entered) {

@@ -22,7 +22,7 @@
 #define WORKERS 3
 #define HELD_MAX 256
 #define WAIT_MS 5000
-#define SHOTS_MAX 128
+#define SHOTS_MAX 256
 
 struct worker {
     struct http_server *server;
@@ -1135,6 +1135,62 @@ static void errors_in_a_row_take_a_worker_out(void **state)
     stop();
 }
 
+/* What comes back is tried by one request, and then gets a tenth for a while. */
+static void a_worker_comes_back_by_a_probe(void **state)
+{
+    struct endpoint *ep;
+    uint32_t before;
+
+    (void)state;
+    start(2);
+    ep = &w.g->endpoints[0];
+    w.worker[0].refuse = 500;
+    for (int i = 0; i < 60 && ep->ejections == 0; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_int_equal(ep->ejections, 1);
+    for (int round = 0; round < 2; round++) { /* the time is over: sick still, then well */
+        ep->ejected_until_ms = 1;
+        before = w.worker[0].requests;
+        for (int i = 0; i < 20 && w.worker[0].requests == before; i++) {
+            (void)shoot(CHAT, ASK);
+            WAIT(all_ended);
+        }
+        assert_int_equal(w.worker[0].requests, before + 1);
+        if (round == 0) {
+            assert_int_equal(ep->ejections, 2);
+            assert_true(ep->ejected_until_ms > clock_ms() + 50000);
+        }
+        w.worker[0].refuse = 0;
+    }
+    assert_int_equal(ep->errors_row, 0);
+    assert_true(ep->slow_until_ms > clock_ms());
+    before = w.worker[0].requests;
+    for (int i = 0; i < 20; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_true(w.worker[0].requests <= before + 8);
+    stop();
+}
+
+static void a_worker_that_asks_for_a_pause_gets_it(void **state)
+{
+    (void)state;
+    start(2);
+    w.worker[0].refuse = 503;
+    w.worker[0].retry_after = "20";
+    shoot_until_first_is_asked(ASK);
+    w.worker[0].refuse = 0;
+    for (int i = 0; i < 15; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_int_equal(w.worker[0].requests, 1);
+    stop();
+}
+
 static void the_last_worker_is_never_taken_out(void **state)
 {
     (void)state;
@@ -1177,6 +1233,8 @@ int main(void)
         cmocka_unit_test(a_slow_client_holds_its_worker_back_and_gets_all),
         cmocka_unit_test(a_long_body_is_read_by_the_thread),
         cmocka_unit_test(errors_in_a_row_take_a_worker_out),
+        cmocka_unit_test(a_worker_comes_back_by_a_probe),
+        cmocka_unit_test(a_worker_that_asks_for_a_pause_gets_it),
         cmocka_unit_test(the_last_worker_is_never_taken_out),
     };
 
