@@ -142,17 +142,25 @@ bool catalogue_parse_hf(struct str name, struct catalogue_hf *out)
     return str_ends(out->file, STR(".gguf"));
 }
 
-/* The end of the name, for people, after a hash of all of it. */
+/* A hash of the whole name, then what people know it by.  A URL's query and host stay out: they
+ * may hold secrets. */
 static void hashed_file(const char *kind, struct str name, struct buf *file)
 {
+    bool is_url = catalogue_is_url(name);
     uint8_t hash[32];
-    size_t from = name.n > 80 ? name.n - 80 : 0;
+    size_t from;
 
     hash_sha256(name.p, name.n, hash);
     buf_f(file, "%s-", kind);
     for (int i = 0; i < 6; i++)
         buf_f(file, "%02x", hash[i]);
     buf_c(file, '-');
+    if (is_url)
+        name = str_cut(&name, '?');
+    for (from = name.n; from > 0 && name.n - from < 80 && !(is_url && name.p[from - 1] == '/');)
+        from--;
+    if (is_url && from <= sizeof("https:/")) /* that would be the host */
+        from = name.n;
     for (size_t i = from; i < name.n; i++)
         buf_c(file, is_plain(name.p[i]) ? name.p[i] : '_');
     if (!str_ends(name, STR(".gguf")))

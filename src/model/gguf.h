@@ -34,8 +34,8 @@ struct gguf_value {
     enum gguf_type type;      /* of the value */
     enum gguf_type elem;      /* arrays */
     uint64_t count;           /* arrays */
-    const uint8_t *p, *end;   /* raw bytes */
-    const struct str *strings; /* arrays of strings: decoded views */
+    const uint8_t *p, *end;   /* raw bytes, unaligned; of a string its text */
+    const struct str *strings; /* arrays of strings: views into the file */
 };
 
 struct gguf;
@@ -57,7 +57,8 @@ bool gguf_u64(const struct gguf *g, const char *key, uint64_t *out);
 bool gguf_f64(const struct gguf *g, const char *key, double *out);
 bool gguf_bool(const struct gguf *g, const char *key, bool *out);
 bool gguf_str(const struct gguf *g, const char *key, struct str *out);
-bool gguf_value_u64(const struct gguf_value *v, uint64_t index, uint64_t *out); /* scalar: index 0 */
+/* Element of an array, or a scalar at index 0; bools count as 0 and 1 here.  v may be NULL. */
+bool gguf_value_u64(const struct gguf_value *v, uint64_t index, uint64_t *out);
 bool gguf_value_f64(const struct gguf_value *v, uint64_t index, double *out);
 
 size_t gguf_tensor_count(const struct gguf *g);

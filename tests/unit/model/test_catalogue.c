@@ -108,7 +108,7 @@ static void a_kept_file_s_name_is_plain_and_its_own(void **state)
 {
     static const char *const names[] = {
         "https://host/a/model.gguf", "https://host/b/model.gguf", "http://h/../../etc/passwd",
-        "https://host/x?token=a&b=\n", "org/repo", "org/repo@v2", "org/repo/x.gguf",
+        "https://host/x?token=secret&b=/\n", "https://u:secret@host", "org/repo", "org/repo@v2", "org/repo/x.gguf",
     };
     struct buf seen[COUNT(names)];
 
@@ -119,6 +119,7 @@ static void a_kept_file_s_name_is_plain_and_its_own(void **state)
         assert_int_equal(strspn(seen[i].p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                            "0123456789._-"), seen[i].len);
         assert_true(str_ends(buf_view(&seen[i]), STR(".gguf")));
+        assert_null(strstr(seen[i].p, "secret"));
         for (size_t k = 0; k < i; k++)
             assert_string_not_equal(seen[i].p, seen[k].p);
     }
