@@ -56,7 +56,7 @@ static void judge(struct verdict *v, enum http1_kind kind, bool head_only, bool 
             if (v->event == HTTP1_HEAD) {
                 v->headers = p.headers.count;
                 v->keep_alive = p.keep_alive;
-                chunked = p.chunked;
+                chunked = p.after_head == HTTP1_IN_CHUNK_SIZE;
                 write_again(&p, &v->again);
             }
             if (v->event == HTTP1_BODY) {
@@ -82,7 +82,7 @@ static void judge(struct verdict *v, enum http1_kind kind, bool head_only, bool 
     } else {
         v->status = p.status;
     }
-    if (v->event == HTTP1_DONE && chunked && !head_only && (kind == HTTP1_REQUEST || v->body.len != 0))
+    if (v->event == HTTP1_DONE && chunked)
         buf_z(&v->again, "0\r\n\r\n");
     http1_fini(&p);
 }
