@@ -19,6 +19,8 @@
 
 #define MS_PER_ROW_FIRST 1.0 /* before anything was measured */
 #define LEARN_ROWS_MIN   16  /* smaller steps say little about the time of a row */
+#define ALONE_BUDGETS    4   /* a step without decodes lasts that many budgets: newcomers and cancels wait for it */
+#define ALONE_ROWS_MIN   128 /* fewer rows would waste the kernels */
 
 /* a runs before b */
 static bool runs_before(const struct seq *a, const struct seq *b)
@@ -174,7 +176,9 @@ void batch_flush(struct engine *en)
 
 static bool room_for(const struct engine *en, const struct seq *s)
 {
-    uint32_t T = en->kv.tokens, all = (s->count + T) / T, need = all - MIN(all, s->table_count), part;
+    uint32_t T = en->kv.tokens, part; /* the next token included, as far as the context goes */
+    uint32_t all = (MIN(s->count + 1, en->plan.o.max_model_len) + T - 1) / T;
+    uint32_t need = all - MIN(all, s->table_count);
 
     if (need > blocks_available(&en->kv, 0))
         return false;
@@ -216,8 +220,11 @@ static void admit(struct engine *en)
 
         if (s->state != SEQ_WAITING)
             i++;
-        else if (!admit_one(en, s))
-            break; /* in order: a long one is not overtaken for ever by short ones */
+        else if (!admit_one(en, s)) {
+            if (en->running_count != 0)
+                break; /* in order: a long one is not overtaken for ever by short ones */
+            i++; /* leases alone keep it out: others may use the time */
+        }
     }
 }
 
@@ -261,8 +268,8 @@ static uint32_t prefill_limit(const struct engine *en, uint32_t decodes)
     double rows = (double)en->plan.o.step_budget_ms / ms;
 
     if (decodes == 0)
-        return left;
-    if (rows < en->kv.tokens)
+        rows = rows * ALONE_BUDGETS > ALONE_ROWS_MIN ? rows * ALONE_BUDGETS : ALONE_ROWS_MIN;
+    else if (rows < en->kv.tokens)
         rows = en->kv.tokens;
     return rows < left ? (uint32_t)rows : left;
 }
@@ -276,7 +283,7 @@ static void plan_seq(struct engine *en, struct seq *s, uint32_t n)
     s->planned += n;
 }
 
-static uint32_t plan(struct engine *en)
+static void plan(struct engine *en)
 {
     uint32_t count = en->running_count, decodes = 0, pending = 0, limit, share;
     struct seq **order = en->order;
@@ -310,10 +317,19 @@ static uint32_t plan(struct engine *en)
             if (s->planned > had)
                 limit -= s->planned - had;
         }
-    return decodes;
 }
 
 /* ---- rows ---- */
+
+static struct kern_attn_seq attn_seq(const struct engine *en, const struct seq *s, uint32_t g, uint32_t pos,
+                                     uint32_t count, uint32_t row)
+{
+    return (struct kern_attn_seq){
+        .table = s->table[g] + (g != 0 ? s->first_part : 0),
+        .first_pos = g != 0 ? s->first_part * en->kv.tokens : 0,
+        .q_start = pos, .q_count = count, .q_row = row,
+    };
+}
 
 static uint32_t build_rows(struct engine *en)
 {
@@ -327,10 +343,7 @@ static uint32_t build_rows(struct engine *en)
         en->planned[n] = s;
         s->plan_row = rows;
         for (uint32_t g = 0; g < en->kv.groups; g++)
-            en->attn[g][n] = (struct kern_attn_seq){
-                .table = s->table[g] + (g != 0 ? s->first_part : 0), .first_pos = g != 0 ? s->first_part * T : 0,
-                .q_start = s->computed, .q_count = s->planned, .q_row = rows,
-            };
+            en->attn[g][n] = attn_seq(en, s, g, s->computed, s->planned, rows);
         for (uint32_t j = 0; j < s->planned; j++) {
             uint32_t pos = s->computed + j, b = pos / T;
             bool there = b < s->published;
@@ -346,15 +359,19 @@ static uint32_t build_rows(struct engine *en)
     return rows;
 }
 
-static void head_add(struct engine *en, struct seq *s, uint32_t row, bool is_prompt, uint32_t index)
+/* The logits after position `pos` are wanted. */
+static void head_add(struct engine *en, struct seq *s, uint32_t pos, bool is_prompt)
 {
-    struct head_row *h = &en->head[en->head_count++];
+    uint32_t i = en->head_count++;
+    struct head_row *h = &en->head[i];
 
     h->s = s;
-    h->row = row;
     h->is_prompt = is_prompt;
-    h->index = index;
+    h->index = pos + 1;
     h->token = 0;
+    en->want[i] = s->plan_row + pos - s->computed;
+    for (uint32_t g = 0; g < en->kv.groups; g++)
+        en->attn_want[g][i] = attn_seq(en, s, g, pos, 1, i);
 }
 
 /* Which rows need logits. */
@@ -367,9 +384,9 @@ static void build_head(struct engine *en)
 
         if (s->plp != NULL)
             for (uint32_t pos = MAX(s->computed, s->plp_done); pos < end && pos + 1 < s->prompt_count; pos++)
-                head_add(en, s, s->plan_row + pos - s->computed, true, pos + 1);
+                head_add(en, s, pos, true);
         if (end == s->count && s->rq.sampling.max_tokens != 0)
-            head_add(en, s, s->plan_row + s->planned - 1, false, 0);
+            head_add(en, s, end - 1, false);
     }
 }
 
@@ -396,15 +413,11 @@ static void head_one(void *ctx, uint32_t i, uint32_t thread)
 
 static void run_head(struct engine *en)
 {
-    uint32_t row[64];
-
     for (uint32_t at = 0; at < en->head_count;) {
-        uint32_t n = MIN(MIN(en->head_count - at, en->fwd.logit_rows), (uint32_t)COUNT(row));
+        uint32_t n = MIN(en->head_count - at, en->fwd.logit_rows);
         struct head_job j = { en, at };
 
-        for (uint32_t i = 0; i < n; i++)
-            row[i] = en->head[at + i].row;
-        forward_logits(&en->fwd, row, n);
+        forward_logits(&en->fwd, at, n);
         if (n == 1)
             head_one(&j, 0, 0);
         else
@@ -452,15 +465,15 @@ static void take_token(struct engine *en, struct seq *s, uint32_t token, const s
 
 static void settle(struct engine *en, struct seq *s)
 {
-    uint32_t before = s->computed;
-
     s->computed += s->planned;
     s->planned = 0;
     seq_publish(en, s, MAX(s->published, s->computed / en->kv.tokens));
     seq_slide(en, s);
     kvio_ready(en, s);
-    if (before < s->prompt_count)
-        en->now.prompt_tokens += MIN(s->computed, s->prompt_count) - before;
+    if (s->computed >= s->prompt_count && !s->prompt_counted) {
+        s->prompt_counted = true;
+        en->now.prompt_tokens += s->prompt_count;
+    }
     if (s->plp != NULL && s->plp_done < s->prompt_count && s->computed > s->plp_done) {
         s->plp_done = MIN(s->computed, s->prompt_count);
         if (s->plp_done == s->prompt_count && s->rq.on_prompt_logprobs != NULL)
@@ -485,12 +498,14 @@ bool batch_step(struct engine *en)
     uint32_t rows;
 
     admit(en);
-    (void)plan(en);
+    plan(en);
     rows = build_rows(en);
     if (rows == 0)
         return false;
     build_head(en);
-    forward_run(&en->fwd, en->rows, rows, en->attn, en->planned_count);
+    forward_run(&en->fwd, &(struct fwd_step){
+        .row = en->rows, .rows = rows, .seq = { en->attn[0], en->attn[1] }, .seq_count = en->planned_count,
+        .want = en->want, .want_seq = { en->attn_want[0], en->attn_want[1] }, .want_count = en->head_count });
     if (en->head_count != 0)
         run_head(en);
     for (uint32_t i = 0; i < en->planned_count; i++)

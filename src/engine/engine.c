@@ -358,16 +358,21 @@ static int make_room(struct engine *en, struct err *e)
         return rc;
     en->rows = mem_try_zero(o->max_batched_tokens, sizeof(*en->rows));
     en->head = mem_try_zero((size_t)o->max_batched_tokens + o->max_num_seqs, sizeof(*en->head));
-    en->attn[0] = mem_try_zero(o->max_num_seqs, sizeof(*en->attn[0]));
-    en->attn[1] = mem_try_zero(o->max_num_seqs, sizeof(*en->attn[1]));
+    en->want = mem_try_zero((size_t)o->max_batched_tokens + o->max_num_seqs, sizeof(*en->want));
+    ok = en->want != NULL;
+    for (uint32_t g = 0; g < GROUPS; g++) {
+        en->attn[g] = mem_try_zero(o->max_num_seqs, sizeof(*en->attn[g]));
+        en->attn_want[g] = mem_try_zero((size_t)o->max_batched_tokens + o->max_num_seqs,
+                                        sizeof(*en->attn_want[g]));
+        ok = ok && en->attn[g] != NULL && en->attn_want[g] != NULL;
+    }
     en->planned = mem_try_zero(o->max_num_seqs, sizeof(struct seq *));
     en->order = mem_try_zero(o->max_num_seqs, sizeof(struct seq *));
     en->running = mem_try_zero(o->max_num_seqs, sizeof(struct seq *));
     en->inbox = mem_try_zero(o->queue_max, sizeof(struct seq *));
     en->scratch = mem_try_zero(threads, sizeof(*en->scratch));
-    ok = en->rows != NULL && en->head != NULL && en->attn[0] != NULL && en->attn[1] != NULL &&
-         en->planned != NULL && en->order != NULL && en->running != NULL && en->inbox != NULL &&
-         en->scratch != NULL;
+    ok = ok && en->rows != NULL && en->head != NULL && en->planned != NULL && en->order != NULL &&
+         en->running != NULL && en->inbox != NULL && en->scratch != NULL;
     for (uint32_t i = 0; ok && i < threads; i++)
         ok = scratch_init(&en->scratch[i], en->m->n_vocab) == 0;
     if (ok)
@@ -411,6 +416,7 @@ int engine_open(struct engine **out, const struct model *m, const struct tokeniz
         rc = make_room(en, e);
     if (rc != 0)
         goto out;
+    gguf_release_tensors(m->gguf); /* packed: the file's pages need not stay resident */
     blockkey_root(str_of(en->plan.o.hash_seed), &en->root);
     make_fingerprint(en);
     en->now.last_progress_ns = clock_ns();
@@ -449,8 +455,11 @@ void engine_close(struct engine *en)
     mem_free(en->scratch);
     mem_free(en->rows);
     mem_free(en->head);
-    mem_free(en->attn[0]);
-    mem_free(en->attn[1]);
+    for (uint32_t g = 0; g < GROUPS; g++) {
+        mem_free(en->attn[g]);
+        mem_free(en->attn_want[g]);
+    }
+    mem_free(en->want);
     mem_free(en->planned);
     mem_free(en->order);
     mem_free(en->running);

@@ -174,6 +174,18 @@ struct fwd_row {
     uint32_t place[GROUPS]; /* where its K and V go; BLOCK_NONE: they are there already */
 };
 
+struct fwd_step {
+    const struct fwd_row *row;
+    uint32_t rows;
+    const struct kern_attn_seq *seq[GROUPS]; /* how attention of each group sees the rows */
+    uint32_t seq_count;
+    /* Rows whose logits are wanted, rising, and each as a sequence of its own: the last layer
+     * is finished for these only. */
+    const uint32_t *want;
+    const struct kern_attn_seq *want_seq[GROUPS];
+    uint32_t want_count;
+};
+
 struct forward {
     const struct model *m;
     const struct weights *w;
@@ -187,11 +199,9 @@ struct forward {
 int forward_init(struct forward *f, const struct model *m, const struct weights *w, const struct blocks *kv,
                  struct kern_pool *pool, uint32_t rows_max, uint32_t logit_rows) MUST_CHECK;
 void forward_fini(struct forward *f);
-/* All layers over the rows; seq[g] says how attention of group g sees them. */
-void forward_run(struct forward *f, const struct fwd_row *row, uint32_t rows,
-                 struct kern_attn_seq *const seq[GROUPS], uint32_t seq_count);
-/* Logits of the given rows of the last run: at most logit_rows, into f->logits. */
-void forward_logits(struct forward *f, const uint32_t *row, uint32_t count);
+void forward_run(struct forward *f, const struct fwd_step *s); /* all layers over the rows */
+/* Logits of wanted rows [first, first + count) of the last run: at most logit_rows, into f->logits. */
+void forward_logits(struct forward *f, uint32_t first, uint32_t count);
 size_t forward_work_bytes(const struct model *m, uint32_t rows, uint32_t logit_rows);
 
 /* ---- requests ---- */
@@ -221,7 +231,7 @@ struct seq {
     char *salt;
     uint64_t submitted_ns, admitted_ns, first_token_ns;
     uint32_t cached_tokens, imported_tokens;
-    bool was_admitted, parked, ending;
+    bool was_admitted, prompt_counted, parked, ending;
     uint32_t output_count;
     uint32_t plp_done;        /* prompt_logprobs: rows done */
     struct engine_logprob *plp;
@@ -275,7 +285,8 @@ struct engine {
     struct seq **done;    /* on_done follows once the statistics are out */
     uint32_t done_count, done_cap;
     struct fwd_row *rows;
-    struct kern_attn_seq *attn[GROUPS];
+    struct kern_attn_seq *attn[GROUPS], *attn_want[GROUPS];
+    uint32_t *want;
     struct seq **planned, **order; /* max_num_seqs each */
     uint32_t planned_count;
     struct head_row *head;
@@ -287,7 +298,6 @@ struct engine {
 /* A row whose logits are wanted. */
 struct head_row {
     struct seq *s;
-    uint32_t row;
     bool is_prompt;         /* prompt_logprobs of the next prompt token, else a sample */
     uint32_t index;         /* is_prompt: position of the token it predicts */
     uint32_t token;         /* sampled */

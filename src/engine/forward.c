@@ -4,7 +4,9 @@
  *              norm -> [gate,up] -> act(gate)*up -> down (+residual)
  *
  * q, k and v share one quantized activation, gate and up another.  The residual
- * stays in f32.  Everything a row needs comes from its own token, position and
+ * stays in f32.  In the last layer only rows whose logits are wanted go on after
+ * their K and V are stored: a prompt's other rows are needed by nobody.
+ * Everything a row needs comes from its own token, position and
  * earlier KV; rope angles are those of the absolute position: so a row's bits do
  * not depend on the rows beside it. */
 // SPDX-License-Identifier: Apache-2.0
@@ -231,11 +233,23 @@ static void attention(struct forward *f, const struct model_layer *l, const stru
     kern_attention(&a, f->pool);
 }
 
-void forward_run(struct forward *f, const struct fwd_row *row, uint32_t rows,
-                 struct kern_attn_seq *const seq[GROUPS], uint32_t seq_count)
+/* Moves the wanted rows of x and q to the front. */
+static void keep_wanted(struct forward *f, const struct fwd_step *s)
+{
+    size_t d = f->m->n_embd, qw = q_width(f->m);
+
+    for (uint32_t i = 0; i < s->want_count; i++) { /* rising: no row is overwritten before it moved */
+        memmove(f->x + i * d, f->x + s->want[i] * d, d * sizeof(float));
+        memmove(f->q + i * qw, f->q + s->want[i] * qw, qw * sizeof(float));
+    }
+}
+
+void forward_run(struct forward *f, const struct fwd_step *s)
 {
     const struct model *m = f->m;
-    struct row_job job = { f, row, rows, 0 };
+    struct row_job job = { f, s->row, s->rows, 0 };
+    const struct kern_attn_seq *const *seq = s->seq;
+    uint32_t rows = s->rows, seq_count = s->seq_count;
 
     ASSERT(rows > 0 && rows <= f->rows_max);
     run_rows(&job, rows_begin);
@@ -250,6 +264,13 @@ void forward_run(struct forward *f, const struct fwd_row *row, uint32_t rows,
         kern_matmul(&w->k, &f->act, f->k, kv_width(m), w->k_bias, false, f->pool);
         kern_matmul(&w->v, &f->act, f->v, kv_width(m), w->v_bias, false, f->pool);
         run_rows(&job, rows_qkv);
+        if (i + 1 == m->n_layers) {
+            if (s->want_count == 0)
+                return;
+            keep_wanted(f, s);
+            seq = s->want_seq;
+            rows = seq_count = s->want_count;
+        }
         attention(f, l, seq[l->group], seq_count);
         kern_act_set(&f->act, f->att, rows, q_width(m), f->pool);
         add_back(f, &w->o, w->o_bias, w->post_attn_norm, rows);
@@ -264,15 +285,13 @@ void forward_run(struct forward *f, const struct fwd_row *row, uint32_t rows,
     }
 }
 
-void forward_logits(struct forward *f, const uint32_t *row, uint32_t count)
+void forward_logits(struct forward *f, uint32_t first, uint32_t count)
 {
     const struct model *m = f->m;
 
     ASSERT(count > 0 && count <= f->logit_rows);
-    for (uint32_t i = 0; i < count; i++)
-        memcpy(f->final + (size_t)i * m->n_embd, f->x + (size_t)row[i] * m->n_embd,
-               m->n_embd * sizeof(float));
-    kern_rmsnorm(f->final, f->final, f->w->output_norm, count, m->n_embd, m->norm_eps, f->pool);
+    kern_rmsnorm(f->final, f->x + (size_t)first * m->n_embd, f->w->output_norm, count, m->n_embd, m->norm_eps,
+                 f->pool);
     kern_act_set(&f->act, f->final, count, m->n_embd, f->pool);
     kern_matmul(&f->w->head, &f->act, f->logits, m->n_vocab, NULL, false, f->pool);
 }
