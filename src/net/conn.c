@@ -365,6 +365,11 @@ bool conn_peer_left(const struct conn *c)
 
 /* ---- writing ---- */
 
+void conn_want_drain(struct conn *c)
+{
+    c->want_drain = true;
+}
+
 size_t conn_queued(const struct conn *c)
 {
     return c->queued + (c->inflight != 0 ? c->tcp.write_queue_size : 0);

@@ -44,6 +44,8 @@ int conn_write(struct conn *c, struct str bytes) MUST_CHECK;
  * (possibly inside this call).  On an error it does not run: the bytes stay the caller's. */
 int conn_write_ref(struct conn *c, struct str bytes, loop_fn *release, void *rctx) MUST_CHECK;
 size_t conn_queued(const struct conn *c);
+/* Asks for on_drain although no write was refused: for callers that look at conn_queued first. */
+void conn_want_drain(struct conn *c);
 void conn_pause(struct conn *c);  /* stop reading: back-pressure */
 void conn_resume(struct conn *c);
 void conn_shutdown(struct conn *c); /* after queued bytes: FIN; reading goes on */

@@ -146,8 +146,10 @@ static int send_block(struct session *s)
     char *body;
     int rc;
 
-    if (conn_queued(s->conn) + v->block_bytes + KVX_FIXED_BYTES > v->write_max)
+    if (conn_queued(s->conn) + v->block_bytes + KVX_FIXED_BYTES + KVX_HEADER_BYTES_MAX > v->write_max) {
+        conn_want_drain(s->conn);
         return ERR_AGAIN;
+    }
     body = mem_try(v->block_bytes);
     if (body == NULL)
         return ERR_NOMEM;
