@@ -164,13 +164,25 @@ INLINE void open_panel(const struct shape f, const uint8_t *p, uint32_t cells, u
     }
 }
 
+/* Weights to be opened next, fetched while the tiles of the present panel compute: with few tiles
+ * a panel, memory would otherwise rest meanwhile. */
+struct ahead {
+    const uint8_t *p;   /* in the first group; the second's are group_bytes further on */
+    size_t group_bytes;
+    uint32_t step;      /* bytes of each group for a cell of a tile; 0 = nothing left to fetch */
+};
+
 /* acc[2][w] += panel x w activation rows. */
 INLINE void panel_tile(uint32_t halves, uint32_t w, const uint8_t *panel, const uint8_t *act,
-                       uint32_t cells, __m512 acc[PAIR][TILE])
+                       uint32_t cells, struct ahead next, __m512 acc[PAIR][TILE])
 {
     uint32_t steps = 8 / halves;
 
-    for (uint32_t b = 0; b < cells; b++) {
+    for (uint32_t b = 0; b < cells; b++, next.p += next.step) {
+        for (uint32_t i = 0; i < next.step; i += 64) {
+            _mm_prefetch((const char *)next.p + i, _MM_HINT_T0);
+            _mm_prefetch((const char *)next.p + next.group_bytes + i, _MM_HINT_T0);
+        }
 #pragma GCC unroll 2
         for (uint32_t h = 0; h < halves; h++) {
             __m512i sum[PAIR][TILE];
@@ -242,7 +254,7 @@ INLINE void few_rows(const struct shape f, uint32_t w, const struct kern_mm_task
 
 /* One tile of w rows over one chunk of inputs; between chunks the sums wait in `kept`. */
 INLINE void chunk_tile(uint32_t halves, uint32_t w, const struct kern_mm_task *t, uint32_t g,
-                       uint32_t row, const uint8_t *panel, const uint8_t *act, uint32_t cells,
+                       uint32_t row, const uint8_t *act, uint32_t cells, struct ahead next,
                        float *kept, bool is_first, bool is_last)
 {
     __m512 acc[PAIR][TILE];
@@ -252,7 +264,7 @@ INLINE void chunk_tile(uint32_t halves, uint32_t w, const struct kern_mm_task *t
         acc[0][i] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(kept + 32 * (size_t)i);
         acc[1][i] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(kept + 32 * (size_t)i + 16);
     }
-    panel_tile(halves, w, panel, act, cells, acc);
+    panel_tile(halves, w, t->scratch, act, cells, next, acc);
 #pragma GCC unroll 6
     for (uint32_t i = 0; i < w; i++) {
         if (!is_last) {
@@ -266,15 +278,15 @@ INLINE void chunk_tile(uint32_t halves, uint32_t w, const struct kern_mm_task *t
     }
 }
 
-typedef void chunk_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row, const uint8_t *panel,
-                      const uint8_t *act, uint32_t cells, float *kept, bool is_first, bool is_last);
+typedef void chunk_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row, const uint8_t *act,
+                      uint32_t cells, struct ahead next, float *kept, bool is_first, bool is_last);
 
 #define CHUNK(halves, w)                                                                          \
     static void chunk_##halves##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row,      \
-                                     const uint8_t *panel, const uint8_t *act, uint32_t cells,    \
+                                     const uint8_t *act, uint32_t cells, struct ahead next,       \
                                      float *kept, bool is_first, bool is_last)                    \
     {                                                                                             \
-        chunk_tile(halves, w, t, g, row, panel, act, cells, kept, is_first, is_last);             \
+        chunk_tile(halves, w, t, g, row, act, cells, next, kept, is_first, is_last);              \
     }
 #define CHUNKS(halves)                                                                            \
     CHUNK(halves, 1) CHUNK(halves, 2) CHUNK(halves, 3) CHUNK(halves, 4) CHUNK(halves, 5)          \
@@ -290,33 +302,52 @@ static chunk_fn *const chunk_fns[2][TILE] = {
 typedef void open_fn(const uint8_t *p, uint32_t cells, uint8_t *panel, uint32_t g);
 typedef void few_fn(const struct kern_mm_task *t);
 
-/* All tiles of a task over the panel of groups g, g + 1. */
+/* All tiles of a task over the panel of groups g, g + 1, inputs from cell c0 on. */
+static void panel_rows(const struct kern_mm_task *t, uint32_t g, uint32_t c0, uint32_t n,
+                       const uint8_t *next, size_t next_bytes)
+{
+    const struct kern_form *f = t->form;
+    uint32_t cells = t->act->cols / KERN_CELL, tiles = (t->t1 - t->t0 + TILE - 1) / TILE;
+    float *kept = (float *)(void *)((uint8_t *)t->scratch + PANEL_CELLS * PANEL_CELL(2));
+    uint32_t step = (uint32_t)(next_bytes / (n * tiles) + 63) / 64 * 64;
+    struct ahead ahead = { next, kern_group_bytes(f, t->act->cols), 0 };
+
+    for (uint32_t row = t->t0; row < t->t1; row += TILE) {
+        uint32_t w = MIN(TILE, t->t1 - row);
+        const uint8_t *act = kern_act_panel(t->act, row) + (size_t)c0 * w * KERN_ACT_BYTES;
+
+        ahead.step = ahead.p < next + next_bytes ? step : 0;
+        chunk_fns[f->halves - 1][w - 1](t, g, row, act, n, ahead, kept + (row - t->t0) * 32,
+                                        c0 == 0, c0 + n == cells);
+        ahead.p += (size_t)n * ahead.step;
+    }
+}
+
 static void many_rows(const struct kern_mm_task *t, open_fn *open)
 {
     const struct kern_form *f = t->form;
     uint32_t cells = t->act->cols / KERN_CELL;
-    size_t size = kern_group_bytes(f, t->act->cols);
-    size_t super = f->head_bytes + (size_t)f->cells * f->cell_bytes;
-    uint8_t *panel = t->scratch;
-    float *kept = (float *)(void *)(panel + PANEL_CELLS * PANEL_CELL(2));
+    size_t size = kern_group_bytes(f, t->act->cols), cell = size / cells;
+    const uint8_t *base = t->mm->w->data;
 
     for (uint32_t g = t->g0; g < t->g1; g += PAIR)
-        for (uint32_t c0 = 0; c0 < cells; c0 += PANEL_CELLS) {
-            const uint8_t *p = (const uint8_t *)t->mm->w->data + g * size + c0 / f->cells * super;
-            uint32_t n = MIN(PANEL_CELLS, cells - c0);
+        for (uint32_t c0 = 0, n; c0 < cells; c0 += n) {
+            const uint8_t *p = base + g * size + c0 * cell, *next = p;
+            size_t next_bytes = 0;
 
-            open(p, n, panel, 0);
+            n = MIN(PANEL_CELLS, cells - c0);
+            open(p, n, t->scratch, 0);
             /* A missing second group is computed on whatever the panel holds and not stored. */
             if (g + 1 < t->g1)
-                open(p + size, n, panel, 1);
-            for (uint32_t row = t->t0; row < t->t1; row += TILE) {
-                uint32_t w = MIN(TILE, t->t1 - row);
-                const uint8_t *act = kern_act_panel(t->act, row) + (size_t)c0 * w * KERN_ACT_BYTES;
-
-                chunk_fns[f->halves - 1][w - 1](t, g, row, panel, act, n,
-                                                kept + (size_t)(row - t->t0) * 32, c0 == 0,
-                                                c0 + n == cells);
+                open(p + size, n, t->scratch, 1);
+            if (c0 + n < cells) {
+                next = p + n * cell;
+                next_bytes = MIN(PANEL_CELLS, cells - c0 - n) * cell;
+            } else if (g + PAIR < t->g1) {
+                next = base + (g + PAIR) * size;
+                next_bytes = MIN(PANEL_CELLS, cells) * cell;
             }
+            panel_rows(t, g, c0, n, next, next_bytes);
         }
 }
 
