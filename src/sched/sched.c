@@ -163,11 +163,25 @@ static double slot_queue(const struct sched_conf *c, const struct sched_endpoint
     return over * answer_ms;
 }
 
-/* What the candidates have at best: the most cached tokens, the fastest decoding. */
+/* What the candidates have at best: the most cached tokens, the fastest decoding; and whether
+ * somebody whose work it is has room to decode. */
 struct field {
     uint32_t cached;
     double decode_rate;
+    bool has_decoder;
 };
+
+static bool is_full(const struct sched_conf *c, const struct sched_endpoint *e)
+{
+    return e->kv_usage >= c->kv_full || (e->slots != 0 && streams(e) >= e->slots);
+}
+
+/* A role is a preference, and this is how far it goes: a prefill worker decodes only while every
+ * worker that should is full or gone.  Learned rates are too noisy to decide that by cost. */
+static bool may_decode(const struct sched_endpoint *e, const struct field *f)
+{
+    return e->role != SCHED_PREFILL || !f->has_decoder;
+}
 
 struct terms {
     double prefill_tokens, prefill_ms, prefill_interference_ms, decode_interference_ms;
@@ -331,7 +345,7 @@ static bool best_pair(const struct sched_conf *c, const struct sched_endpoint *e
         t = terms_of(c, e, r, i, f);
         if (e->role != SCHED_DECODE)
             two_offer(&p, i, pair_prefill(c, e, &t));
-        if (may_decode_pair(c, r, &t))
+        if (may_decode_pair(c, r, &t) && may_decode(e, f))
             two_offer(&d, i, pair_decode(c, e, r, &t));
     }
     return pair_of(&p, &d, out);
@@ -350,7 +364,7 @@ static uint32_t pick_whole(const struct sched_conf *c, const struct sched_endpoi
 
         if (costs != NULL)
             costs[i] = k;
-        if (usable(&ep[i], r, i))
+        if (usable(&ep[i], r, i) && may_decode(&ep[i], f))
             pick_offer(&p, k.total_ms);
     }
     if (p.index == SCHED_NONE)
@@ -361,7 +375,7 @@ static uint32_t pick_whole(const struct sched_conf *c, const struct sched_endpoi
             struct terms t;
             struct sched_cost k;
 
-            if (!usable(&ep[i], r, i))
+            if (!usable(&ep[i], r, i) || !may_decode(&ep[i], f))
                 continue;
             t = terms_of(c, &ep[i], r, i, f);
             k = whole_cost(c, &ep[i], r, &t);
@@ -412,13 +426,17 @@ static struct sched_cost pair_cost(const struct sched_conf *c, const struct sche
 static struct field field_of(const struct sched_conf *c, const struct sched_endpoint *ep,
                              uint32_t count, const struct sched_request *r)
 {
-    struct field f = { 0, 0 };
+    struct field f = { 0, 0, false };
     bool first = true;
 
+    for (uint32_t i = 0; i < count; i++)
+        f.has_decoder |= usable(&ep[i], r, i) && ep[i].role != SCHED_PREFILL && !is_full(c, &ep[i]);
     for (uint32_t i = 0; i < count; i++) {
         if (!usable(&ep[i], r, i))
             continue;
         f.cached = MAX(f.cached, cached_at(r, i));
+        if (!may_decode(&ep[i], &f))
+            continue;
         f.decode_rate = first ? decode_rate(c, &ep[i]) : MIN(f.decode_rate, decode_rate(c, &ep[i]));
         first = false;
     }

@@ -58,7 +58,8 @@ static const struct one ones[] = {
     { "who cannot hand over takes no part", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL }, { .role = SCHED_DECODE } }, 1, N, "no_prefill_endpoint" },
     { "a full prefill side is left alone", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1, .inflight = 6, .inflight_prefill_tokens = 9000 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 1, N, "aggregated_is_cheaper" },
     { "with the decode side away, prefill workers answer", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .use = SCHED_UNREACHABLE } }, 0, N, "no_prefill_endpoint" },
-    { "an overwhelmed decode side overrules the role", 2, 60, 400, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30 } }, 0, N, "short" },
+    { "a full decode side overrules the role", 2, 60, 400, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30, .slots = 30 } }, 0, N, "short" },
+    { "a loaded one does not", 2, 60, 400, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30, .slots = 64 } }, 1, N, "short" },
     { "the prefix at a prefill worker draws the split there", 3, 1600, 0, { 0, 60, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 2, 1, NULL },
     { "one that does both does not split with itself", 1, 4000, 0, { 0 }, { { .kvx_capable = 1, .inflight = 4, .inflight_decode = 4 } }, 0, N, "no_prefill_endpoint" },
     { "the least loaded decode worker of a pair", 3, 900, 0, { 0, 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 5, .inflight_decode = 5 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 1, .inflight_decode = 1 } }, 2, 0, NULL },
@@ -172,7 +173,7 @@ static void decisions_repeat_and_keep_their_rules(void **state)
         assert_true(d.cost.cached_tokens < MAX(r.prompt_tokens, 1u));
         assert_int_equal(d.prefill == SCHED_NONE, d.why_not_split != NULL);
         for (uint32_t i = 0; i < count && d.prefill == SCHED_NONE; i++)
-            if (ep[i].use == SCHED_USED) /* nobody beyond a tie is cheaper */
+            if (ep[i].use == SCHED_USED && ep[i].role != SCHED_PREFILL) /* nobody beyond a tie is cheaper */
                 assert_true(d.cost.total_ms <= costs[i].total_ms * 1.04 + 1);
         if (d.prefill != SCHED_NONE) {
             assert_int_equal(ep[d.prefill].use, SCHED_USED);
