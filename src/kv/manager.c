@@ -1,0 +1,196 @@
+/* The cache manager put together: one loop, one index, its sources, its HTTP server.
+ *
+ * A tick of 100 ms moves replays on and sends the streams' heartbeats.  Ready
+ * means that 95 of 100 sources were there and replayed, or that 30 s passed: the
+ * index is a hint, and waiting longer for a dead worker would help nobody. */
+// SPDX-License-Identifier: Apache-2.0
+#include "kv/manager.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kv/manager_priv.h"
+
+#define READY_PERCENT 95
+#define READY_MS 30000
+#define BLOCKS_DEFAULT ((size_t)4 << 20)
+
+static const double lookup_buckets[] = { 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1 };
+
+#define EVENTS "llm_d_epp_kv_cache_events_"
+#define INDEX "llm_d_epp_kv_cache_index_"
+static const struct metric_desc families[KM_COUNT] = {
+    [KM_MESSAGES] = { METRIC_COUNTER, EVENTS "messages_received_total", "Event messages received.", { "pod_identifier" } },
+    [KM_RECONNECTS] = { METRIC_COUNTER, EVENTS "subscriber_reconnections_total", "Event connections made again.", { "pod_identifier" } },
+    [KM_ZMQ_ERRORS] = { METRIC_COUNTER, EVENTS "zmq_errors_total", "Messages that are not topic, sequence, payload." },
+    [KM_SUBSCRIBERS] = { METRIC_GAUGE, EVENTS "active_subscribers", "Event connections that are up." },
+    [KM_QUEUE_DEPTH] = { METRIC_GAUGE, EVENTS "pool_queue_depth", "Messages that wait for a replay." },
+    [KM_QUEUE_CAP] = { METRIC_GAUGE, EVENTS "pool_capacity", "Messages that may wait, all sources." },
+    [KM_STORES_SKIPPED] = { METRIC_COUNTER, EVENTS "stores_skipped_total", "BlockStored events not indexed.", { "cache_kind", "reason" } },
+    [KM_REMOVALS_SKIPPED] = { METRIC_COUNTER, EVENTS "removals_skipped_total", "BlockRemoved events not applied.", { "cache_kind", "reason" } },
+    [KM_SUPPRESSED] = { METRIC_COUNTER, EVENTS "dedup_removed_hashes_suppressed_total", "Removals that left another reference." },
+    [KM_FORWARDED] = { METRIC_COUNTER, EVENTS "dedup_removed_hashes_forwarded_total", "Removals that took the last reference." },
+    [KM_ADMISSIONS] = { METRIC_COUNTER, INDEX "admissions_total", "Blocks announced and indexed." },
+    [KM_EVICTIONS] = { METRIC_COUNTER, INDEX "evictions_total", "Blocks removed by their workers." },
+    [KM_LOOKUPS] = { METRIC_COUNTER, INDEX "lookup_requests_total", "Look-ups answered." },
+    [KM_LOOKUP_HITS] = { METRIC_COUNTER, INDEX "lookup_hits_total", "Leading blocks found, by the best endpoint of each look-up." },
+    [KM_MAX_HIT] = { METRIC_COUNTER, INDEX "max_pod_hit_count_total", "Sum of the best endpoint's blocks over look-ups." },
+    [KM_LOOKUP_SECONDS] = { METRIC_HISTOGRAM, INDEX "lookup_latency_seconds", "Hashing and matching of one look-up.",
+                            .buckets = lookup_buckets, .bucket_count = COUNT(lookup_buckets) },
+    [KM_BLOCKS] = { METRIC_GAUGE, "llmd_kv_index_blocks", "Pairs of block and endpoint in the index." },
+    [KM_BYTES] = { METRIC_GAUGE, "llmd_kv_index_bytes", "Memory of the index." },
+    [KM_ENDPOINT_BLOCKS] = { METRIC_GAUGE, "llmd_kv_endpoint_blocks", "Blocks an endpoint holds.", { "endpoint" } },
+    [KM_SOURCE_UP] = { METRIC_GAUGE, "llmd_kv_source_up", "1 = the source's event connection is up.", { "source" } },
+    [KM_GAP] = { METRIC_COUNTER, "llmd_kv_events_gap_total", "Holes in the sequence of a source." },
+    [KM_ORPHAN] = { METRIC_COUNTER, "llmd_kv_events_orphan_total", "Blocks stored under an unknown parent: not indexed." },
+    [KM_DUPLICATE] = { METRIC_COUNTER, "llmd_kv_events_duplicate_total", "Messages that came twice: dropped." },
+    [KM_LAG] = { METRIC_GAUGE, "llmd_kv_events_lag_seconds", "Age of a source's last batch when it was applied.", { "source" } },
+    [KM_RESYNC] = { METRIC_COUNTER, "llmd_kv_resync_total", "Sources whose blocks were dropped, by reason.", { "reason" } },
+    [KM_STREAMS] = { METRIC_GAUGE, "llmd_kv_index_streams", "Schedulers that follow the index." },
+    [KM_STREAM_OVERFLOWS] = { METRIC_COUNTER, "llmd_kv_index_stream_overflows_total", "Followers cut off because they read too slowly." },
+};
+
+/* Cells that shall exist from the start, at zero. */
+static const char *const resync_reasons[] = { "disconnect", "restart", "gap", "parse", "uncertain", "replay_failed" };
+
+struct metric_cell *kv_metric(struct kv_manager *m, enum kv_metric f, const char *value)
+{
+    return metrics_cell(m->metrics, f, &value);
+}
+
+void kv_manager_gauges(struct kv_manager *m)
+{
+    size_t up = 0, depth = 0;
+
+    for (size_t i = 0; i < m->source_count; i++) {
+        const struct kv_source *s = &m->source[i];
+
+        up += s->is_up;
+        depth += s->queue_count;
+        metric_set(kv_metric(m, KM_SOURCE_UP, s->name), s->is_up);
+        metric_set(kv_metric(m, KM_LAG, s->name), s->lag_s);
+    }
+    for (uint32_t i = 0; i < kv_index_endpoint_count(m->index); i++)
+        metric_set(kv_metric(m, KM_ENDPOINT_BLOCKS, kv_index_address(m->index, i).p),
+                   (double)kv_index_blocks(m->index, i));
+    metric_set(m->cell[KM_SUBSCRIBERS], (double)up);
+    metric_set(m->cell[KM_QUEUE_DEPTH], (double)depth);
+    metric_set(m->cell[KM_QUEUE_CAP], (double)KV_QUEUE_COUNT_MAX * (double)m->source_count);
+    metric_set(m->cell[KM_BLOCKS], (double)kv_index_total(m->index));
+    metric_set(m->cell[KM_BYTES], (double)kv_index_bytes(m->index));
+}
+
+static void check_ready(struct kv_manager *m, uint64_t now_ms)
+{
+    size_t whole = 0;
+
+    for (size_t i = 0; i < m->source_count; i++)
+        whole += m->source[i].is_up && m->source[i].replay == KV_REPLAY_NONE;
+    if (whole * 100 < m->source_count * READY_PERCENT && now_ms - m->start_ms < READY_MS)
+        return;
+    m->is_ready = true;
+    LOG_INFO("cache manager ready sources=%zu of=%zu blocks=%llu", whole, m->source_count,
+             (unsigned long long)kv_index_total(m->index));
+}
+
+static void on_tick(void *ctx)
+{
+    struct kv_manager *m = ctx;
+    uint64_t now = loop_now_ms(m->loop);
+
+    for (size_t i = 0; i < m->source_count; i++)
+        kv_source_tick(&m->source[i], now);
+    if (!m->is_ready)
+        check_ready(m, now);
+    if (now - m->beat_ms >= KV_STREAM_BEAT_MS) {
+        m->beat_ms = now;
+        kv_publish_beat(m);
+    }
+}
+
+static int check_sources(const struct kv_manager_opts *o, struct err *e)
+{
+    if (o->source_count > KV_SOURCES_MAX)
+        return err_set(e, ERR_LIMIT, "%zu endpoints, at most %d", o->source_count, KV_SOURCES_MAX);
+    for (size_t i = 0; i < o->source_count; i++)
+        for (size_t k = 0; k < i; k++) {
+            if (str_eq(o->sources[i].name, o->sources[k].name))
+                return err_set(e, ERR_INVAL, "two endpoints are named '%.*s'", STR_ARG(o->sources[i].name));
+            if (o->sources[i].address.p != NULL && str_eq(o->sources[i].address, o->sources[k].address))
+                return err_set(e, ERR_INVAL, "two endpoints have the address %.*s", STR_ARG(o->sources[i].address));
+        }
+    return 0;
+}
+
+int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_manager **out, struct err *e)
+{
+    struct http_server_opts http = { .host = o->host, .port = o->port, .server_name = "llmd-cache" };
+    struct kv_manager *m;
+    int rc = check_sources(o, e);
+
+    *out = NULL;
+    if (rc != 0)
+        return rc;
+    m = mem_zalloc(sizeof(*m));
+    m->loop = l;
+    m->model = mem_strdup(o->model != NULL ? o->model : "");
+    m->seed = mem_strdup(o->index.seed != NULL ? o->index.seed : "");
+    m->index_opts = o->index;
+    m->index_opts.seed = m->seed;
+    if (m->index_opts.block_tokens == 0)
+        m->index_opts.block_tokens = BLOCKKEY_TOKENS_DEFAULT;
+    if (m->index_opts.blocks_max == 0)
+        m->index_opts.blocks_max = BLOCKS_DEFAULT;
+    m->index = kv_index_new(&m->index_opts);
+    m->metrics = metrics_new(families, KM_COUNT);
+    for (size_t f = 0; f < KM_COUNT; f++)
+        if (families[f].labels[0] == NULL)
+            m->cell[f] = metrics_cell(m->metrics, f, NULL);
+    for (size_t i = 0; i < COUNT(resync_reasons); i++)
+        (void)kv_metric(m, KM_RESYNC, resync_reasons[i]);
+    kv_publish_init(m);
+    m->start_ms = m->beat_ms = loop_now_ms(l);
+    m->source = mem_zalloc((o->source_count + 1) * sizeof(*m->source));
+    rc = http_server_open(l, &http, kv_manager_handle, m, &m->http, e);
+    for (size_t i = 0; rc == 0 && i < o->source_count; i++) {
+        m->source[i].m = m;
+        m->source_count++;
+        rc = kv_source_open(&m->source[i], &o->sources[i], e);
+    }
+    if (rc != 0) {
+        kv_manager_close(m);
+        return rc;
+    }
+    m->is_ready = o->source_count == 0;
+    m->tick = loop_timer_new(l, on_tick, m);
+    loop_timer_arm(m->tick, KV_TICK_MS, KV_TICK_MS);
+    *out = m;
+    return 0;
+}
+
+uint16_t kv_manager_port(const struct kv_manager *m)
+{
+    return http_server_port(m->http);
+}
+
+const struct kv_index *kv_manager_index(const struct kv_manager *m)
+{
+    return m->index;
+}
+
+void kv_manager_close(struct kv_manager *m)
+{
+    if (m == NULL)
+        return;
+    loop_timer_free(m->tick);
+    for (size_t i = 0; i < m->source_count; i++)
+        kv_source_close(&m->source[i]);
+    kv_publish_fini(m);
+    if (m->http != NULL)
+        http_server_close(m->http);
+    kv_index_free(m->index);
+    metrics_free(m->metrics);
+    mem_free(m->source);
+    mem_free(m->model);
+    mem_free(m->seed);
+    mem_free(m);
+}
