@@ -8,6 +8,10 @@
  * and live until the index's ceiling pushes the oldest out.  Both are hints: a wrong one costs
  * time, never an answer.
  *
+ * Notes are made at some blocks only: every one of the first NOTE_DENSE, every 4th up to
+ * NOTE_SPARSE, every 16th beyond.  A look-up costs a cache miss a key, and whether 6,000 or 6,016
+ * blocks of a prompt are held decides nothing.
+ *
  * sharing counts unfinished requests by prefix.  A request enters with its keys at the positions
  * 1, 2, 4, 8 ... (and its last), so that "how many share at least half of this match" is one
  * look-up and not one a block. */
@@ -21,7 +25,9 @@
 #define NOTE_MS 5000
 #define NOTES_MAX (1u << 18)          /* keys that can expire; past it the oldest expire early */
 #define NOTE_BLOCKS_MAX ((size_t)1 << 20)
-#define NOTE_KEYS_MAX 8192            /* of one prompt: 128k tokens */
+#define NOTE_KEYS_MAX 2048            /* of one prompt */
+#define NOTE_DENSE 64                 /* blocks: 1,024 tokens of 16 */
+#define NOTE_SPARSE 512
 
 struct note {
     uint64_t key, at_ms;
@@ -34,6 +40,8 @@ struct prefix {
     struct note *ring;                /* NOTES_MAX; the oldest first */
     size_t first, count;
     uint32_t *note_id;                /* the gateway's endpoint to the index's */
+    uint32_t *found;                  /* scratch: one per endpoint */
+    uint64_t *keys;                   /* scratch: NOTE_KEYS_MAX */
     struct map sharing;
 };
 
@@ -47,6 +55,8 @@ struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struc
     p->notes = kv_index_new(&k);
     p->ring = mem_alloc(NOTES_MAX * sizeof(*p->ring));
     p->note_id = mem_zalloc((size_t)g->endpoint_count * sizeof(*p->note_id));
+    p->found = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*p->found));
+    p->keys = mem_zalloc(NOTE_KEYS_MAX * sizeof(*p->keys));
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         if (kv_index_endpoint(p->notes, str_of(g->endpoints[i].address), STR(""),
                               &p->note_id[i]) != 0) {
@@ -65,6 +75,8 @@ void prefix_free(struct prefix *p)
     map_fini(&p->sharing);
     mem_free(p->ring);
     mem_free(p->note_id);
+    mem_free(p->found);
+    mem_free(p->keys);
     mem_free(p);
 }
 
@@ -85,17 +97,41 @@ uint64_t prefix_own_blocks(const struct prefix *p)
     return kv_index_total(p->notes);
 }
 
-static void match_in(const struct kv_index *x, const struct reading *r, const uint32_t *id,
-                     uint32_t endpoint_count, uint32_t *matched)
+/* The block after `at` whose key is noted; blocks are counted from 1. */
+static uint32_t next_noted(uint32_t at)
 {
-    uint32_t n = kv_index_endpoint_count(x);
-    uint32_t *all = mem_zalloc(MAX(n, 1u) * sizeof(*all));
+    if (at < NOTE_DENSE)
+        return at + 1;
+    return at < NOTE_SPARSE ? at + 4 : at + 16;
+}
 
-    kv_index_match(x, r->keys, r->key_count, all, n);
-    for (uint32_t i = 0; i < endpoint_count; i++)
-        if (id[i] < n)
-            matched[i] = MAX(matched[i], all[id[i]]);
-    mem_free(all);
+/* Keys of the noted blocks of a prompt; out has room for NOTE_KEYS_MAX. */
+static uint32_t noted_keys(const struct reading *r, uint64_t *out)
+{
+    uint32_t n = 0;
+
+    for (uint32_t at = 1; at <= r->key_count && n < NOTE_KEYS_MAX; at = next_noted(at))
+        out[n++] = r->keys[at - 1];
+    return n;
+}
+
+/* Leading blocks that so many leading noted keys stand for. */
+static uint32_t noted_blocks(uint32_t count)
+{
+    uint32_t dense = MIN(count, (uint32_t)NOTE_DENSE), sparse;
+
+    count -= dense;
+    sparse = MIN(count, (uint32_t)(NOTE_SPARSE - NOTE_DENSE) / 4);
+    return dense + 4 * sparse + 16 * (count - sparse);
+}
+
+static void match_notes(struct prefix *p, const struct reading *r, uint32_t *matched)
+{
+    uint32_t n = kv_index_endpoint_count(p->notes), keys = noted_keys(r, p->keys);
+
+    kv_index_match(p->notes, p->keys, keys, p->found, n);
+    for (uint32_t i = 0; i < p->g->endpoint_count; i++)
+        matched[i] = noted_blocks(p->found[p->note_id[i]]);
 }
 
 void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched)
@@ -103,7 +139,7 @@ void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched)
     for (uint32_t i = 0; i < p->g->endpoint_count; i++)
         matched[i] = 0;
     if (r->key_count != 0)
-        match_in(p->notes, r, p->note_id, p->g->endpoint_count, matched);
+        match_notes(p, r, matched);
 }
 
 static void note_drop(struct prefix *p)
@@ -118,15 +154,15 @@ static void note_drop(struct prefix *p)
 void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r)
 {
     uint64_t now = clock_ms();
-    uint32_t n = MIN(r->key_count, (uint32_t)NOTE_KEYS_MAX), id = p->note_id[endpoint];
+    uint32_t n = noted_keys(r, p->keys), id = p->note_id[endpoint];
 
     for (uint32_t i = 0; i < n; i++) {
-        kv_index_add(p->notes, id, r->keys[i]);
+        kv_index_add(p->notes, id, p->keys[i]);
         if (!prefix_cache_up(p))
             continue;
         if (p->count == NOTES_MAX)
             note_drop(p);
-        p->ring[(p->first + p->count++) % NOTES_MAX] = (struct note){ r->keys[i], now, id };
+        p->ring[(p->first + p->count++) % NOTES_MAX] = (struct note){ p->keys[i], now, id };
     }
 }
 

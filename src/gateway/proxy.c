@@ -21,7 +21,7 @@
 #include <string.h>
 
 #define READ_INLINE_BYTES ((size_t)16 << 10)           /* with a tokenizer: about a millisecond */
-#define READ_INLINE_BYTES_ESTIMATE ((size_t)256 << 10) /* without */
+#define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)   /* without */
 #define HEADERS_OUT_MAX 112
 #define BACKOFF_MS 25
 #define BACKOFF_MS_MAX 1000

@@ -76,13 +76,23 @@ static int tokens_from_ids(struct token_list *out, const struct json *ids)
 /* Bytes that begin alike give ids that begin alike, which is all that routing needs of them. */
 static int tokens_from_bytes(struct token_list *out, struct str bytes)
 {
-    for (size_t i = 0; i < bytes.n; i += BYTES_PER_TOKEN) {
-        uint32_t id = 0;
+    size_t n = (bytes.n + BYTES_PER_TOKEN - 1) / BYTES_PER_TOKEN;
+    uint32_t *id;
 
-        memcpy(&id, bytes.p + i, MIN(bytes.n - i, sizeof(id)));
-        if (!token_list_add(out, id))
-            return ERR_LIMIT;
+    if (n > TOKENS_MAX - MIN(out->count, TOKENS_MAX))
+        return ERR_LIMIT;
+    if (n == 0)
+        return 0;
+    if (out->count + n > out->cap) {
+        id = mem_try_realloc(out->id, (out->count + n) * sizeof(*id));
+        if (id == NULL)
+            return ERR_NOMEM;
+        out->id = id;
+        out->cap = out->count + n;
     }
+    out->id[out->count + n - 1] = 0; /* the last may be of fewer bytes */
+    memcpy(out->id + out->count, bytes.p, bytes.n);
+    out->count += n;
     return 0;
 }
 

@@ -1094,7 +1094,7 @@ static void a_slow_client_holds_its_worker_back_and_gets_all(void **state)
 
 static void a_long_body_is_read_by_the_thread(void **state)
 {
-    size_t bytes = (size_t)1 << 20;
+    size_t bytes = (size_t)3 << 20;
     char *body = mem_alloc(bytes + 100);
     size_t n = (size_t)snprintf(body, 100, "{\"model\":\"m\",\"prompt\":\"");
     struct shot *s, *left;
