@@ -136,6 +136,7 @@ struct finder {
     const struct tokenizer *t;
     struct str text;
     bool control;
+    const uint8_t *mark; /* bytes that no control token may have; NULL = none */
     struct candidate *heap;
     size_t count, cap;
     uint64_t *cover; /* a bit for each byte that was cut out; NULL until the first candidate */
@@ -147,9 +148,11 @@ static uint32_t longest_at(const struct finder *f, size_t at, size_t n)
     const struct special_set *s = &f->t->special;
     const uint8_t *p = (const uint8_t *)f->text.p + at;
     uint32_t node = s->root[p[0]], best = TOK_NONE;
+    bool control = f->control;
 
     for (size_t i = 1; node != 0; i++) {
-        if (s->node[node].rank != TOK_NONE && (f->control || s->node[node].user))
+        control = control && (f->mark == NULL || f->mark[at + i - 1] == 0);
+        if (s->node[node].rank != TOK_NONE && (control || s->node[node].user))
             best = s->node[node].rank;
         if (i >= n)
             break;
@@ -275,10 +278,10 @@ static int by_position(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-int special_find(const struct tokenizer *t, struct str text, bool control,
+int special_find(const struct tokenizer *t, struct str text, bool control, const uint8_t *mark,
                  struct special_cuts *out)
 {
-    struct finder f = { .t = t, .text = text, .control = control };
+    struct finder f = { .t = t, .text = text, .control = control, .mark = mark };
     int rc = ERR_NOMEM;
 
     out->count = 0;
@@ -307,7 +310,8 @@ int special_find(const struct tokenizer *t, struct str text, bool control,
         if (rank != TOK_NONE && !push(&f, rank, at))
             goto done;
     }
-    qsort(out->cut, out->count, sizeof(*out->cut), by_position);
+    if (out->count > 1)
+        qsort(out->cut, out->count, sizeof(*out->cut), by_position);
     rc = 0;
 done:
     mem_free(f.heap);

@@ -447,8 +447,8 @@ static int encode_cut(struct enc *e, struct str text, const struct special_cuts 
     return encode_text(e, str_sub(text, from, text.n - from), true);
 }
 
-int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
-                     struct token_list *out)
+static int encode(const struct tokenizer *t, struct str text, unsigned flags, const uint8_t *mark,
+                  struct token_list *out)
 {
     struct enc e = { .t = t, .out = out };
     struct special_cuts cuts = { 0 };
@@ -461,7 +461,7 @@ int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
         !token_list_push(out, t->bos))
         rc = token_list_error(out);
     if (rc == 0)
-        rc = special_find(t, text, (flags & TOKENIZE_PARSE_SPECIAL) != 0, &cuts);
+        rc = special_find(t, text, (flags & TOKENIZE_PARSE_SPECIAL) != 0, mark, &cuts);
     if (rc == 0)
         rc = encode_cut(&e, text, &cuts);
     if (rc == 0 && (flags & TOKENIZE_ADD_SPECIAL) != 0 && t->add_eos && t->eos != TOK_NONE &&
@@ -474,6 +474,18 @@ int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
     mem_free(e.heap);
     mem_free(e.tmp);
     return rc;
+}
+
+int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
+                     struct token_list *out)
+{
+    return encode(t, text, flags, NULL, out);
+}
+
+int tokenizer_encode_marked(const struct tokenizer *t, struct str text, const uint8_t *mark,
+                            struct token_list *out)
+{
+    return encode(t, text, TOKENIZE_PARSE_SPECIAL, mark, out);
 }
 
 /* ---- questions ---- */

@@ -34,6 +34,11 @@ enum {
 int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
                      struct token_list *out) MUST_CHECK;
 
+/* As with TOKENIZE_PARSE_SPECIAL, but a control token is found only where none of its bytes is
+ * marked (mark: a byte for each of text, 0 = free).  User-defined tokens are found everywhere. */
+int tokenizer_encode_marked(const struct tokenizer *t, struct str text, const uint8_t *mark,
+                            struct token_list *out) MUST_CHECK;
+
 uint32_t tokenizer_count(const struct tokenizer *t);
 /* The bytes a token stands for in output; empty for control tokens unless special. */
 bool tokenizer_piece(const struct tokenizer *t, uint32_t id, bool special, struct buf *out);

@@ -92,7 +92,7 @@ int special_build(struct special_set *s, const struct tokenizer *t) MUST_CHECK;
 void special_fini(struct special_set *s);
 /* Longest texts first over the whole of `text`, each from the left, as llama.cpp does.
  * ERR_NOMEM. */
-int special_find(const struct tokenizer *t, struct str text, bool control,
+int special_find(const struct tokenizer *t, struct str text, bool control, const uint8_t *mark,
                  struct special_cuts *out) MUST_CHECK;
 
 /* ---- the tokenizer ---- */
