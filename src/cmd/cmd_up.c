@@ -379,7 +379,7 @@ static void last_words(const struct up *u, char *out, size_t cap)
     struct buf b;
     struct err e;
 
-    snprintf(out, cap, "see %s", u->log_path);
+    snprintf(out, cap, "see %.300s", u->log_path);
     buf_init(&b, (size_t)64 << 20);
     if (file_read(u->log_path, &b, &e) == 0)
         for (rest = buf_view(&b); rest.n != 0;) {

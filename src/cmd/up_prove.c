@@ -224,6 +224,7 @@ struct stream {
     const struct endpoint *at;
     struct buf body;
     uint32_t total_ms;
+    int rc; /* ERR_TIMEOUT when the client left by itself */
     uint32_t pieces;
     uint64_t last_ns, gap_max_ns;
     _Atomic bool running;
@@ -250,7 +251,7 @@ static void *stream_thread(void *ctx)
     struct err e;
     int status;
 
-    (void)http_fetch(&o, &status, NULL, on_piece, s, &e);
+    s->rc = http_fetch(&o, &status, NULL, on_piece, s, &e);
     s->running = true; /* whoever waits for the first piece must not wait for ever */
     return NULL;
 }
@@ -270,7 +271,7 @@ static enum verdict prove_cancel(struct proof *p)
     free_again = settles(p, &left);
     snprintf(p->saw, sizeof(p->saw), "client left after %u pieces; KV blocks in use on all workers: %.0f", s.pieces, left);
     buf_fini(&s.body);
-    return free_again && s.pieces > 0 ? KEPT : BROKEN;
+    return free_again && s.pieces > 0 && s.rc == ERR_TIMEOUT ? KEPT : BROKEN;
 }
 
 static enum verdict prove_no_freeze(struct proof *p)
@@ -300,7 +301,7 @@ static enum verdict prove_no_freeze(struct proof *p)
     buf_fini(&alone.body);
     buf_fini(&beside.body);
     buf_fini(&text);
-    return ok && beside.gap_max_ns <= limit ? KEPT : BROKEN;
+    return ok && alone.rc == 0 && beside.rc == 0 && beside.gap_max_ns <= limit ? KEPT : BROKEN;
 }
 
 static enum verdict prove_small(struct proof *p)
