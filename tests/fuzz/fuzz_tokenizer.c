@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         ASSERT(l.id[i] < tokenizer_count(t));
         ASSERT(detok_add(&d, l.id[i], &stream));
-        ASSERT(utf8_valid((struct str){ stream.p + before, stream.len - before }));
+        ASSERT(utf8_valid(str_sub(buf_view(&stream), before, SIZE_MAX)));
         ASSERT(tokenizer_piece(t, l.id[i], true, &whole));
     }
     ASSERT(detok_flush(&d, &stream));

@@ -63,7 +63,7 @@ static const uint32_t case_points[] = {
 };
 
 static const char *const case_bad[] = {
-    "\xed\xa0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xc1\xbf x", "\xed\xbf\xbf" "a", "a\xe2\x96",
+    "\xed\xa0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xc1\xbf x", ("\xed\xbf\xbf" "a"), "a\xe2\x96",
     "\xe2\x96\x81\xe2", "\xf0\x9f\x98", "\xff\xfe", "\x80\x80", "\xf8\xf9", "\xc3\xc3\xa9",
 };
 
@@ -206,8 +206,11 @@ static inline size_t case_make(size_t i, char *out)
         const char *p = case_phrases[case_below(&s, CASE_PHRASES)];
 
         memcpy(out, p, n = strlen(p));
-        for (size_t j = 1 + case_below(&s, 4); j > 0; j--)
-            out[case_below(&s, n)] = case_byte(&s);
+        for (size_t j = 1 + case_below(&s, 4); j > 0; j--) {
+            size_t at = case_below(&s, n); /* drawn first, whatever the compiler */
+
+            out[at] = case_byte(&s);
+        }
     } else if (CASE_IS(CASE_SWEEPS)) {
         n = case_sweep(i, out);
     } else if (CASE_IS(CASE_PAIRS)) {

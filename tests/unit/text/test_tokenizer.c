@@ -452,7 +452,7 @@ static void stream(const struct fixture *f, const struct token_list *l, bool spe
         size_t before = out->len;
 
         assert_true(detok_add(&d, l->id[i], out));
-        assert_true(utf8_valid((struct str){ out->p + before, out->len - before }));
+        assert_true(utf8_valid(str_sub(buf_view(out), before, SIZE_MAX)));
     }
     assert_true(detok_flush(&d, out));
     detok_fini(&d);

@@ -142,7 +142,7 @@ static void stream_back(const struct tokenizer *t, struct str text)
         size_t before = out.len;
 
         assert_true(detok_add(&d, l.id[i], &out));
-        assert_true(utf8_valid((struct str){ out.p + before, out.len - before }));
+        assert_true(utf8_valid(str_sub(buf_view(&out), before, SIZE_MAX)));
         assert_true(tokenizer_piece(t, l.id[i], true, &whole));
     }
     assert_true(detok_flush(&d, &out));
