@@ -51,6 +51,21 @@ INLINE __m256 load_half(const uint8_t *p)
     return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
 }
 
+/* a + b, now: left alone, gcc reassociates the chain into a tree and spills every product. */
+INLINE __m256i add16(__m256i a, __m256i b)
+{
+    a = _mm256_add_epi16(a, b);
+    __asm__("" : "+x"(a));
+    return a;
+}
+
+INLINE __m256i add32(__m256i a, __m256i b)
+{
+    a = _mm256_add_epi32(a, b);
+    __asm__("" : "+x"(a));
+    return a;
+}
+
 /* Steps whose int16 sums cannot overflow. */
 INLINE uint32_t chain_of(uint32_t bits)
 {
@@ -149,8 +164,8 @@ INLINE void chained_sums(uint32_t bits, uint32_t stored, uint32_t w, const uint8
                 __m256i a = broadcast4(q + 4 * (s * w + t));
                 __m256i y0 = _mm256_maddubs_epi16(x0, a), y1 = _mm256_maddubs_epi16(x1, a);
 
-                x16[0][t] = s == c ? y0 : _mm256_add_epi16(x16[0][t], y0);
-                x16[1][t] = s == c ? y1 : _mm256_add_epi16(x16[1][t], y1);
+                x16[0][t] = s == c ? y0 : add16(x16[0][t], y0);
+                x16[1][t] = s == c ? y1 : add16(x16[1][t], y1);
             }
         }
 #pragma GCC unroll 4
@@ -159,7 +174,7 @@ INLINE void chained_sums(uint32_t bits, uint32_t stored, uint32_t w, const uint8
             for (uint32_t r = 0; r < 2; r++) {
                 __m256i y = _mm256_madd_epi16(x16[r][t], ones);
 
-                sum[r][t] = c == s0 ? y : _mm256_add_epi32(sum[r][t], y);
+                sum[r][t] = c == s0 ? y : add32(sum[r][t], y);
             }
     }
 }
@@ -184,8 +199,8 @@ INLINE void signed_sums(uint32_t w, const uint8_t *p, const uint8_t *q, __m256i 
             __m256i y0 = _mm256_maddubs_epi16(u0, _mm256_sign_epi8(a, x0));
             __m256i y1 = _mm256_maddubs_epi16(u1, _mm256_sign_epi8(a, x1));
 
-            sum[0][t] = _mm256_add_epi32(sum[0][t], _mm256_madd_epi16(y0, ones));
-            sum[1][t] = _mm256_add_epi32(sum[1][t], _mm256_madd_epi16(y1, ones));
+            sum[0][t] = add32(sum[0][t], _mm256_madd_epi16(y0, ones));
+            sum[1][t] = add32(sum[1][t], _mm256_madd_epi16(y1, ones));
         }
     }
 }
@@ -247,15 +262,24 @@ INLINE void open_panel(const struct shape f, const uint8_t *p, uint32_t cells, u
     }
 }
 
+/* Weights to be opened next, fetched while the tiles of the present panel compute: with few tiles
+ * a panel, memory would otherwise rest meanwhile. */
+struct ahead {
+    const uint8_t *p;
+    uint32_t step; /* bytes for a cell of a tile; 0 = nothing left to fetch */
+};
+
 /* acc[2][w] += panel x w activation rows. */
 INLINE void panel_tile(uint32_t bits, uint32_t w, const uint8_t *panel, const uint8_t *act,
-                       uint32_t cells, __m256 acc[2][TILE])
+                       uint32_t cells, struct ahead next, __m256 acc[2][TILE])
 {
     uint32_t halves = bits == 6 ? 2 : 1, steps = 8 / halves;
 
-    for (uint32_t b = 0; b < cells; b++) {
+    for (uint32_t b = 0; b < cells; b++, next.p += next.step) {
         const float *scale = (const float *)(const void *)(panel + PANEL_CODES);
 
+        for (uint32_t i = 0; i < next.step; i += 64)
+            _mm_prefetch((const char *)next.p + i, _MM_HINT_T0);
 #pragma GCC unroll 2
         for (uint32_t h = 0; h < halves; h++) {
             const float *s0 = scale + 16 * h, *m0 = scale + 16 * (halves + h);
@@ -312,8 +336,8 @@ INLINE void direct_tile(const struct shape f, uint32_t w, const struct kern_mm_t
 
 /* One tile of w rows over one chunk of inputs; between chunks the sums wait in `kept`. */
 INLINE void chunk_tile(uint32_t bits, uint32_t w, const struct kern_mm_task *t, uint32_t g,
-                       uint32_t row, const uint8_t *act, uint32_t cells, float *kept, bool is_first,
-                       bool is_last)
+                       uint32_t row, const uint8_t *act, uint32_t cells, struct ahead next,
+                       float *kept, bool is_first, bool is_last)
 {
     __m256 acc[2][TILE];
 
@@ -322,7 +346,7 @@ INLINE void chunk_tile(uint32_t bits, uint32_t w, const struct kern_mm_task *t, 
 #pragma GCC unroll 2
         for (uint32_t r = 0; r < 2; r++)
             acc[r][i] = is_first ? _mm256_setzero_ps() : _mm256_load_ps(kept + 16 * i + 8 * r);
-    panel_tile(bits, w, t->scratch, act, cells, acc);
+    panel_tile(bits, w, t->scratch, act, cells, next, acc);
 #pragma GCC unroll 4
     for (uint32_t i = 0; i < w; i++) {
         if (is_last) {
@@ -335,16 +359,16 @@ INLINE void chunk_tile(uint32_t bits, uint32_t w, const struct kern_mm_task *t, 
 }
 
 typedef void chunk_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row, const uint8_t *act,
-                      uint32_t cells, float *kept, bool is_first, bool is_last);
+                      uint32_t cells, struct ahead next, float *kept, bool is_first, bool is_last);
 typedef void open_fn(const uint8_t *p, uint32_t cells, uint8_t *panel);
 typedef void direct_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row);
 
 #define CHUNK(bits, w)                                                                            \
     static void chunk_##bits##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row,        \
-                                   const uint8_t *act, uint32_t cells, float *kept,               \
-                                   bool is_first, bool is_last)                                   \
+                                   const uint8_t *act, uint32_t cells, struct ahead next,         \
+                                   float *kept, bool is_first, bool is_last)                      \
     {                                                                                             \
-        chunk_tile(bits, w, t, g, row, act, cells, kept, is_first, is_last);                      \
+        chunk_tile(bits, w, t, g, row, act, cells, next, kept, is_first, is_last);                \
     }
 #define CHUNKS(bits) CHUNK(bits, 1) CHUNK(bits, 2) CHUNK(bits, 3) CHUNK(bits, 4)
 CHUNKS(4)
@@ -393,28 +417,43 @@ struct variant {
       { direct_##name##_1, direct_##name##_2, direct_##name##_3, direct_##name##_4 } },
 static const struct variant variants[] = { SHAPES(VARIANT) };
 
-/* All tiles of a task over panels. */
+/* All tiles of a task over the panel of group g, inputs from cell c0 on. */
+static void panel_rows(const struct kern_mm_task *t, uint32_t g, uint32_t c0, uint32_t n,
+                       const uint8_t *next, size_t next_bytes)
+{
+    uint32_t cells = t->act->cols / KERN_CELL, tiles = (t->t1 - t->t0 + TILE - 1) / TILE;
+    float *kept = (float *)(void *)((uint8_t *)t->scratch + PANEL_CELLS * PANEL_CELL(2));
+    uint32_t step = (uint32_t)(next_bytes / (n * tiles) + 63) / 64 * 64;
+    struct ahead ahead = { next, 0 };
+
+    for (uint32_t row = t->t0; row < t->t1; row += TILE) {
+        uint32_t w = MIN(TILE, t->t1 - row);
+        const uint8_t *act = kern_act_panel(t->act, row) + (size_t)c0 * w * KERN_ACT_BYTES;
+
+        ahead.step = ahead.p < next + next_bytes ? step : 0;
+        chunk_fns[t->form->bits - 4][w - 1](t, g, row, act, n, ahead, kept + (row - t->t0) * 16,
+                                            c0 == 0, c0 + n == cells);
+        ahead.p += (size_t)n * ahead.step;
+    }
+}
+
 static void many_rows(const struct kern_mm_task *t, open_fn *open)
 {
-    const struct kern_form *f = t->form;
     uint32_t cells = t->act->cols / KERN_CELL;
-    size_t size = kern_group_bytes(f, t->act->cols);
-    size_t super = f->head_bytes + (size_t)f->cells * f->cell_bytes;
-    float *kept = (float *)(void *)((uint8_t *)t->scratch + PANEL_CELLS * PANEL_CELL(2));
+    size_t size = kern_group_bytes(t->form, t->act->cols), cell = size / cells;
 
     for (uint32_t g = t->g0; g < t->g1; g++)
-        for (uint32_t c0 = 0; c0 < cells; c0 += PANEL_CELLS) {
-            const uint8_t *p = (const uint8_t *)t->mm->w->data + g * size + c0 / f->cells * super;
-            uint32_t n = MIN(PANEL_CELLS, cells - c0);
+        for (uint32_t c0 = 0, n; c0 < cells; c0 += n) {
+            const uint8_t *p = (const uint8_t *)t->mm->w->data + g * size + c0 * cell;
+            size_t next_bytes = 0;
 
+            n = MIN(PANEL_CELLS, cells - c0);
             open(p, n, t->scratch);
-            for (uint32_t row = t->t0; row < t->t1; row += TILE) {
-                uint32_t w = MIN(TILE, t->t1 - row);
-                const uint8_t *act = kern_act_panel(t->act, row) + (size_t)c0 * w * KERN_ACT_BYTES;
-
-                chunk_fns[f->bits - 4][w - 1](t, g, row, act, n, kept + (row - t->t0) * 16,
-                                              c0 == 0, c0 + n == cells);
-            }
+            if (c0 + n < cells) /* groups follow each other: what comes next lies next */
+                next_bytes = MIN(PANEL_CELLS, cells - c0 - n) * cell;
+            else if (g + 1 < t->g1)
+                next_bytes = MIN(PANEL_CELLS, cells) * cell;
+            panel_rows(t, g, c0, n, p + n * cell, next_bytes);
         }
 }
 
