@@ -4,16 +4,17 @@
  *        `-- what it does not take --> seg, seg, seg --one uv_write at a time--> kernel
  *
  * The usual write leaves at once, without a copy or an allocation.  Only the rest of a write to a
- * slow peer is copied into a seg.  One uv_write of up to BATCH_SEGS segs is in flight: a second would
- * only queue behind it.  Reads go to the loop's one buffer, so an idle connection owns no memory but
- * its struct.
+ * slow peer is copied into a seg.  One uv_write of up to BATCH_SEGS segs is in flight: a second
+ * would only queue behind it.  Reads go to the loop's one buffer, so an idle connection owns no
+ * memory but its struct.
  *
  * A client tries the addresses of a name one after the other, within one deadline; a failed attempt
  * costs its socket, so the handle is closed and initialised anew.
  *
- * Closing: conn_close marks the connection and closes the handle; libuv calls handle_closed from the
- * loop, which releases the segs and says on_close.  A name look-up that cannot be cancelled any more
- * keeps the struct (not the callbacks) alive until it ends.
+ * Closing: conn_close marks the connection and closes the handle; libuv calls handle_closed from
+ * the loop, which releases the segs and says on_close.  A name look-up that cannot be cancelled any
+ * more keeps the struct (not the callbacks) alive until it ends.
+ *
  * Invariants: inflight > 0 <=> a uv_write runs; queued = bytes of all segs not yet with libuv. */
 // SPDX-License-Identifier: Apache-2.0
 #include "net/conn.h"
@@ -254,7 +255,7 @@ static void closing(struct conn *c, int rc, bool reset)
     c->close_rc = rc;
     ring_del(&c->own.ring);
     dial_end(c);
-    /* A handle on its way to the next address is closing already: handle_closed goes on from there. */
+    /* On its way to the next address it is closing already: handle_closed goes on from there. */
     if (uv_is_closing((uv_handle_t *)&c->tcp))
         return;
     if (!reset || uv_tcp_close_reset(&c->tcp, handle_closed) != 0)
@@ -291,7 +292,7 @@ static void give_buffer(uv_handle_t *h, size_t hint, uv_buf_t *buf)
     *buf = uv_buf_init(c->loop->read_buf, (unsigned)LOOP_READ_BYTES);
 }
 
-/* libuv reports a reset that arrives together with data as a plain end.  The socket knows better. */
+/* libuv reports a reset that comes together with data as a plain end.  The socket knows better. */
 static int pending_error(struct conn *c)
 {
     int fd, error = 0;

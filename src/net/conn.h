@@ -18,8 +18,9 @@ struct conn_ops {
     /* Bytes are borrowed for the call. */
     void (*on_data)(void *ctx, struct conn *c, struct str bytes);
     void (*on_eof)(void *ctx, struct conn *c);            /* peer shut down its side; NULL: close */
-    void (*on_drain)(void *ctx, struct conn *c);          /* queued bytes fell under half of write_max */
-    void (*on_close)(void *ctx, struct conn *c, int rc);  /* 0 = by us or clean; ERR_TIMEOUT, ERR_IO, ERR_CLOSED */
+    void (*on_drain)(void *ctx, struct conn *c); /* queued bytes fell under half of write_max */
+    /* rc: 0 = by us or clean; ERR_TIMEOUT, ERR_IO, ERR_CLOSED */
+    void (*on_close)(void *ctx, struct conn *c, int rc);
 };
 
 struct conn_opts {
@@ -44,7 +45,8 @@ int conn_write(struct conn *c, struct str bytes) MUST_CHECK;
  * (possibly inside this call).  On an error it does not run: the bytes stay the caller's. */
 int conn_write_ref(struct conn *c, struct str bytes, loop_fn *release, void *rctx) MUST_CHECK;
 size_t conn_queued(const struct conn *c);
-/* Asks for on_drain although no write was refused: for callers that look at conn_queued first. */
+/* Asks for on_drain although no write was refused: for callers that look at conn_queued first.
+ * Something must be queued, or it never comes. */
 void conn_want_drain(struct conn *c);
 void conn_pause(struct conn *c);  /* stop reading: back-pressure */
 void conn_resume(struct conn *c);

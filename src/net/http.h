@@ -43,7 +43,8 @@ struct http_server_opts {
     size_t write_bytes_max;     /* queued to one client; 0 = 1 MiB */
     uint32_t head_ms, body_ms;  /* 0 = 10 s, 120 s */
     uint32_t idle_ms;           /* keep-alive; 0 = 120 s */
-    uint32_t conns_max;         /* 0 = 10,000 */
+    uint32_t conns_max;         /* 0 = 10,000; past it new ones wait a second, then are reset */
+    uint32_t conns_per_peer_max; /* from one address: reset past it; 0 = conns_max */
     const char *server_name;    /* "Server:" header, borrowed */
     size_t bodies_bytes_max;    /* all bodies being held; 0 = 1 GiB; past it 503 */
     uint32_t stall_ms;          /* client reads nothing of what is queued; 0 = 60 s */
@@ -100,7 +101,8 @@ struct http_client;
 struct http_call;
 
 struct http_call_ops {
-    void (*on_head)(void *ctx, int status, const struct http_headers *h); /* borrowed for the call */
+    /* h is borrowed for the call. */
+    void (*on_head)(void *ctx, int status, const struct http_headers *h);
     void (*on_body)(void *ctx, struct str bytes);                          /* unframed body bytes */
     /* Last, once.  rc: 0, or ERR_TIMEOUT, ERR_CLOSED, ERR_IO, ERR_PARSE, ERR_LIMIT.
      * sent: the request (or part of it) went out on a connection. got: reply bytes arrived. */

@@ -4,9 +4,9 @@
  *                                                   +-> CHUNK_SIZE ... -> TRAILERS ---+
  *                                                   +-> UNTIL_CLOSE (replies) --------+
  *
- * The head is gathered in one buffer, since its fields outlive the read; each line is checked when it
- * is complete, so a client that sends half a head hears about its first mistake at once.  Body bytes
- * are handed on from the input without a copy.
+ * The head is gathered in one buffer, since its fields outlive the read; each line is checked when
+ * it is complete, so a client that sends half a head hears about its first mistake at once.  Body
+ * bytes are handed on from the input without a copy.
  *
  * One answer for any cut: a verdict depends only on the bytes before it.  Length limits are tested
  * before the content of the line that crosses them, complete or not.
@@ -464,7 +464,8 @@ static void framing_collect(const struct http_headers *h, struct framing *f)
 static int framing_body(struct http1 *p, const struct framing *f)
 {
     if (f->lengths != 0 && f->codings != 0)
-        return bad(p, 400, "framing_cl_te", "Content-Length and Transfer-Encoding exclude each other.");
+        return bad(p, 400, "framing_cl_te",
+                   "Content-Length and Transfer-Encoding exclude each other.");
     if (f->lengths > 1 || (f->lengths == 1 && str_chr(f->length, ',') != SIZE_MAX))
         return bad(p, 400, "framing_cl_dup", "Content-Length may be given once.");
     if (f->lengths == 1) {

@@ -3,15 +3,15 @@
  *   call --pool has one--> write at once ------------> head, body ..., end --> pool
  *     `----nothing there--> connect --> write --------^
  *
- * A kept connection may have been closed by the server in the very moment of its use.  When it closes
- * within STALE_MS without a byte of a reply, the call starts over on a fresh connection, once, unseen
- * by the caller; `sent` stays true.
+ * A kept connection may have been closed by the server in the very moment of its use.  When it
+ * closes within STALE_MS without a byte of a reply, the call starts over on a fresh connection,
+ * once, unseen by the caller; `sent` stays true.
  *
  * Each connection has one timer, armed lazily: activity only notes the time, and the timer, when it
  * fires, looks whether a deadline has truly passed and re-arms for the rest.
  *
- * A call ends exactly once: on_end, or cancelled.  The connection goes back to the pool before on_end,
- * so that the next call can already use it.  Connections die in conn_closed only. */
+ * A call ends exactly once: on_end, or cancelled.  The connection goes back to the pool before
+ * on_end, so that the next call can already use it.  Connections die in conn_closed only. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/map.h"
@@ -24,7 +24,7 @@
 #include <string.h>
 
 #define STALE_MS 1000
-#define IDLE_MS 60000      /* shorter than any sensible server's own, so we never send into a closing one */
+#define IDLE_MS 60000 /* shorter than a sensible server's own: we do not send into a closing one */
 #define IDLE_PER_HOST 256
 #define IDLE_ALL 4096
 #define SWEEP_MS 1000
@@ -344,7 +344,7 @@ static void conn_data(void *ctx, struct conn *conn, struct str in)
         call->got = true;
         call_arm(cc);
     }
-    while (cc->call == call && call != NULL) { /* a callback may cancel, and another call may begin */
+    while (cc->call == call) { /* a callback may cancel */
         switch (http1_next(&cc->parser, &in, &piece)) {
         case HTTP1_HEAD:
             if (cc->parser.status >= 200 && call->ops.on_head != NULL)
@@ -389,7 +389,7 @@ static void conn_fin(void *ctx, struct conn *conn)
         conn_close(cc->conn); /* conn_closed decides what this means for the call */
 }
 
-/* A kept connection closed on us before it answered anything: that says nothing about the server. */
+/* A kept connection closed on us before it answered: that says nothing about the server. */
 static bool is_stale(const struct cconn *cc, const struct http_call *call, uint64_t now)
 {
     return cc->pooled && !call->got && !call->retried && now - call->written_at <= STALE_MS;

@@ -3,13 +3,13 @@
  *   IDLE --byte--> HEAD --> BODY --> BUSY (the handler has it) --answer--> IDLE
  *                    `--------`------------`--refused, last answer--> LINGER --> closed
  *
- * One exchange at a time on a connection: bytes of a pipelined next request wait in `in` (one read at
- * most, then reading pauses) until the answer is out.  Each further request starts from a task of the
- * loop, so that a full pipeline does not keep the others waiting.
+ * One exchange at a time on a connection: bytes of a pipelined next request wait in `in` (one read
+ * at most, then reading pauses) until the answer is out.  Each further request starts from a task
+ * of the loop, so that a full pipeline does not keep the others waiting.
  *
  * The request (struct http_req) owns parser, body and arena, and comes into being with the first
- * byte: an idle connection holds nothing.  When the client leaves before the handler asked to be told,
- * the request stays as an orphan until it is answered.
+ * byte: an idle connection holds nothing.  When the client leaves before the handler asked to be
+ * told, the request stays as an orphan until it is answered.
  *
  * Deadlines: connections wait in one list per state in the order of their deadlines; one timer per
  * server looks at the heads every TICK_MS.  The list `watch` holds the few that need a closer look:
@@ -19,6 +19,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/log.h"
+#include "base/map.h"
 #include "base/mem.h"
 #include "net/conn_priv.h"
 #include "net/http.h"
@@ -48,6 +49,7 @@ struct sconn {
     struct loop_task more;
     enum sconn_state state;
     bool paused, eof, closing, feeding;
+    uint64_t address; /* hash of the peer's, for the count per address */
     uint32_t requests;
     uint64_t since;    /* when it entered its state */
     size_t dropped;    /* while lingering */
@@ -79,6 +81,7 @@ struct http_server {
     void *ctx;
     struct ring list[SCONN_STATES], watch, reqs;
     struct loop_timer *tick;
+    struct map addresses; /* hash of an address -> its connections */
     size_t conns, active, bodies_bytes;
     uint64_t full_since;
     uint16_t port;
@@ -400,10 +403,41 @@ static void drained(void *ctx, struct conn *conn)
         r->drain_fn(r->drain_ctx);
 }
 
+/* The address without its port. */
+static uint64_t address_of(const struct conn *conn)
+{
+    struct str peer = str_of(conn_peer(conn));
+
+    while (peer.n != 0 && peer.p[peer.n - 1] != ':')
+        peer.n--;
+    return str_hash(peer);
+}
+
+/* Counts one more connection of an address; false when it has its share already. */
+static bool address_get(struct http_server *s, uint64_t address)
+{
+    uint64_t count = 0;
+
+    (void)map_get(&s->addresses, address, &count);
+    return count < s->opts.conns_per_peer_max && map_put(&s->addresses, address, count + 1);
+}
+
+static void address_put(struct http_server *s, uint64_t address)
+{
+    uint64_t count = 0;
+
+    (void)map_get(&s->addresses, address, &count);
+    if (count > 1)
+        (void)map_put(&s->addresses, address, count - 1);
+    else
+        (void)map_del(&s->addresses, address);
+}
+
 static void closed(void *ctx, struct conn *conn, int rc)
 {
     struct sconn *c = ctx;
     struct http_server *s = c->server;
+    uint64_t address = c->address;
 
     (void)conn;
     (void)rc;
@@ -415,6 +449,7 @@ static void closed(void *ctx, struct conn *conn, int rc)
     mem_free(c);
     if (s == NULL)
         return;
+    address_put(s, address);
     s->conns--;
     if (s->full && s->conns < s->opts.conns_max) {
         s->full = s->shedding = false;
@@ -432,14 +467,16 @@ static const struct conn_ops server_ops = {
 static void accepted(void *ctx, struct conn *conn)
 {
     struct http_server *s = ctx;
+    uint64_t address = address_of(conn);
     struct sconn *c;
 
-    if (s->conns >= s->opts.conns_max) { /* only while shedding */
+    if (s->conns >= s->opts.conns_max /* only while shedding */ || !address_get(s, address)) {
         conn_reset(conn);
         return;
     }
     c = mem_zalloc(sizeof(*c));
     c->server = s;
+    c->address = address;
     c->conn = conn;
     ring_init(&c->ring);
     ring_init(&c->watch);
@@ -458,7 +495,8 @@ static void accepted(void *ctx, struct conn *conn)
 
 /* ---- time ---- */
 
-static struct sconn *oldest(struct http_server *s, enum sconn_state state, uint64_t now, uint64_t ms)
+static struct sconn *oldest(struct http_server *s, enum sconn_state state, uint64_t now,
+                            uint64_t ms)
 {
     struct sconn *c;
 
@@ -555,6 +593,7 @@ int http_server_open(struct loop *l, const struct http_server_opts *o, http_hand
     DEFAULT(body_ms, 120000);
     DEFAULT(idle_ms, 120000);
     DEFAULT(conns_max, 10000);
+    DEFAULT(conns_per_peer_max, s->opts.conns_max);
     DEFAULT(bodies_bytes_max, (size_t)1 << 30);
     DEFAULT(stall_ms, 60000);
 #undef DEFAULT
@@ -625,6 +664,7 @@ void http_server_close(struct http_server *s)
         r->server = NULL;
     }
     loop_timer_free(s->tick);
+    map_fini(&s->addresses);
     mem_free(s);
 }
 
@@ -732,7 +772,8 @@ static void head_write(struct http_req *r, int status, const char *type, int64_t
         if (ours(h->name))
             continue;
         if (!http1_name_ok(h->name) || !http1_value_ok(h->value)) {
-            LOG_WARN("answer header left out, it holds a control character name_bytes=%zu", h->name.n);
+            LOG_WARN("answer header left out, it holds a control character name_bytes=%zu",
+                     h->name.n);
             continue;
         }
         buf_str(b, h->name);

@@ -3,9 +3,9 @@
  *   other threads --loop_post--> list (mutex) --uv_async--> run in order, on this thread
  *   callbacks --loop_task_run_soon--> tasks --uv_prepare--> run before the loop waits
  *
- * A post wakes the loop only when the list was empty, so a burst costs one system call.  The list is
- * swapped out as a whole: fn runs without the lock and may post again (which runs in the next round,
- * so that a post that posts itself cannot starve the sockets).
+ * A post wakes the loop only when the list was empty, so a burst costs one system call.  The list
+ * is swapped out as a whole: fn runs without the lock and may post again (which runs in the next
+ * round, so that a post that posts itself cannot starve the sockets).
  * Invariant: post_len > 0  <=>  a wake is on its way. */
 // SPDX-License-Identifier: Apache-2.0
 #include "net/loop.h"

@@ -1,8 +1,9 @@
 /* Server-sent events, incrementally.
  *
- * Lines end with LF, CR or CR LF; "data" lines are joined by LF; an empty line ends the event.  A whole
- * line inside the input is read in place; only a line that the input cuts goes through `line`.
- * Comments and the fields event, id and retry are passed over; an event without data is none. */
+ * Lines end with LF, CR or CR LF; "data" lines are joined by LF; an empty line ends the event.  A
+ * whole line inside the input is read in place; only a line that the input cuts goes through
+ * `line`.  Comments and the fields event, id and retry are passed over; an event without data is
+ * none. */
 // SPDX-License-Identifier: Apache-2.0
 #include "net/sse.h"
 #include "base/err.h"

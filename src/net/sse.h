@@ -14,5 +14,6 @@ void sse_fini(struct sse *s);
 /* Calls on_event with the joined data of each finished event.  Returns 0 or ERR_LIMIT
  * (an event or a line over the ceiling: the stream cannot be read on).  An event that is not
  * ended by an empty line does not count. */
-int sse_feed(struct sse *s, struct str bytes, void (*on_event)(void *ctx, struct str data), void *ctx);
+int sse_feed(struct sse *s, struct str bytes, void (*on_event)(void *ctx, struct str data),
+             void *ctx);
 #endif

@@ -5,9 +5,10 @@
  *
  *   peer: greeting out -> greeting in -> READY out -> READY in -> ready -> messages
  *
- * What differs between the socket types is a row of `roles`: the name, whom it speaks to, how much a
- * peer may say, and three hooks.  A message to many subscribers is encoded once and shared by count; a
- * subscriber whose queue is full loses the message whole, and sees the gap in the sequence numbers.
+ * What differs between the socket types is a row of `roles`: the name, whom it speaks to, how much
+ * a peer may say, and three hooks.  A message to many subscribers is encoded once and shared by
+ * count; a subscriber whose queue is full loses the message whole, and sees the gap in the sequence
+ * numbers.
  *
  * Closing a hub cuts the tie from its peers (peer->hub = NULL); they die in conn_closed, from the
  * loop, and call nobody any more. */
@@ -182,9 +183,11 @@ static void conn_data(void *ctx, struct conn *conn, struct str in)
 
 static void peer_greet(struct zmtp_peer *p)
 {
+    struct str hello = { (const char *)zmtp_greeting, sizeof(zmtp_greeting) };
+
     p->since = loop_now_ms(p->hub->loop);
     handshake_watch(p->hub);
-    if (conn_write(p->conn, (struct str){ (const char *)zmtp_greeting, sizeof(zmtp_greeting) }) != 0)
+    if (conn_write(p->conn, hello) != 0)
         peer_close(p);
 }
 
@@ -289,12 +292,14 @@ static void dial_now(void *ctx)
 {
     struct zmtp_dial *d = ctx;
     struct zmtp_peer *p = peer_new(d->hub);
+    int rc;
 
     p->dial = d;
     p->since = loop_now_ms(d->hub->loop);
     d->peer = p;
-    if (conn_open(d->hub->loop, d->host, d->port, &d->hub->conn_opts, &peer_ops, p, &p->conn, NULL) !=
-        0) { /* no look-up could be started: later, perhaps */
+    rc = conn_open(d->hub->loop, d->host, d->port, &d->hub->conn_opts, &peer_ops, p, &p->conn,
+                   NULL);
+    if (rc != 0) { /* no look-up could be started: later, perhaps */
         d->peer = NULL;
         ring_del(&p->ring);
         d->hub->peer_count--;
@@ -304,7 +309,8 @@ static void dial_now(void *ctx)
     }
 }
 
-static struct zmtp_hub *hub_new(struct loop *l, enum role_id role, void *owner, size_t queue_bytes_max)
+static struct zmtp_hub *hub_new(struct loop *l, enum role_id role, void *owner,
+                                size_t queue_bytes_max)
 {
     struct zmtp_hub *h = mem_zalloc(sizeof(*h));
 
@@ -539,7 +545,8 @@ static void router_message(struct zmtp_peer *p, const struct zmtp_msg *m)
 }
 
 int zmtp_router_open(struct loop *l, const char *host, uint16_t port,
-                     void (*on_request)(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *m),
+                     void (*on_request)(void *ctx, struct zmtp_peer *peer,
+                                        const struct zmtp_msg *m),
                      void *ctx, struct zmtp_router **out, struct err *e)
 {
     struct zmtp_router *r = mem_zalloc(sizeof(*r));

@@ -35,13 +35,14 @@ void zmtp_pub_close(struct zmtp_pub *p);
 struct zmtp_router;
 struct zmtp_peer;
 int zmtp_router_open(struct loop *l, const char *host, uint16_t port,
-                     void (*on_request)(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *m),
+                     void (*on_request)(void *ctx, struct zmtp_peer *peer,
+                                        const struct zmtp_msg *m),
                      void *ctx, struct zmtp_router **out, struct err *e) MUST_CHECK;
 uint16_t zmtp_router_port(const struct zmtp_router *r);
 /* 0, ERR_AGAIN (16 MiB are queued: nothing was added), ERR_CLOSED. */
 int zmtp_router_send(struct zmtp_peer *peer, const struct zmtp_msg *m) MUST_CHECK;
 /* For a reply that goes on after on_request returned: drain runs when there is room again, gone
- * (once, last) when the peer is no more.  Either may be NULL; without gone, peer must not be kept. */
+ * (once, last) when the peer is no more.  Either may be NULL; without gone, do not keep peer. */
 void zmtp_peer_watch(struct zmtp_peer *peer, loop_fn *drain, loop_fn *gone, void *ctx);
 void zmtp_router_close(struct zmtp_router *r);
 

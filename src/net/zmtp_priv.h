@@ -38,7 +38,7 @@ enum zmtp_event zmtp_next(struct zmtp_reader *r, struct str *in, struct zmtp_msg
 bool zmtp_put(struct buf *b, const struct zmtp_msg *m);
 bool zmtp_put_command(struct buf *b, const char *name, struct str data);
 bool zmtp_put_ready(struct buf *b, const char *socket_type);
-/* The value of a property in READY's data (names in any case); p == NULL when it is not there or the
- * data are malformed. */
+/* The value of a property in READY's data (names in any case); p == NULL when it is not there or
+ * the data are malformed. */
 struct str zmtp_property(struct str data, const char *name);
 #endif

@@ -3,9 +3,10 @@
  *   greeting (64) then frames: flags, length (1 or 8 bytes, big endian), body
  *   flags: 1 = more frames follow, 2 = long length, 4 = command
  *
- * A peer needs no credentials, so nothing it says is believed before it is checked: a message has at
- * most ZMTP_FRAMES_MAX frames, empty ones counted, and bytes_max bytes, both tested before memory is
- * taken for the frame.  (A library peer without these two checks was driven to hundreds of MB.) */
+ * A peer needs no credentials, so nothing it says is believed before it is checked: a message has
+ * at most ZMTP_FRAMES_MAX frames, empty ones counted, and bytes_max bytes, both tested before
+ * memory is taken for the frame.  (A library peer without these two checks was driven to hundreds
+ * of MB.) */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "net/zmtp_priv.h"

@@ -1,5 +1,5 @@
-/* What the targets http1_req and http1_reply share: a message parsed in pieces gives the same verdict
- * as whole, and one that is accepted survives being written out again. */
+/* What the targets http1_req and http1_reply share: a message parsed in pieces gives the same
+ * verdict as whole, and one that is accepted survives being written out again. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef FUZZ_HTTP1_H
 #define FUZZ_HTTP1_H
@@ -34,8 +34,8 @@ static void write_again(const struct http1 *p, struct buf *b)
     buf_z(b, "\r\n");
 }
 
-static void judge(struct verdict *v, enum http1_kind kind, bool head_only, bool eof, struct str text,
-                  size_t step)
+static void judge(struct verdict *v, enum http1_kind kind, bool head_only, bool eof,
+                  struct str text, size_t step)
 {
     struct http1 p;
     bool chunked = false;

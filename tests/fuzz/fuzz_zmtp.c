@@ -1,5 +1,5 @@
-/* ZMTP greeting, commands and messages: byte 0 chooses the cuts.  The same events at every cut, within
- * the ceiling, and what was read reads the same when written out again. */
+/* ZMTP greeting, commands and messages: byte 0 chooses the cuts.  The same events at every cut,
+ * within the ceiling, and what was read reads the same when written out again. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/mem.h"

@@ -203,8 +203,9 @@ def our_dealer_asks_their_router():
     s.close()
 
 
-for test in (our_pub_to_their_sub, our_pub_to_their_xsub_that_cancels, our_pub_connects_to_their_sub,
-             their_pub_to_our_sub, their_pub_restarts_and_our_sub_finds_it,
+for test in (our_pub_to_their_sub, our_pub_to_their_xsub_that_cancels,
+             our_pub_connects_to_their_sub, their_pub_to_our_sub,
+             their_pub_restarts_and_our_sub_finds_it,
              their_pub_connects_to_our_sub, their_dealer_asks_our_router,
              our_dealer_asks_their_router):
     try:

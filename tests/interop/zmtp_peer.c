@@ -97,7 +97,8 @@ static void publish(void *ctx)
 static void on_request(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *m)
 {
     char number[8];
-    struct zmtp_msg out = { .frame = { STR(""), STR("kv@a@m"), { number, 8 }, STR("\x93") }, .count = 4 };
+    struct zmtp_msg out = { .frame = { STR(""), STR("kv@a@m"), { number, 8 }, STR("\x93") },
+                            .count = 4 };
 
     (void)ctx;
     print_msg(m);

@@ -50,9 +50,10 @@ static void addresses_parse_or_are_refused(void **state)
     assert_int_equal(addr_parse(str_of(name), host, &port, &e), 0);
     memcpy(name + 255, "a:80", 5);
     assert_int_equal(addr_parse(str_of(name), host, &port, &e), ERR_PARSE);
-    assert_true(addr_is_loopback("127.8.9.1") && addr_is_loopback("::1") && addr_is_loopback("localhost"));
-    assert_false(addr_is_loopback("0.0.0.0") || addr_is_loopback("::") || addr_is_loopback("10.0.0.1") ||
-                 addr_is_loopback("127.0.0.1.example"));
+    assert_true(addr_is_loopback("127.8.9.1") && addr_is_loopback("::1") &&
+                addr_is_loopback("localhost"));
+    assert_false(addr_is_loopback("0.0.0.0") || addr_is_loopback("::") ||
+                 addr_is_loopback("10.0.0.1") || addr_is_loopback("127.0.0.1.example"));
 }
 
 static struct raw far;            /* the accepted side */
@@ -205,8 +206,8 @@ static void what_is_written_before_the_connection_stands_is_sent(void **state)
     accepted_conn = NULL;
     assert_int_equal(listener_open(loop, "127.0.0.1", 0, NULL, on_accept, NULL, &s, &e), 0);
     buf_init(&near.in, 1024);
-    assert_int_equal(conn_open(loop, "127.0.0.1", listener_port(s), NULL, &raw_ops, &near, &near.c, &e),
-                     0);
+    assert_int_equal(
+        conn_open(loop, "127.0.0.1", listener_port(s), NULL, &raw_ops, &near, &near.c, &e), 0);
     raw_send(&near, "early ");
     raw_send(&near, "bird");
     WAIT(accepted_conn != NULL && raw_has(&far, "early bird"));
@@ -230,7 +231,8 @@ static void a_refused_or_silent_address_ends_in_on_close(void **state)
     port = listener_port(s);
     assert_int_equal(listener_open(loop, "127.0.0.1", port, NULL, on_accept, NULL, &s, &e), ERR_IO);
     assert_null(s);
-    assert_int_equal(listener_open(loop, "name.invalid", 0, NULL, on_accept, NULL, &s, &e), ERR_INVAL);
+    assert_int_equal(listener_open(loop, "name.invalid", 0, NULL, on_accept, NULL, &s, &e),
+                     ERR_INVAL);
     /* port 1 of loopback: nobody listens there */
     assert_int_equal(conn_open(loop, "127.0.0.1", 1, &o, &raw_ops, &r, &r.c, &e), 0);
     WAIT(r.closed);
@@ -272,7 +274,8 @@ static void a_name_with_two_addresses_finds_the_one_that_listens(void **state)
     accepted_conn = NULL;
     assert_int_equal(listener_open(loop, "127.0.0.1", 0, NULL, on_accept, NULL, &s, &e), 0);
     buf_init(&r.in, 16);
-    assert_int_equal(conn_open(loop, "localhost", listener_port(s), NULL, &raw_ops, &r, &r.c, &e), 0);
+    assert_int_equal(conn_open(loop, "localhost", listener_port(s), NULL, &raw_ops, &r, &r.c, &e),
+                     0);
     WAIT(r.open && accepted_conn != NULL);
     raw_end(&r);
     WAIT(far.eof);
@@ -347,16 +350,20 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(addresses_parse_or_are_refused),
         cmocka_unit_test_setup_teardown(bytes_pass_both_ways_and_ends_are_seen, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_slow_reader_fills_the_queue_then_drains_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_slow_reader_fills_the_queue_then_drains_it, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(borrowed_bytes_are_released_once_however_it_ends, set_up,
                                         tear_down),
-        cmocka_unit_test_setup_teardown(what_is_written_before_the_connection_stands_is_sent, set_up,
+        cmocka_unit_test_setup_teardown(what_is_written_before_the_connection_stands_is_sent,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_refused_or_silent_address_ends_in_on_close, set_up,
                                         tear_down),
-        cmocka_unit_test_setup_teardown(a_refused_or_silent_address_ends_in_on_close, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_name_with_two_addresses_finds_the_one_that_listens, set_up,
+        cmocka_unit_test_setup_teardown(a_name_with_two_addresses_finds_the_one_that_listens,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_reset_is_an_error_and_a_paused_side_can_ask, set_up,
                                         tear_down),
-        cmocka_unit_test_setup_teardown(a_reset_is_an_error_and_a_paused_side_can_ask, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_paused_listener_holds_connections_back, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_paused_listener_holds_connections_back, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(loop_free_closes_what_is_left, set_up, tear_down),
     };
 

@@ -295,7 +295,8 @@ static void good_requests_parse_at_every_cut(void **state)
         { GET "\r\n", "/", "", true, 0, 1 },
         { "\r\n" GET "\r\n", "/", "", true, 0, 1 },
         { GET "\r\nGET", "/", "", true, 3, 1 },
-        { "GET /a/b?q=%2f&r HTTP/1.1\r\n" H "X:y\r\nZ: \t v \t\r\nE:\r\n\r\n", "/a/b", "", true, 0, 4 },
+        { "GET /a/b?q=%2f&r HTTP/1.1\r\n" H "X:y\r\nZ: \t v \t\r\nE:\r\n\r\n", "/a/b", "", true, 0,
+          4 },
         { "GET / HTTP/1.0\r\n\r\n", "/", "", false, 0, 0 },
         { "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", "/", "", true, 0, 1 },
         { GET "Connection: x, CLOSE\r\n\r\n", "/", "", false, 0, 2 },
@@ -307,7 +308,8 @@ static void good_requests_parse_at_every_cut(void **state)
         { POST "Content-Length: \t3 \r\n\r\nabc", "/", "abc", true, 0, 2 },
         { POST "\r\nabc", "/", "", true, 3, 1 },
         { POST CHUNKED "3\r\nabc\r\n0\r\n\r\nX", "/", "abc", true, 1, 2 },
-        { POST "tRANSFER-eNCODING: Chunked\r\n\r\n3\r\nabc\r\n00000000\r\n\r\n", "/", "abc", true, 0, 2 },
+        { POST "tRANSFER-eNCODING: Chunked\r\n\r\n3\r\nabc\r\n00000000\r\n\r\n", "/", "abc", true,
+          0, 2 },
         { POST CHUNKED "3;a=b; c\r\nabc\r\nA\r\n0123456789\r\n0;x\r\nT: v\r\nU: w\r\n\r\n", "/",
           "abc0123456789", true, 0, 2 },
         { "GET http://A/x HTTP/1.1\r\n" H "\r\n", "/x", "", true, 0, 1 },
@@ -354,8 +356,8 @@ static void replies_parse_at_every_cut(void **state)
         { "HTTP/1.1 200 OK\r\n" CHUNKED "2\r\nhi\r\n0\r\n\r\n", 0, 0, HTTP1_DONE, 200, "hi", true },
         { "HTTP/1.1 200 OK\r\n\r\nhi", 1, 0, HTTP1_DONE, 200, "hi", false },
         { "HTTP/1.0 200 OK\r\n\r\nhi", 1, 0, HTTP1_DONE, 200, "hi", false },
-        { "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", 0, 0, HTTP1_DONE,
-          200, "hi", true },
+        { "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi", 0, 0,
+          HTTP1_DONE, 200, "hi", true },
         { "HTTP/1.1 200 OK\r\n\r\nhi", 0, 0, HTTP1_MORE, 200, "hi", false },
         { "", 1, 0, HTTP1_MORE, 0, "", false },
         { "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", 1, 0, HTTP1_BAD, 400, "", true },
@@ -369,8 +371,8 @@ static void replies_parse_at_every_cut(void **state)
         { "ICY 200 OK\r\n\r\n", 0, 0, HTTP1_BAD, 502, "", false },
         { "HTTP/1.1 200 OK\nContent-Length: 0\n\n", 0, 0, HTTP1_BAD, 400, "", false },
         { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" CHUNKED, 0, 0, HTTP1_BAD, 400, "", false },
-        { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 0, 0, HTTP1_BAD, 400,
-          "", false },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", 0, 0, HTTP1_BAD,
+          400, "", false },
         { "HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", 0, 0, HTTP1_BAD, 400, "", false },
     };
 
@@ -490,8 +492,9 @@ static void refused_memory_is_an_answer(void **state)
 
 static void a_second_message_starts_afresh(void **state)
 {
-    struct str in = STR("POST /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
-                        "GET /b HTTP/1.1\r\nHost: b\r\n\r\n"),
+    struct str in = STR(
+                   "POST /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
+                   "GET /b HTTP/1.1\r\nHost: b\r\n\r\n"),
                piece;
     struct http1 p;
 

@@ -96,8 +96,10 @@ static void call(struct result *r, const struct http_call_opts *o)
 
 static void the_request_has_the_promised_bytes(void **state)
 {
-    struct http_header h[] = { { STR("X-A"), STR("b") }, { STR("Host"), STR("evil") },
-                               { STR("Content-Length"), STR("9") }, { STR("Connection"), STR("close") } };
+    struct http_header h[] = { { STR("X-A"), STR("b") },
+                               { STR("Host"), STR("evil") },
+                               { STR("Content-Length"), STR("9") },
+                               { STR("Connection"), STR("close") } };
     struct http_call_opts o;
     struct result r;
     char want[256];
@@ -108,9 +110,10 @@ static void the_request_has_the_promised_bytes(void **state)
     o = opts("POST", "/v1/x?y=z", "hi");
     o.headers = (struct http_headers){ h, COUNT(h) };
     call(&r, &o);
-    snprintf(want, sizeof(want),
-             "POST /v1/x?y=z HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nX-A: b\r\nContent-Length: 2\r\n\r\nhi",
-             listener_port(listener));
+    snprintf(
+        want, sizeof(want),
+        "POST /v1/x?y=z HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nX-A: b\r\nContent-Length: 2\r\n\r\nhi",
+        listener_port(listener));
     WAIT(peers == 1 && peer[0].in.len >= strlen(want));
     assert_true(str_eqz(buf_view(&peer[0].in), want));
     raw_send(&peer[0], "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Type: a/b\r\n"
@@ -145,7 +148,8 @@ static void connections_are_kept_and_used_again(void **state)
         call(&r, &o);
         WAIT(peers == 1 && raw_has(&peer[0], "\r\n\r\n"));
         buf_reset(&peer[0].in);
-        raw_send(&peer[0], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
+        raw_send(&peer[0],
+                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n");
         WAIT(r.ends == 1 && r.rc == 0);
         buf_fini(&r.body);
     }
@@ -264,7 +268,8 @@ static void replies_that_break_the_rules_end_in_an_error(void **state)
         bool close, reset;
         int rc;
     } cases[] = {
-        { "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 0, 0, ERR_PARSE },
+        { "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 0, 0,
+          ERR_PARSE },
         { "HTTP/1.1 200 OK\nContent-Length: 1\n\n", 0, 0, ERR_PARSE },
         { "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", 0, 0, ERR_PARSE },
         { "HTTP/1.1 101 Switching Protocols\r\n\r\n", 0, 0, ERR_PARSE },
@@ -384,7 +389,8 @@ static void a_cancelled_call_closes_and_is_silent(void **state)
     call(&r, &o);
     http_call_cancel(r.call); /* while connecting */
     call(&r, &o);
-    WAIT(peers >= 1 && (raw_has(&peer[0], "\r\n\r\n") || (peers == 2 && raw_has(&peer[1], "\r\n\r\n"))));
+    WAIT(peers >= 1 &&
+         (raw_has(&peer[0], "\r\n\r\n") || (peers == 2 && raw_has(&peer[1], "\r\n\r\n"))));
     http_call_cancel(r.call);
     WAIT(peer[peers - 1].eof);
     assert_int_equal(r.ends, 0);
@@ -415,7 +421,8 @@ static void a_call_may_be_cancelled_from_its_own_callback(void **state)
     o = opts("GET", "/", "");
     assert_int_equal(http_call_start(client, &o, &mine, &r, &r.call, &e), 0);
     WAIT(peers == 1 && raw_has(&peer[0], "\r\n\r\n"));
-    raw_send(&peer[0], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n");
+    raw_send(&peer[0],
+             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n");
     WAIT(peer[0].eof);
     assert_true(r.heads == 1 && r.ends == 0);
     finish();
@@ -507,7 +514,8 @@ static void fetch_blocks_until_the_whole_answer_is_there(void **state)
     buf_init(&body, (size_t)8 << 20);
     assert_int_equal(http_fetch(&o, &status, &body, NULL, NULL, &e), 0);
     assert_int_equal(status, 200);
-    assert_true(str_starts(buf_view(&body), STR("0 1 2 ")) && str_ends(buf_view(&body), STR(" 499999 ")));
+    assert_true(str_starts(buf_view(&body), STR("0 1 2 ")) &&
+                str_ends(buf_view(&body), STR(" 499999 ")));
     buf_fini(&body);
     buf_init(&body, 1000);
     assert_int_equal(http_fetch(&o, &status, &body, NULL, NULL, &e), ERR_LIMIT);

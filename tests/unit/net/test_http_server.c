@@ -95,12 +95,14 @@ static void answers_have_the_promised_bytes(void **state)
     static const struct {
         const char *request, *answer;
     } cases[] = {
-        { "GET /a?b=c HTTP/1.1\r\n" H "\r\n",
-          "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\n/a?b=c" },
-        { "POST /echo HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n",
-          "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nhi!" },
-        { "HEAD /a HTTP/1.1\r\n" H "\r\n",
-          "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\n" },
+        { "GET /a?b=c HTTP/1.1\r\n" H "\r\n", "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: "
+                                              "text/plain\r\nContent-Length: 6\r\n\r\n/a?b=c" },
+        { "POST /echo HTTP/1.1\r\n" H
+          "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n",
+          "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: text/plain\r\nContent-Length: "
+          "3\r\n\r\nhi!" },
+        { "HEAD /a HTTP/1.1\r\n" H "\r\n", "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: "
+                                           "text/plain\r\nContent-Length: 3\r\n\r\n" },
         { "GET /stream HTTP/1.1\r\n" H "\r\n",
           "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: text/event-stream\r\n"
           "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n" },
@@ -196,7 +198,8 @@ static void refused_framing_gets_an_error_object_and_the_connection_closes(void 
     } cases[] = {
         { "POST / HTTP/1.1\r\n" H "Content-Length: 1\r\nContent-Length: 1\r\n\r\na", 400,
           "framing_cl_dup" },
-        { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "framing_chunk" },
+        { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400,
+          "framing_chunk" },
         { "GET / HTTP/1.1\r\n\r\n", 400, "host" },
         { "GET / HTTP/3.0\r\n", 505, "version" },
         { "TRACE / HTTP/1.1\r\n" H "\r\n", 405, "method" },
@@ -220,9 +223,10 @@ static void refused_framing_gets_an_error_object_and_the_connection_closes(void 
         snprintf(want, sizeof(want), "\"code\":%d,\"reason\":\"%s\"}}", cases[i].status,
                  cases[i].reason);
         assert_true(str_ends(buf_view(&c.in), str_of(want)));
-        assert_true(raw_has(&c, "Content-Type: application/json\r\n") &&
-                    raw_has(&c, "Connection: close\r\n") && raw_has(&c, "x-should-retry: false\r\n") &&
-                    raw_has(&c, "\r\n\r\n{\"error\":{\"message\":\"") && raw_has(&c, "\"param\":null"));
+        assert_true(
+            raw_has(&c, "Content-Type: application/json\r\n") &&
+            raw_has(&c, "Connection: close\r\n") && raw_has(&c, "x-should-retry: false\r\n") &&
+            raw_has(&c, "\r\n\r\n{\"error\":{\"message\":\"") && raw_has(&c, "\"param\":null"));
         assert_string_equal(last_reason, cases[i].reason);
         assert_int_equal(refusals, i + 1);
         raw_end(&c);
@@ -394,7 +398,8 @@ static void on_head_can_refuse_before_the_body_is_read(void **state)
 
     (void)state;
     raw_start(&c, port);
-    raw_send(&c, "POST /echo HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n");
+    raw_send(&c,
+             "POST /echo HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n");
     WAIT(c.eof);
     assert_true(raw_has(&c, "HTTP/1.1 401 ") && raw_has(&c, "Connection: close"));
     assert_false(raw_has(&c, "100 Continue"));
@@ -410,7 +415,8 @@ static void on_head_can_refuse_before_the_body_is_read(void **state)
 /* req: H1-15 LIM-05 LIM-07 LIM-09 */
 static void slow_heads_and_bodies_get_408_and_idle_ones_nothing(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ .head_ms = 150, .body_ms = 150, .idle_ms = 400 });
+    uint16_t port =
+        start((struct http_server_opts){ .head_ms = 150, .body_ms = 150, .idle_ms = 400 });
     struct raw head, body, idle, kept, empty_line;
 
     (void)state;
@@ -544,6 +550,28 @@ static void past_conns_max_new_ones_wait_then_are_shed(void **state)
     finish();
 }
 
+/* req: LIM-02 */
+static void one_address_has_its_share_of_connections(void **state)
+{
+    uint16_t port = start((struct http_server_opts){ .conns_per_peer_max = 2 });
+    struct raw a, b, c;
+
+    (void)state;
+    for (int round = 0; round < 3; round++) {
+        raw_start(&a, port);
+        raw_start(&b, port);
+        raw_start(&c, port);
+        WAIT(c.closed);
+        raw_send(&a, "GET /a HTTP/1.1\r\n" H "\r\n");
+        WAIT(raw_has(&a, "/a?"));
+        raw_end(&a);
+        raw_end(&b);
+        raw_end(&c);
+        run_ms(10);
+    }
+    finish();
+}
+
 static void draining_ends_idle_now_and_busy_after_their_answer(void **state)
 {
     uint16_t port = start((struct http_server_opts){ 0 });
@@ -589,7 +617,8 @@ static void closing_the_server_breaks_everything_and_says_so(void **state)
     raw_end(&b);
 }
 
-/* req: LIM-01: ten thousand clients that say nothing cost little, and a busy one does not feel them. */
+/* req: LIM-01: ten thousand clients that say nothing cost little, and a busy one does not feel
+ * them. */
 static void ten_thousand_idle_connections_are_cheap(void **state)
 {
     struct rlimit fds;
@@ -606,8 +635,8 @@ static void ten_thousand_idle_connections_are_cheap(void **state)
     for (size_t i = 0; i < n; i++) {
         struct err e;
 
-        assert_int_equal(conn_open(loop, "127.0.0.1", port, NULL, &raw_ops, &idle[i], &idle[i].c, &e),
-                         0);
+        assert_int_equal(
+            conn_open(loop, "127.0.0.1", port, NULL, &raw_ops, &idle[i], &idle[i].c, &e), 0);
         if (i % 500 == 499 || i + 1 == n)
             WAIT(idle[i].open);
     }
@@ -646,6 +675,7 @@ int main(void)
         T(an_aborted_stream_looks_cut),
         T(header_values_cannot_split_an_answer),
         T(past_conns_max_new_ones_wait_then_are_shed),
+        T(one_address_has_its_share_of_connections),
         T(draining_ends_idle_now_and_busy_after_their_answer),
         T(closing_the_server_breaks_everything_and_says_so),
         T(ten_thousand_idle_connections_are_cheap),

@@ -154,13 +154,16 @@ static void put_off_work_runs_without_any_other_event(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(posts_arrive_all_and_in_order_per_sender, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(posts_arrive_all_and_in_order_per_sender, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_post_may_post, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_timer_repeats_and_frees_itself, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_timer_is_not_early_after_a_long_set_up, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_timer_is_not_early_after_a_long_set_up, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_disarmed_timer_is_silent, set_up, tear_down),
         cmocka_unit_test_setup_teardown(signals_reach_the_loop, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(put_off_work_runs_without_any_other_event, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(put_off_work_runs_without_any_other_event, set_up,
+                                        tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

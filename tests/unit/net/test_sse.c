@@ -24,7 +24,8 @@ static const struct {
 } cases[] = {
     /* WHATWG HTML 9.2.6 */
     { "data: YHOO\ndata: +2\ndata: 10\n\n", "<YHOO\n+2\n10>" },
-    { ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",
+    { ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third "
+      "event\n\n",
       "<first event><second event>< third event>" },
     { "data\n\ndata\ndata\n\ndata:", "<><\n>" },
     { "data:test\n\ndata: test\n\n", "<test><test>" },
@@ -33,8 +34,12 @@ static const struct {
     { "data: a\r\n\ndata: b\n\r\n", "<a><b>" },
     { "\r\n\r\ndata: a\r\ndata: b\r\n\r\n", "<a\nb>" },
     /* what is not data */
-    { "\xef\xbb\xbf" "data: bom\n\n", "<bom>" },
-    { "\xef\xbb\xbf\xef\xbb\xbf" "data: two boms\n\n", "" },
+    { "\xef\xbb\xbf"
+      "data: bom\n\n",
+      "<bom>" },
+    { "\xef\xbb\xbf\xef\xbb\xbf"
+      "data: two boms\n\n",
+      "" },
     { "event: x\nretry: 5\n\n:data: no\nDATA: no\ndatax: no\n data: no\n\n", "" },
     { "data: {\"a\":1}\n\ndata: [DONE]\n\n", "<{\"a\":1}><[DONE]>" },
     { "data: unfinished\n", "" },

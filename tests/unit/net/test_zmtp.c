@@ -57,24 +57,29 @@ static void what_we_write_are_the_published_bytes(void **state)
     assert_true(zmtp_put_ready(&got, "SUB"));
     SAME(READY_SUB);
     assert_true(zmtp_put_ready(&got, "DEALER"));
-    SAME("0429 05 5245414459 0b 536f636b65742d54797065 00000006 4445414c4552 08 4964656e74697479 00000000");
+    SAME("0429 05 5245414459 0b 536f636b65742d54797065 00000006 4445414c4552 08 4964656e74697479 "
+         "00000000");
     m = (struct zmtp_msg){ .frame = { STR("\x01kv@") }, .count = 1 };
     assert_true(zmtp_put(&got, &m));
     SAME("00 04 01 6b7640");
-    m = (struct zmtp_msg){ .frame = { STR("kv@10.0.0.7:8000@m"), STR("\0\0\0\0\0\0\0\7"), STR("\x93") },
-                           .count = 3 };
+    m = (struct zmtp_msg){
+        .frame = { STR("kv@10.0.0.7:8000@m"), STR("\0\0\0\0\0\0\0\7"), STR("\x93") }, .count = 3
+    };
     assert_true(zmtp_put(&got, &m));
     SAME("01 12 6b764031302e302e302e373a38303030406d 01 08 0000000000000007 00 01 93");
     m = (struct zmtp_msg){ .frame = { STR(""), STR("\0\0\0\0\0\0\0\3") }, .count = 2 };
     assert_true(zmtp_put(&got, &m));
     SAME("0100 0008 0000000000000003");
-    m = (struct zmtp_msg){ .frame = { STR(""), STR("kv@a@m"), STR("\0\0\0\0\0\0\0\3"), STR("\x93") },
-                           .count = 4 };
+    m = (struct zmtp_msg){
+        .frame = { STR(""), STR("kv@a@m"), STR("\0\0\0\0\0\0\0\3"), STR("\x93") }, .count = 4
+    };
     assert_true(zmtp_put(&got, &m));
-    m = (struct zmtp_msg){ .frame = { STR(""), STR(""), STR("\xff\xff\xff\xff\xff\xff\xff\xff"), STR("") },
-                           .count = 4 };
+    m = (struct zmtp_msg){
+        .frame = { STR(""), STR(""), STR("\xff\xff\xff\xff\xff\xff\xff\xff"), STR("") }, .count = 4
+    };
     assert_true(zmtp_put(&got, &m));
-    SAME("0100 0106 6b764061406d 0108 0000000000000003 0001 93 | 0100 0100 0108 ffffffffffffffff 0000");
+    SAME("0100 0106 6b764061406d 0108 0000000000000003 0001 93 | 0100 0100 0108 ffffffffffffffff "
+         "0000");
     for (size_t n = 255; n <= 256; n++) { /* where the long form begins */
         char *p = mem_zalloc(n);
 
@@ -134,24 +139,25 @@ static void reading_gives_the_same_at_every_cut(void **state)
         { GREETING "04 05 04 50494e47", "GC(PING|)" },
         { GREETING "06 0000000000000007 04 50494e47 0001", "GC(PING|" },
         /* refused */
-        { "47", "B" },                                         /* "GET / HTTP/1.1" */
-        { "16 0301", "B" },                                    /* TLS */
+        { "47", "B" },      /* "GET / HTTP/1.1" */
+        { "16 0301", "B" }, /* TLS */
         { "ff 00000000 00000000 7e", "B" },
-        { "ff 00000000 00000000 7f 02", "B" },                 /* ZMTP 2 */
-        { "ff 00000000 00000000 7f 03 00 504c41494e", "B" },   /* PLAIN */
+        { "ff 00000000 00000000 7f 02", "B" },               /* ZMTP 2 */
+        { "ff 00000000 00000000 7f 03 00 504c41494e", "B" }, /* PLAIN */
         { "ff 00000000 00000000 7f 03 00 4e554c4c58", "B" },
-        { GREETING "08 00", "GB" },                            /* reserved flag */
-        { GREETING "05 02 0141", "GB" },                       /* a command with more */
-        { GREETING "01 01 61 04 02 0141", "GB" },              /* a command inside a message */
-        { GREETING "04 00", "GB" },                            /* no name */
+        { GREETING "08 00", "GB" },               /* reserved flag */
+        { GREETING "05 02 0141", "GB" },          /* a command with more */
+        { GREETING "01 01 61 04 02 0141", "GB" }, /* a command inside a message */
+        { GREETING "04 00", "GB" },               /* no name */
         { GREETING "04 01 00", "GB" },
-        { GREETING "04 02 0541", "GB" },                       /* name longer than the frame */
-        { GREETING "02 0000000000000041", "GB" },              /* 65 of 64 bytes */
+        { GREETING "04 02 0541", "GB" },          /* name longer than the frame */
+        { GREETING "02 0000000000000041", "GB" }, /* 65 of 64 bytes */
         { GREETING "02 ffffffffffffffff", "GB" },
         { GREETING "01 20 00000000000000000000000000000000 00000000000000000000000000000000 00 21",
-          "GB" },                                              /* 32 + 33 */
-        { GREETING "0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 00",
-          "GB" },                                              /* 17 frames, all empty */
+          "GB" }, /* 32 + 33 */
+        { GREETING
+          "0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 0100 00",
+          "GB" }, /* 17 frames, all empty */
     };
     struct buf in, whole, cut;
 
@@ -271,10 +277,12 @@ static void subscribers_get_what_their_prefix_matches(void **state)
     buf_init(&a.all, 1 << 16);
     buf_init(&b.all, 1 << 16);
     assert_int_equal(zmtp_pub_open(loop, "127.0.0.1", 0, 0, &p, &e), 0);
-    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", zmtp_pub_port(p), STR("kv@"), &in_ops,
-                                      &a, &ca, &e), 0);
-    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", zmtp_pub_port(p), STR(""), &in_ops, &b,
-                                      &cb, &e), 0);
+    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", zmtp_pub_port(p), STR("kv@"),
+                                      &in_ops, &a, &ca, &e),
+                     0);
+    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", zmtp_pub_port(p), STR(""),
+                                      &in_ops, &b, &cb, &e),
+                     0);
     WAIT(a.ups == 1 && b.ups == 1 && zmtp_pub_peers(p) == 2);
     settle(p, &a, "kv@");
     settle(p, &b, "kv@");
@@ -306,7 +314,8 @@ static void a_lost_publisher_is_found_again(void **state)
     buf_init(&a.all, 1 << 16);
     assert_int_equal(zmtp_pub_open(loop, "127.0.0.1", 0, 0, &p, &e), 0);
     port = zmtp_pub_port(p);
-    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", port, STR(""), &in_ops, &a, &c, &e), 0);
+    assert_int_equal(
+        zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", port, STR(""), &in_ops, &a, &c, &e), 0);
     WAIT(a.ups == 1);
     zmtp_pub_close(p);
     WAIT(a.downs == 1);
@@ -365,8 +374,9 @@ static void a_slow_subscriber_loses_whole_messages_and_nobody_else_does(void **s
     assert_int_equal(zmtp_pub_open(loop, "127.0.0.1", 0, 1 << 20, &p, &e), 0);
     raw_start(&slow, zmtp_pub_port(p));
     assert_int_equal(conn_write(slow.c, hex(&in, GREETING READY_SUB "00 01 01")), 0);
-    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", zmtp_pub_port(p), STR(""), &in_ops,
-                                      &fast, &c, &e), 0);
+    assert_int_equal(zmtp_client_open(loop, ZMTP_SUB, "127.0.0.1", zmtp_pub_port(p), STR(""),
+                                      &in_ops, &fast, &c, &e),
+                     0);
     WAIT(zmtp_pub_peers(p) == 2 && fast.ups == 1);
     settle(p, &fast, "t");
     WAIT(raw_has(&slow, "READY"));
@@ -413,8 +423,9 @@ static void peer_room(void *ctx)
 
 static void on_request(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *m)
 {
-    struct zmtp_msg end = { .frame = { STR(""), STR(""), STR("\xff\xff\xff\xff\xff\xff\xff\xff"), STR("") },
-                            .count = 4 };
+    struct zmtp_msg end = {
+        .frame = { STR(""), STR(""), STR("\xff\xff\xff\xff\xff\xff\xff\xff"), STR("") }, .count = 4
+    };
 
     (void)ctx;
     asks++;
@@ -441,8 +452,9 @@ static void replay_requests_are_answered(void **state)
     asks = peer_gone = peer_drains = 0;
     buf_init(&a.all, (size_t)256 << 20);
     assert_int_equal(zmtp_router_open(loop, "127.0.0.1", 0, on_request, NULL, &r, &e), 0);
-    assert_int_equal(zmtp_client_open(loop, ZMTP_DEALER, "127.0.0.1", zmtp_router_port(r), STR(""), &in_ops,
-                                      &a, &c, &e), 0);
+    assert_int_equal(zmtp_client_open(loop, ZMTP_DEALER, "127.0.0.1", zmtp_router_port(r), STR(""),
+                                      &in_ops, &a, &c, &e),
+                     0);
     assert_int_equal(zmtp_client_send(c, &ask), ERR_CLOSED);
     WAIT(a.ups == 1);
     assert_int_equal(zmtp_client_send(c, &ask), 0);
@@ -515,7 +527,8 @@ static void pings_are_answered_with_their_context(void **state)
     buf_init(&in, 4096);
     assert_int_equal(zmtp_pub_open(loop, "127.0.0.1", 0, 0, &p, &e), 0);
     raw_start(&c, zmtp_pub_port(p));
-    assert_int_equal(conn_write(c.c, hex(&in, GREETING READY_SUB "04 0a 04 50494e47 0010 637478")), 0);
+    assert_int_equal(conn_write(c.c, hex(&in, GREETING READY_SUB "04 0a 04 50494e47 0010 637478")),
+                     0);
     WAIT(raw_has(&c, "\x04\x08\x04PONGctx"));
     raw_end(&c);
     zmtp_pub_close(p);
