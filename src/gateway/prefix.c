@@ -21,6 +21,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
+#include "kv/replica.h"
+#include <inttypes.h>
 
 #define NOTE_MS 5000
 #define NOTES_MAX (1u << 18)          /* keys that can expire; past it the oldest expire early */
@@ -41,9 +43,27 @@ struct prefix {
     size_t first, count;
     uint32_t *note_id;                /* the gateway's endpoint to the index's */
     uint32_t *found;                  /* scratch: one per endpoint */
+    uint32_t *held, held_cap;         /* scratch: one per endpoint of the replica */
     uint64_t *keys;                   /* scratch: NOTE_KEYS_MAX */
+    struct replica *replica;          /* NULL: no cache manager was named */
+    bool was_up;
     struct map sharing;
 };
+
+static int follow_cache(struct prefix *p, const struct gateway_opts *o, const struct kv_index_opts *k,
+                        struct err *e)
+{
+    struct replica_opts r = { .index = *k };
+    char host[256];
+
+    if (o->cache == NULL)
+        return 0;
+    if (addr_parse(str_of(o->cache), host, &r.port, e) != 0)
+        return e->code;
+    r.host = host;
+    r.index.blocks_max = 0;
+    return replica_new(p->g->loop, &r, &p->replica, e);
+}
 
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e)
 {
@@ -64,6 +84,10 @@ struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struc
             prefix_free(p);
             return NULL;
         }
+    if (follow_cache(p, o, &k, e) != 0) {
+        prefix_free(p);
+        return NULL;
+    }
     return p;
 }
 
@@ -71,25 +95,25 @@ void prefix_free(struct prefix *p)
 {
     if (p == NULL)
         return;
+    replica_free(p->replica);
     kv_index_free(p->notes);
     map_fini(&p->sharing);
     mem_free(p->ring);
     mem_free(p->note_id);
     mem_free(p->found);
+    mem_free(p->held);
     mem_free(p->keys);
     mem_free(p);
 }
 
 bool prefix_cache_up(const struct prefix *p)
 {
-    (void)p;
-    return false;
+    return p->replica != NULL && replica_up(p->replica);
 }
 
 uint64_t prefix_cache_blocks(const struct prefix *p)
 {
-    (void)p;
-    return 0;
+    return p->replica != NULL ? kv_index_total(replica_index(p->replica)) : 0;
 }
 
 uint64_t prefix_own_blocks(const struct prefix *p)
@@ -134,12 +158,34 @@ static void match_notes(struct prefix *p, const struct reading *r, uint32_t *mat
         matched[i] = noted_blocks(p->found[p->note_id[i]]);
 }
 
+static void match_replica(struct prefix *p, const struct reading *r, uint32_t *matched)
+{
+    const struct kv_index *x = replica_index(p->replica);
+    uint32_t n = kv_index_endpoint_count(x);
+
+    if (n > p->held_cap) {
+        p->held = mem_realloc(p->held, n * sizeof(*p->held)); /* n <= KV_ENDPOINTS_MAX */
+        p->held_cap = n;
+    }
+    kv_index_match(x, r->keys, r->key_count, p->held, n);
+    for (uint32_t i = 0; i < p->g->endpoint_count; i++) {
+        uint32_t id;
+
+        if (kv_index_find(x, str_of(p->g->endpoints[i].address), &id) && id < n)
+            matched[i] = MAX(matched[i], p->held[id]);
+    }
+}
+
 void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched)
 {
     for (uint32_t i = 0; i < p->g->endpoint_count; i++)
         matched[i] = 0;
-    if (r->key_count != 0)
-        match_notes(p, r, matched);
+    if (r->key_count == 0)
+        return;
+    match_notes(p, r, matched);
+    /* guessed tokens have keys of their own, which no worker ever says */
+    if (p->replica != NULL && !r->estimated)
+        match_replica(p, r, matched);
 }
 
 static void note_drop(struct prefix *p)
@@ -174,7 +220,17 @@ void prefix_forget(struct prefix *p, uint32_t endpoint)
 void prefix_tick(struct prefix *p)
 {
     uint64_t now = clock_ms();
+    bool up = prefix_cache_up(p);
 
+    if (up != p->was_up) {
+        if (up)
+            LOG_INFO("cache manager followed address=%s blocks=%" PRIu64, p->g->cache,
+                     prefix_cache_blocks(p));
+        else
+            LOG_WARN("cache manager lost address=%s, prefixes are guessed from what was sent where",
+                     p->g->cache);
+        p->was_up = up;
+    }
     while (p->count > 0 && p->ring[p->first].at_ms + NOTE_MS <= now)
         note_drop(p);
 }
