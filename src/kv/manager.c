@@ -79,13 +79,15 @@ void kv_manager_gauges(struct kv_manager *m)
     metric_set(m->cell[KM_BYTES], (double)kv_index_bytes(m->index));
 }
 
-static void check_ready(struct kv_manager *m, uint64_t now_ms)
+void kv_manager_check_ready(struct kv_manager *m)
 {
     size_t whole = 0;
 
+    if (m->is_ready)
+        return;
     for (size_t i = 0; i < m->source_count; i++)
         whole += m->source[i].is_up && m->source[i].replay == KV_REPLAY_NONE;
-    if (whole * 100 < m->source_count * READY_PERCENT && now_ms - m->start_ms < READY_MS)
+    if (whole * 100 < m->source_count * READY_PERCENT && loop_now_ms(m->loop) - m->start_ms < READY_MS)
         return;
     m->is_ready = true;
     LOG_INFO("cache manager ready sources=%zu of=%zu blocks=%llu", whole, m->source_count,
@@ -99,8 +101,7 @@ static void on_tick(void *ctx)
 
     for (size_t i = 0; i < m->source_count; i++)
         kv_source_tick(&m->source[i], now);
-    if (!m->is_ready)
-        check_ready(m, now);
+    kv_manager_check_ready(m);
     if (now - m->beat_ms >= KV_STREAM_BEAT_MS) {
         m->beat_ms = now;
         kv_publish_beat(m);

@@ -50,6 +50,7 @@ static void get_ready(struct kv_manager *m, struct http_req *r)
     struct json_w w;
     struct buf b;
 
+    kv_manager_check_ready(m);
     for (size_t i = 0; i < m->source_count; i++) {
         up += m->source[i].is_up;
         whole += m->source[i].is_up && m->source[i].replay == KV_REPLAY_NONE;

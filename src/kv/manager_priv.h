@@ -102,4 +102,5 @@ void kv_manager_handle(void *ctx, struct http_req *r);
 /* manager.c */
 struct metric_cell *kv_metric(struct kv_manager *m, enum kv_metric f, const char *value);
 void kv_manager_gauges(struct kv_manager *m);
+void kv_manager_check_ready(struct kv_manager *m);
 #endif
