@@ -73,7 +73,7 @@ static void act_scalar(uint8_t *dst, const float *x, uint32_t w, uint32_t cols)
                 q[k / 4 * 4 * w + 4 * t + k % 4] = (int8_t)c;
                 sum[k / 16] += c;
             }
-            scale[t] = amax / 127.0f;
+            scale[t] = amax * (1.0f / 127.0f);
             scale[w + t] = scale[t] * (float)(sum[0] + sum[1]);
             scale[2 * w + t] = scale[t] * (float)sum[0];
             scale[3 * w + t] = scale[t] * (float)sum[1];
@@ -375,10 +375,13 @@ static void add_scalar(float *y, const float *x, size_t n)
 static uint32_t argmax_scalar(const float *x, uint32_t n)
 {
     uint32_t best = 0;
+    float top = -INFINITY;
 
-    for (uint32_t i = 1; i < n; i++)
-        if (x[i] > x[best])
+    for (uint32_t i = 0; i < n; i++)
+        if (x[i] > top) { /* NaN never is */
+            top = x[i];
             best = i;
+        }
     return best;
 }
 

@@ -581,7 +581,7 @@ INLINE void quantize_32(const float *x, float *scale, uint32_t w, int8_t *q)
     /* Packing works within 128-bit halves: the permutation puts the words in order again. */
     c = _mm256_packs_epi16(_mm256_packs_epi32(i[0], i[1]), _mm256_packs_epi32(i[2], i[3]));
     c = _mm256_permutevar8x32_epi32(c, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    scale[0] = amax / 127.0f;
+    scale[0] = amax * (1.0f / 127.0f);
     scale[w] = scale[0] * (float)(sum0 + sum1);
     scale[2 * w] = scale[0] * (float)sum0;
     scale[3 * w] = scale[0] * (float)sum1;

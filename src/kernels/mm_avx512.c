@@ -496,7 +496,7 @@ INLINE void quantize_32(const float *x, float *scale, uint32_t w, int8_t *q)
     s0 = _mm_hadd_epi32(s0, s0);
     sum0 = _mm_cvtsi128_si32(s0);
     sum1 = _mm_extract_epi32(s0, 1);
-    scale[0] = amax / 127.0f;
+    scale[0] = amax * (1.0f / 127.0f);
     scale[w] = scale[0] * (float)(sum0 + sum1);
     scale[2 * w] = scale[0] * (float)sum0;
     scale[3 * w] = scale[0] * (float)sum1;

@@ -59,7 +59,7 @@ static void round_activations(double *out, const float *x, size_t n)
             amax = fmaxf(amax, fabsf(x[k]));
         for (size_t k = b; k < b + 32; k++)
             out[k] = amax == 0 ? 0
-                               : (double)(amax / 127.0f) * (double)lrintf(x[k] * (127.0f / amax));
+                               : (double)(amax * (1.0f / 127.0f)) * (double)lrintf(x[k] * (127.0f / amax));
     }
 }
 
