@@ -417,16 +417,28 @@ static bool float_op(struct jinja *j, enum jop op, double x, double y, struct jv
     return true;
 }
 
+/* Beside markup, plain text is escaped: what the templates that write `x|safe + y` get. */
+static bool add_text(struct jinja *j, struct jtext a, struct jtext b, struct jv *out)
+{
+    bool markup = a.markup || b.markup;
+
+    *out = jv_text((struct jtext){ 0 });
+    if (markup && (!jtext_escape(j, a, &a) || !jtext_escape(j, b, &b)))
+        return false;
+    if (!jtext_concat(j, a, b, &out->s))
+        return false;
+    out->s.markup = markup;
+    return true;
+}
+
 bool jbinary(struct jinja *j, enum jop op, const struct jv *a, const struct jv *b, struct jv *out)
 {
     int64_t x, y;
 
     if (a->type == J_UNDEF || b->type == J_UNDEF)
         return undefined_use(j, a->type == J_UNDEF ? a : b);
-    if (op == JOP_ADD && a->type == J_STR && b->type == J_STR) {
-        *out = jv_text((struct jtext){ 0 });
-        return jtext_concat(j, a->s, b->s, &out->s);
-    }
+    if (op == JOP_ADD && a->type == J_STR && b->type == J_STR)
+        return add_text(j, a->s, b->s, out);
     if (op == JOP_MOD && a->type == J_STR)
         return jformat_percent(j, a->s, b, out);
     if (jv_as_int(a, &x) && jv_as_int(b, &y))
@@ -636,6 +648,8 @@ static bool eval_filter(struct jinja *j, const struct jnode *n, struct jv *base,
         v = *base; /* a block's text */
     else if (base != NULL && n->a->kind == JN_FILTER ? !eval_filter(j, n->a, base, &v) : !jeval(j, n->a, &v))
         return false;
+    if (n->op == JUNKNOWN)
+        return jfail(j, ERR_INVAL, "there is no filter '%.*s'", STR_ARG(str_sub(n->name, 0, 64)));
     return jeval_args(j, n->list, &v, &args) && jfilter_run(j, n->op, &args, out);
 }
 
@@ -645,6 +659,8 @@ static bool eval_test(struct jinja *j, const struct jnode *n, struct jv *out)
     struct jv v;
     bool is;
 
+    if (n->op == JUNKNOWN)
+        return jfail(j, ERR_INVAL, "there is no test '%.*s'", STR_ARG(str_sub(n->name, 0, 64)));
     if (!jeval(j, n->a, &v) || !jeval_args(j, n->list, &v, &args) || !jtest_run(j, n->op, &args, &is))
         return false;
     *out = jv_bool(is);

@@ -110,26 +110,10 @@ static bool f_replace(struct jinja *j, struct jargs *args, struct jv *out)
 
 static bool f_escape(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    static const struct { char c; const char *z; } entities[] = {
-        { '&', "&amp;" }, { '<', "&lt;" }, { '>', "&gt;" }, { '"', "&#34;" }, { '\'', "&#39;" },
-    };
     struct jtext t;
-    struct jsb b;
-    size_t from = 0;
 
-    if (!text_of(j, args, &t) || !jsb_init(&b, j, 0))
-        return false;
-    for (size_t i = 0; i < t.n; i++)
-        for (size_t k = 0; k < COUNT(entities); k++)
-            if (t.p[i] == entities[k].c) {
-                if (!jsb_text(&b, jtext_sub(t, from, i - from)) || !jsb_z(&b, entities[k].z))
-                    return false;
-                from = i + 1;
-            }
-    if (!jsb_text(&b, jtext_sub(t, from, t.n - from)))
-        return false;
-    *out = jv_text(jsb_done(&b));
-    return true;
+    *out = jv_text((struct jtext){ 0 });
+    return text_of(j, args, &t) && jtext_escape(j, t, &out->s);
 }
 
 /* One line at a time; the first, and blank ones, only when asked for. */
@@ -403,7 +387,10 @@ static bool f_length(struct jinja *j, struct jargs *args, struct jv *out)
 
 static bool f_safe(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    return f_string(j, args, out);
+    bool ok = f_string(j, args, out);
+
+    out->s.markup = true;
+    return ok;
 }
 
 /* separators=(item, key) */

@@ -2,7 +2,8 @@
  *
  * Names are interned, so that looking a variable up compares pointers; filters, tests
  * and methods are found by name once, here, so that a template that needs one we do
- * not have is refused when it is loaded, not in the middle of a conversation. */
+ * not have is refused when it is loaded, not in the middle of a conversation; unless it
+ * stands in a branch, which may be meant for another engine and never run. */
 // SPDX-License-Identifier: Apache-2.0
 #include "text/jinja_priv.h"
 #include "base/check.h"
@@ -212,8 +213,10 @@ static struct jnode *parse_if(struct jparser *p)
             if (branch->a == NULL)
                 return NULL;
         }
+        p->branches++;
         if (!block_end(p) || !body(p, ends, &branch->list))
             return NULL;
+        p->branches--;
         if (tail != NULL)
             tail->next = branch;
         else

@@ -351,12 +351,13 @@ static struct jnode *filter(struct jparser *p, struct jnode *base)
     if (t->type != JT_NAME)
         return jparse_fail(p, "a filter's name was expected");
     id = jfilter_find(t->text);
-    if (id < 0)
+    if (id < 0 && p->branches == 0)
         return jparse_fail(p, "there is no filter '%.*s'", STR_ARG(str_sub(t->text, 0, 64)));
     n = jparse_node(p, JN_FILTER);
     if (n == NULL)
         return NULL;
-    n->op = (uint16_t)id;
+    n->name = t->text;
+    n->op = id < 0 ? JUNKNOWN : (uint16_t)id;
     n->a = base;
     if (jparse_take_op(p, '(') && !arguments(p, &n->list))
         return NULL;
@@ -387,12 +388,13 @@ static struct jnode *test(struct jparser *p, struct jnode *base)
     if (t->type != JT_NAME)
         return jparse_fail(p, "a test's name was expected");
     id = jtest_find(t->text);
-    if (id < 0)
+    if (id < 0 && p->branches == 0)
         return jparse_fail(p, "there is no test '%.*s'", STR_ARG(str_sub(t->text, 0, 64)));
     n = jparse_node(p, JN_TEST);
     if (n == NULL)
         return NULL;
-    n->op = (uint16_t)id;
+    n->name = t->text;
+    n->op = id < 0 ? JUNKNOWN : (uint16_t)id;
     n->a = base;
     if (jparse_take_op(p, '(')) {
         if (!arguments(p, &n->list))

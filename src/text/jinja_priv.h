@@ -42,6 +42,7 @@ struct jtext {
     const uint8_t *taint;   /* one a byte, NULL when all are as `tainted` says */
     struct jgrow *grow;     /* the buffer it ends in, so that appending need not copy; or NULL */
     bool tainted;
+    bool markup;            /* came out of `safe` or `escape`: + escapes what is added to it */
 };
 
 /* A buffer that text grows in: `used` bytes have been given out and never change. */
@@ -215,6 +216,7 @@ struct jparser {
     struct jname { struct str text; struct jname *next; } **names; /* interned */
     struct jnode *macro; /* being read, to note what it uses */
     unsigned loops;      /* around here within the same macro */
+    unsigned branches;   /* of if statements around here */
 };
 
 #define JNAMES 256
@@ -289,6 +291,7 @@ bool jsb_add(struct jsb *b, const char *p, size_t n, bool tainted);
 bool jsb_z(struct jsb *b, const char *z);
 struct jtext jsb_done(const struct jsb *b);
 bool jtext_concat(struct jinja *j, struct jtext a, struct jtext b, struct jtext *out);
+bool jtext_escape(struct jinja *j, struct jtext s, struct jtext *out); /* HTML; markup stays */
 
 /* Text helpers over UTF-8; invalid bytes count as one character each. */
 size_t jtext_chars(struct str s);
@@ -332,6 +335,8 @@ uint16_t jfunc_id(struct str name); /* 0 = none */
 bool jloop_attr(const struct jloop *l, struct str name, struct jv *out);
 
 /* ---- filters, tests, methods: tables by index, found at compile time ---- */
+
+#define JUNKNOWN 0xffffu /* a filter or test that there is not, in a branch that may never run */
 
 /* args->v[0] is the value it is applied to. */
 typedef bool jcallee(struct jinja *j, struct jargs *args, struct jv *out);

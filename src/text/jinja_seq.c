@@ -55,6 +55,14 @@ static bool begin(struct jinja *j, size_t cap, bool iterator, struct jv *out)
 
 /* ---- map, select ---- */
 
+/* What is false has no items here, iterable or not: none is taken for an empty list. */
+static bool true_items(struct jinja *j, struct jargs *args, struct jv **items, size_t *count)
+{
+    *items = NULL;
+    *count = 0;
+    return !jv_truth(&args->v[0]) || items_of(j, args, items, count);
+}
+
 bool jseq_map(struct jinja *j, struct jargs *args, struct jv *out)
 {
     const struct jv *path = jarg(args, SIZE_MAX, "attribute"), *def = jarg(args, SIZE_MAX, "default");
@@ -70,7 +78,7 @@ bool jseq_map(struct jinja *j, struct jargs *args, struct jv *out)
         if (id < 0)
             return jfail(j, ERR_INVAL, "map(): there is no such filter");
     }
-    if (!items_of(j, args, &items, &count) || !begin(j, count, true, &r))
+    if (!true_items(j, args, &items, &count) || !begin(j, count, true, &r))
         return false;
     for (size_t i = 0; i < count; i++) {
         struct jv v;
@@ -115,7 +123,7 @@ static bool sift(struct jinja *j, struct jargs *args, bool by_attr, bool keep, s
         if (id < 0)
             return jfail(j, ERR_INVAL, "there is no such test");
     }
-    if (!items_of(j, args, &items, &count) || !begin(j, 0, true, &r))
+    if (!true_items(j, args, &items, &count) || !begin(j, 0, true, &r))
         return false;
     for (size_t i = 0; i < count; i++) {
         struct jv v;

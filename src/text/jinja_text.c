@@ -125,6 +125,34 @@ bool jtext_replace(struct jinja *j, struct jtext s, struct str old, struct jtext
     return true;
 }
 
+bool jtext_escape(struct jinja *j, struct jtext s, struct jtext *out)
+{
+    static const struct { char c; const char *z; } entities[] = {
+        { '&', "&amp;" }, { '<', "&lt;" }, { '>', "&gt;" }, { '"', "&#34;" }, { '\'', "&#39;" },
+    };
+    struct jsb b;
+    size_t from = 0;
+
+    *out = s;
+    if (s.markup)
+        return true;
+    if (!jsb_init(&b, j, 0))
+        return false;
+    for (size_t i = 0; i < s.n; i++)
+        for (size_t k = 0; k < COUNT(entities); k++)
+            if (s.p[i] == entities[k].c) {
+                if (!jsb_text(&b, jtext_sub(s, from, i - from)) ||
+                    !jsb_add(&b, entities[k].z, strlen(entities[k].z), s.taint != NULL ? s.taint[i] : s.tainted))
+                    return false;
+                from = i + 1;
+            }
+    if (!jsb_text(&b, jtext_sub(s, from, s.n - from)))
+        return false;
+    *out = jsb_done(&b);
+    out->markup = true;
+    return true;
+}
+
 /* ---- case ---- */
 
 /* Full upper-casing where one character becomes several; title is only the first of them. */

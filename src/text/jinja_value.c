@@ -607,7 +607,7 @@ bool jdict_del(struct jinja *j, struct jdict *d, const struct jv *key, struct jv
 struct jtext jtext_sub(struct jtext s, size_t from, size_t n)
 {
     return (struct jtext){ .p = s.p + from, .n = n, .taint = s.taint != NULL ? s.taint + from : NULL,
-                           .tainted = s.tainted, .grow = from + n == s.n ? s.grow : NULL };
+                           .tainted = s.tainted, .markup = s.markup, .grow = from + n == s.n ? s.grow : NULL };
 }
 
 static struct jgrow *grow_new(struct jinja *j, size_t cap)
