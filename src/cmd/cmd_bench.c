@@ -1,9 +1,10 @@
-/* llmd bench engine: prefill and decode speed of the engine on one model, beside the read bandwidth of the
- * same minutes, and, with --compare, in turns with llama.cpp on the same file.
+/* llmd bench engine: prefill and decode speed of the engine on one model, beside the read bandwidth
+ * of the same minutes, and, with --compare, in turns with llama.cpp on the same file.
  *
- * Machines like these are noisy, so figures are medians over rounds and what counts is the ratio within
- * one run.  The peer is a program of tests/golden (llamacpp_oracle) in the folder given, with the folder
- * libs beside it that holds the one CPU level to compare with; --cpu forces ours. */
+ * Machines like these are noisy, so figures are medians over rounds and what counts is the ratio
+ * within one run.  The peer is a program of tests/golden (llamacpp_oracle) in the folder given,
+ * with the folder libs beside it that holds the one CPU level to compare with; --cpu forces ours.
+ */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/clock.h"
@@ -18,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ROUNDS_MAX  15
+#define ROUNDS_MAX 15
 
 enum { PREFILL, DECODE1, DECODE4, DECODE16, FIGURES };
 
@@ -42,10 +43,12 @@ static const struct opt_desc table[] = {
       "GGUF file, or a name of llmd model list" },
     { "compare", OPT_STR, offsetof(struct bench_opts, compare), NULL, "DIR", 0, 0,
       "folder of llamacpp_oracle and its libs: run it in turns and print ratios" },
-    { "cpu", OPT_STR, offsetof(struct bench_opts, cpu), NULL, "LEVEL", 0, 0, "scalar, avx2 or avx512" },
+    { "cpu", OPT_STR, offsetof(struct bench_opts, cpu), NULL, "LEVEL", 0, 0,
+      "scalar, avx2 or avx512" },
     { "threads", OPT_U32, offsetof(struct bench_opts, threads), "0", "N", 0, 1024,
       "compute threads; 0 = CPUs allowed" },
-    { "rounds", OPT_U32, offsetof(struct bench_opts, rounds), "5", "N", 1, ROUNDS_MAX, "medians over so many" },
+    { "rounds", OPT_U32, offsetof(struct bench_opts, rounds), "5", "N", 1, ROUNDS_MAX,
+      "medians over so many" },
 };
 
 /* ---- ours ---- */
@@ -91,15 +94,19 @@ static int measure(struct engine *en, int which, uint32_t salt, double *out, str
 
     w.left = figures[which].streams;
     for (; started < figures[which].streams && rc == 0; started++) {
-        struct engine_request r = { .prompt = prompt, .prompt_count = n, .on_token = on_token,
-                                    .on_done = on_done, .ctx = &w };
+        struct engine_request r = {
+            .prompt = prompt, .prompt_count = n, .on_token = on_token, .on_done = on_done, .ctx = &w
+        };
         uint64_t id;
 
         for (uint32_t i = 0; i < n; i++)
             prompt[i] = (i * 7 + started * 131 + salt * 17) % MIN(vocab, 1000u);
-        r.sampling = (struct engine_sampling){ .top_p = 1, .repetition_penalty = 1, .ignore_eos = true,
-                                               .max_tokens = figures[which].output, .logprobs = -1,
-                                               .prompt_logprobs = -1 };
+        r.sampling = (struct engine_sampling) { .top_p = 1,
+                                                .repetition_penalty = 1,
+                                                .ignore_eos = true,
+                                                .max_tokens = figures[which].output,
+                                                .logprobs = -1,
+                                                .prompt_logprobs = -1 };
         rc = engine_submit(en, &r, &id, e);
     }
     pthread_mutex_lock(&w.mu);
@@ -139,7 +146,8 @@ static int peer_run(const struct bench_opts *o, uint32_t threads, double *out, s
     pid_t pid;
     FILE *f;
 
-    if ((size_t)snprintf(program, sizeof(program), "%s/llamacpp_oracle", o->compare) >= sizeof(program) ||
+    if ((size_t)snprintf(program, sizeof(program), "%s/llamacpp_oracle", o->compare) >=
+            sizeof(program) ||
         (size_t)snprintf(libs, sizeof(libs), "%s/libs", o->compare) >= sizeof(libs))
         return err_set(e, ERR_INVAL, "--compare: path too long");
     (void)snprintf(count, sizeof(count), "%u", threads);
@@ -187,13 +195,14 @@ struct results {
     double ours[FIGURES][ROUNDS_MAX], peer[FIGURES][ROUNDS_MAX], gbps[ROUNDS_MAX];
 };
 
-static void report(const struct bench_opts *o, const struct model *m, struct results *r, uint32_t threads)
+static void report(const struct bench_opts *o, const struct model *m, struct results *r,
+                   uint32_t threads)
 {
     size_t stream = model_weight_bytes(m) - (m->output != m->token_embd ? m->token_embd->size : 0);
     double gbps = median(r->gbps, o->rounds), d1 = median(r->ours[DECODE1], o->rounds);
 
-    printf("model %.*s, cpu %s, %u threads, medians of %u rounds\n", STR_ARG(m->name), kern_level_name(), threads,
-           o->rounds);
+    printf("model %.*s, cpu %s, %u threads, medians of %u rounds\n", STR_ARG(m->name),
+           kern_level_name(), threads, o->rounds);
     for (int i = 0; i < FIGURES; i++) {
         double ours = median(r->ours[i], o->rounds);
 
@@ -209,8 +218,8 @@ static void report(const struct bench_opts *o, const struct model *m, struct res
            d1 * (double)stream * 1e-9, 100 * d1 * (double)stream * 1e-9 / gbps);
 }
 
-static int rounds(const struct bench_opts *o, const struct model *m, struct results *r, uint32_t *threads,
-                  struct err *e)
+static int rounds(const struct bench_opts *o, const struct model *m, struct results *r,
+                  uint32_t *threads, struct err *e)
 {
     struct kern_pool *pool = kern_pool_new(o->threads);
     struct engine_opts eo = { .weights_fd = -1, .threads = o->threads };
@@ -251,7 +260,8 @@ int cmd_bench(int argc, char **argv)
     struct buf path;
     struct err e = { 0 };
     uint32_t threads = 0;
-    int rc = cmd_options("usage: llmd bench engine --model FILE [FLAGS]", &o, table, COUNT(table), argc, argv, &rest);
+    int rc = cmd_options("usage: llmd bench engine --model FILE [FLAGS]", &o, table, COUNT(table),
+                         argc, argv, &rest);
 
     if (rc >= 0)
         return rc;

@@ -1,10 +1,10 @@
 /* The step: continuous batching.
  *
  *   admit   waiting -> running while blocks for the whole prompt can be had
- *   plan    one row for each decoding request, then prefill chunks: beside decodes only as many rows
- *           as fit step_budget_ms by the learned time of a row, shared by all that wait for prefill
- *   run     all rows through all layers; the head only for rows that are sampled
- *   settle  complete blocks to the prefix cache, tokens to their owners, ends
+ *   plan    one row for each decoding request, then prefill chunks: beside decodes only as many
+ * rows as fit step_budget_ms by the learned time of a row, shared by all that wait for prefill run
+ * all rows through all layers; the head only for rows that are sampled settle  complete blocks to
+ * the prefix cache, tokens to their owners, ends
  *
  * When blocks run out the newest request gives its own back and is computed
  * again later (mostly from the prefix cache, into which its complete blocks
@@ -19,8 +19,9 @@
 
 #define MS_PER_ROW_FIRST 1.0 /* before anything was measured */
 #define LEARN_ROWS_MIN   16  /* smaller steps say little about the time of a row */
-#define ALONE_BUDGETS    4   /* a step without decodes lasts that many budgets: newcomers and cancels wait for it */
-#define ALONE_ROWS_MIN   128 /* fewer rows would waste the kernels */
+#define ALONE_BUDGETS                                                                              \
+    4 /* a step without decodes lasts that many budgets: newcomers and cancels wait for it */
+#define ALONE_ROWS_MIN 128 /* fewer rows would waste the kernels */
 
 /* a runs before b */
 static bool runs_before(const struct seq *a, const struct seq *b)
@@ -74,9 +75,13 @@ void batch_end(struct engine *en, struct seq *s, enum engine_finish reason, int6
     if (!list_remove(en->running, &en->running_count, s))
         (void)list_remove(en->waiting, &en->waiting_count, s);
     s->planned = 0;
-    *r = (struct engine_result){
-        .reason = reason, .stop_id = stop_id, .rc = rc, .prompt_tokens = s->prompt_count,
-        .output_tokens = s->output_count, .cached_tokens = s->cached_tokens,
+    *r = (struct engine_result) {
+        .reason = reason,
+        .stop_id = stop_id,
+        .rc = rc,
+        .prompt_tokens = s->prompt_count,
+        .output_tokens = s->output_count,
+        .cached_tokens = s->cached_tokens,
         .imported_tokens = s->imported_tokens,
     };
     if (s->computed >= s->prompt_count) /* what an abort cut short was not computed */
@@ -85,7 +90,8 @@ void batch_end(struct engine *en, struct seq *s, enum engine_finish reason, int6
         r->computed_tokens = s->computed - s->cached_tokens - s->imported_tokens;
     r->queue_s = (double)((s->was_admitted ? s->admitted_ns : now) - s->submitted_ns) * 1e-9;
     if (s->was_admitted)
-        r->prefill_s = (double)((s->first_token_ns != 0 ? s->first_token_ns : now) - s->admitted_ns) * 1e-9;
+        r->prefill_s =
+            (double)((s->first_token_ns != 0 ? s->first_token_ns : now) - s->admitted_ns) * 1e-9;
     if (s->first_token_ns != 0)
         r->decode_s = (double)(now - s->first_token_ns) * 1e-9;
     s->parked = kvio_park(en, s, lease);
@@ -107,11 +113,14 @@ static void flush_events(struct engine *en)
     for (size_t i = 0; i < kv->ev_count; i++) {
         const struct kv_pending *p = &kv->ev[i];
 
-        ev[i] = (struct engine_kv_event){
-            .kind = p->kind, .keys = kv->ev_key + p->key_at, .key_count = p->key_count,
+        ev[i] = (struct engine_kv_event) {
+            .kind = p->kind,
+            .keys = kv->ev_key + p->key_at,
+            .key_count = p->key_count,
             .parent = p->has_parent ? &p->parent : NULL,
             .tokens = p->kind == ENGINE_KV_STORED ? kv->ev_token + p->token_at : NULL,
-            .block_tokens = kv->tokens, .salt = { p->salt, p->salt_n },
+            .block_tokens = kv->tokens,
+            .salt = { p->salt, p->salt_n },
         };
     }
     en->on_events(en->ectx, ev, (uint32_t)kv->ev_count);
@@ -223,7 +232,7 @@ static void admit(struct engine *en)
         else if (!admit_one(en, s)) {
             if (en->running_count != 0)
                 break; /* in order: a long one is not overtaken for ever by short ones */
-            i++; /* leases alone keep it out: others may use the time */
+            i++;       /* leases alone keep it out: others may use the time */
         }
     }
 }
@@ -321,13 +330,15 @@ static void plan(struct engine *en)
 
 /* ---- rows ---- */
 
-static struct kern_attn_seq attn_seq(const struct engine *en, const struct seq *s, uint32_t g, uint32_t pos,
-                                     uint32_t count, uint32_t row)
+static struct kern_attn_seq attn_seq(const struct engine *en, const struct seq *s, uint32_t g,
+                                     uint32_t pos, uint32_t count, uint32_t row)
 {
-    return (struct kern_attn_seq){
+    return (struct kern_attn_seq) {
         .table = s->table[g] + (g != 0 ? s->first_part : 0),
         .first_pos = g != 0 ? s->first_part * en->kv.tokens : 0,
-        .q_start = pos, .q_count = count, .q_row = row,
+        .q_start = pos,
+        .q_count = count,
+        .q_row = row,
     };
 }
 
@@ -348,9 +359,11 @@ static uint32_t build_rows(struct engine *en)
             uint32_t pos = s->computed + j, b = pos / T;
             bool there = b < s->published;
 
-            en->rows[rows++] = (struct fwd_row){
-                .token = s->tokens[pos], .pos = pos,
-                .place = { there ? BLOCK_NONE : s->table[0][b], there ? BLOCK_NONE : s->table[1][b] },
+            en->rows[rows++] = (struct fwd_row) {
+                .token = s->tokens[pos],
+                .pos = pos,
+                .place = { there ? BLOCK_NONE : s->table[0][b],
+                           there ? BLOCK_NONE : s->table[1][b] },
             };
         }
         n++;
@@ -383,7 +396,8 @@ static void build_head(struct engine *en)
         uint32_t end = s->computed + s->planned;
 
         if (s->plp != NULL)
-            for (uint32_t pos = MAX(s->computed, s->plp_done); pos < end && pos + 1 < s->prompt_count; pos++)
+            for (uint32_t pos = MAX(s->computed, s->plp_done);
+                 pos < end && pos + 1 < s->prompt_count; pos++)
                 head_add(en, s, pos, true);
         if (end == s->count && s->rq.sampling.max_tokens != 0)
             head_add(en, s, end - 1, false);
@@ -407,8 +421,9 @@ static void head_one(void *ctx, uint32_t i, uint32_t thread)
         sample_logprob(logits, en->m->n_vocab, s->tokens[h->index], s->rq.sampling.prompt_logprobs,
                        &s->plp[h->index]);
     else
-        h->token = sampler_pick(&s->sampler, logits, en->m->n_vocab, s->output_count, en->eog, en->eog_count,
-                                &en->scratch[thread], s->rq.sampling.logprobs >= 0 ? &h->lp : NULL);
+        h->token = sampler_pick(&s->sampler, logits, en->m->n_vocab, s->output_count, en->eog,
+                                en->eog_count, &en->scratch[thread],
+                                s->rq.sampling.logprobs >= 0 ? &h->lp : NULL);
 }
 
 static void run_head(struct engine *en)
@@ -436,7 +451,8 @@ static bool is_eog(const struct engine *en, uint32_t token)
     return false;
 }
 
-static void take_token(struct engine *en, struct seq *s, uint32_t token, const struct engine_logprob *lp)
+static void take_token(struct engine *en, struct seq *s, uint32_t token,
+                       const struct engine_logprob *lp)
 {
     const struct engine_sampling *p = &s->sampler.p;
 
@@ -503,9 +519,13 @@ bool batch_step(struct engine *en)
     if (rows == 0)
         return false;
     build_head(en);
-    forward_run(&en->fwd, &(struct fwd_step){
-        .row = en->rows, .rows = rows, .seq = { en->attn[0], en->attn[1] }, .seq_count = en->planned_count,
-        .want = en->want, .want_seq = { en->attn_want[0], en->attn_want[1] }, .want_count = en->head_count });
+    forward_run(&en->fwd, &(struct fwd_step) { .row = en->rows,
+                                               .rows = rows,
+                                               .seq = { en->attn[0], en->attn[1] },
+                                               .seq_count = en->planned_count,
+                                               .want = en->want,
+                                               .want_seq = { en->attn_want[0], en->attn_want[1] },
+                                               .want_count = en->head_count });
     if (en->head_count != 0)
         run_head(en);
     for (uint32_t i = 0; i < en->planned_count; i++)

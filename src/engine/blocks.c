@@ -26,7 +26,7 @@ static void lru_push(struct blocks *b, uint32_t g, uint32_t id)
     struct lru_link *k = b->link[g];
 
     DEBUG_ASSERT(!k[id].on);
-    k[id] = (struct lru_link){ l->tail, BLOCK_NONE, true };
+    k[id] = (struct lru_link) { l->tail, BLOCK_NONE, true };
     if (l->tail != BLOCK_NONE)
         k[l->tail].next = id;
     else
@@ -57,7 +57,7 @@ static void lru_drop(struct blocks *b, uint32_t g, uint32_t id)
 int blocks_init(struct blocks *b, uint32_t tokens, uint32_t groups, const uint32_t count[GROUPS],
                 const size_t stride[GROUPS], bool events, struct err *e)
 {
-    *b = (struct blocks){ .tokens = tokens, .groups = groups, .events_on = events };
+    *b = (struct blocks) { .tokens = tokens, .groups = groups, .events_on = events };
     pthread_mutex_init(&b->map_mu, NULL);
     b->block = mem_try_zero(count[0], sizeof(*b->block));
     if (b->block == NULL)
@@ -69,11 +69,12 @@ int blocks_init(struct blocks *b, uint32_t tokens, uint32_t groups, const uint32
 
         b->count[g] = count[g];
         b->stride[g] = stride[g];
-        b->lru[g] = (struct lru){ BLOCK_NONE, BLOCK_NONE, 0 };
+        b->lru[g] = (struct lru) { BLOCK_NONE, BLOCK_NONE, 0 };
         b->link[g] = mem_try_zero(count[0], sizeof(*b->link[g]));
         b->free_list[g] = mem_try_zero(count[g], sizeof(*b->free_list[g]));
         if (!size_mul(count[g], stride[g], &bytes))
-            return err_set(e, ERR_NOMEM, "KV pool: %u blocks of %zu bytes overflow", count[g], stride[g]);
+            return err_set(e, ERR_NOMEM, "KV pool: %u blocks of %zu bytes overflow", count[g],
+                           stride[g]);
         if (bytes != 0)
             b->arena[g] = mem_pages(bytes);
         if (b->link[g] == NULL || b->free_list[g] == NULL || (bytes != 0 && b->arena[g] == NULL) ||
@@ -106,7 +107,7 @@ void blocks_fini(struct blocks *b)
     mem_free(b->ev_token);
     map_fini(&b->map);
     pthread_mutex_destroy(&b->map_mu);
-    *b = (struct blocks){ 0 };
+    *b = (struct blocks) { 0 };
 }
 
 uint32_t blocks_available(const struct blocks *b, uint32_t group)
@@ -132,8 +133,9 @@ static struct kv_pending *event_add(struct blocks *b, int kind)
         b->ev_cap = b->ev_cap != 0 ? b->ev_cap * 2 : 16;
         b->ev = mem_realloc(b->ev, b->ev_cap * sizeof(*b->ev));
     }
-    b->ev[b->ev_count] = (struct kv_pending){ .kind = kind, .key_at = (uint32_t)b->ev_key_count,
-                                              .token_at = (uint32_t)b->ev_token_count };
+    b->ev[b->ev_count] = (struct kv_pending) { .kind = kind,
+                                               .key_at = (uint32_t)b->ev_key_count,
+                                               .token_at = (uint32_t)b->ev_token_count };
     return &b->ev[b->ev_count++];
 }
 
@@ -158,8 +160,8 @@ static void event_removed(struct blocks *b, const struct blockkey *key)
     event_key(b, p, key);
 }
 
-void blocks_event_stored(struct blocks *b, const struct blockkey *key, const struct blockkey *parent,
-                         const uint32_t *tokens, struct str salt)
+void blocks_event_stored(struct blocks *b, const struct blockkey *key,
+                         const struct blockkey *parent, const uint32_t *tokens, struct str salt)
 {
     struct kv_pending *p = b->ev_count != 0 ? &b->ev[b->ev_count - 1] : NULL;
 
@@ -331,7 +333,8 @@ uint32_t blocks_publish(struct blocks *b, uint32_t id, const struct blockkey *ke
     if (other == BLOCK_NONE) {
         pthread_mutex_lock(&b->map_mu);
         /* A fold that two keys share keeps its first owner; the second stays private. */
-        ok = !map_get(&b->map, blockkey_fold(key), NULL) && map_put(&b->map, blockkey_fold(key), id);
+        ok =
+            !map_get(&b->map, blockkey_fold(key), NULL) && map_put(&b->map, blockkey_fold(key), id);
         if (ok)
             k->key = *key;
         pthread_mutex_unlock(&b->map_mu);
@@ -340,7 +343,8 @@ uint32_t blocks_publish(struct blocks *b, uint32_t id, const struct blockkey *ke
     }
     blocks_ref(b, other, 0);
     if (b->groups > 1 && want_part) {
-        if (b->block[other].part1 == BLOCK_NONE) { /* the older copy lost its windowed part: give ours */
+        if (b->block[other].part1 ==
+            BLOCK_NONE) { /* the older copy lost its windowed part: give ours */
             ASSERT(k->refs[1] == 1);
             b->block[other].part1 = k->part1;
             b->block[other].refs[1] = 1;

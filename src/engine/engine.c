@@ -25,20 +25,24 @@ static int check_request(const struct engine *en, const struct engine_request *r
     if (r->prompt_count == 0)
         return err_set(e, ERR_INVAL, "the prompt is empty");
     if (r->prompt_count >= en->plan.o.max_model_len && p->max_tokens != 0)
-        return err_set(e, ERR_INVAL, "the prompt has %u tokens; this model's maximum context length is %u tokens",
+        return err_set(e, ERR_INVAL,
+                       "the prompt has %u tokens; this model's maximum context length is %u tokens",
                        r->prompt_count, en->plan.o.max_model_len);
     if (r->prompt_count > en->plan.o.max_model_len)
-        return err_set(e, ERR_INVAL, "the prompt has %u tokens; this model's maximum context length is %u tokens",
+        return err_set(e, ERR_INVAL,
+                       "the prompt has %u tokens; this model's maximum context length is %u tokens",
                        r->prompt_count, en->plan.o.max_model_len);
     for (uint32_t i = 0; i < r->prompt_count; i++)
         if (r->prompt[i] >= en->m->n_vocab)
-            return err_set(e, ERR_INVAL, "prompt token %u: %u is no token of this model (%u)", i, r->prompt[i],
-                           en->m->n_vocab);
+            return err_set(e, ERR_INVAL, "prompt token %u: %u is no token of this model (%u)", i,
+                           r->prompt[i], en->m->n_vocab);
     if (p->stop_id_count > ENGINE_STOP_IDS_MAX || p->logprobs > ENGINE_LOGPROBS_MAX ||
         p->prompt_logprobs > ENGINE_LOGPROBS_MAX || p->bias_count > 65536)
         return err_set(e, ERR_INVAL, "too many stop ids, logprobs or biases");
-    if (!isfinite(p->temperature) || p->temperature < 0 || !isfinite(p->top_p) || !isfinite(p->min_p))
-        return err_set(e, ERR_INVAL, "temperature, top_p and min_p must be finite, temperature not negative");
+    if (!isfinite(p->temperature) || p->temperature < 0 || !isfinite(p->top_p) ||
+        !isfinite(p->min_p))
+        return err_set(e, ERR_INVAL,
+                       "temperature, top_p and min_p must be finite, temperature not negative");
     return 0;
 }
 
@@ -57,7 +61,8 @@ static void name_prompt(struct engine *en, struct seq *s)
 }
 
 /* The request with everything it will need: nothing of it fails later for memory. */
-static int seq_new(struct engine *en, const struct engine_request *r, struct seq **out, struct err *e)
+static int seq_new(struct engine *en, const struct engine_request *r, struct seq **out,
+                   struct err *e)
 {
     uint32_t T = en->kv.tokens, left = en->plan.o.max_model_len - r->prompt_count;
     struct seq *s = mem_try_zero(1, sizeof(*s));
@@ -227,7 +232,8 @@ static void take_mail(struct engine *en)
     pthread_mutex_lock(&en->mu);
     for (uint32_t i = 0; i < en->inbox_count; i++)
         batch_wait_add(en, en->inbox[i]);
-    en->stats.waiting += en->inbox_count; /* the queue's ceiling counts them until the next snapshot */
+    en->stats.waiting +=
+        en->inbox_count; /* the queue's ceiling counts them until the next snapshot */
     en->inbox_count = 0;
     reset = en->reset_wanted;
     en->mail = en->reset_wanted = false;
@@ -270,7 +276,8 @@ static bool wait_for_work(struct engine *en, bool busy)
             pthread_cond_wait(&en->wake, &en->mu);
             continue;
         }
-        ts = (struct timespec){ .tv_sec = (time_t)(at / 1000000000), .tv_nsec = (long)(at % 1000000000) };
+        ts = (struct timespec) { .tv_sec = (time_t)(at / 1000000000),
+                                 .tv_nsec = (long)(at % 1000000000) };
         if (pthread_cond_timedwait(&en->wake, &en->mu, &ts) != 0)
             break;
     }
@@ -313,11 +320,12 @@ static void make_fingerprint(struct engine *en)
     buf_init(&b, 65536);
     buf_z(&b, "llmd-kv-1 f16 hnd ");
     buf_add(&b, m->digest, sizeof(m->digest));
-    buf_f(&b, " layers %u kv_heads %u head_dim %u rope %d %u block %u seed %s", m->n_layers, m->n_kv_heads,
-          m->head_dim, (int)m->rope, m->rope_dim, en->kv.tokens, en->plan.o.hash_seed);
+    buf_f(&b, " layers %u kv_heads %u head_dim %u rope %d %u block %u seed %s", m->n_layers,
+          m->n_kv_heads, m->head_dim, (int)m->rope, m->rope_dim, en->kv.tokens,
+          en->plan.o.hash_seed);
     for (uint32_t i = 0; i < m->n_layers; i++)
-        buf_f(&b, " %u/%u/%u/%a/%a", m->layers[i].group, m->layers[i].group_index, m->layers[i].window,
-              m->layers[i].rope_base, m->layers[i].rope_scale);
+        buf_f(&b, " %u/%u/%u/%a/%a", m->layers[i].group, m->layers[i].group_index,
+              m->layers[i].window, m->layers[i].rope_base, m->layers[i].rope_scale);
     ASSERT(!b.failed || m->n_layers > 256);
     hash_sha256(b.p, b.len, en->fingerprint);
     buf_fini(&b);
@@ -380,12 +388,15 @@ static int make_room(struct engine *en, struct err *e)
                           en->plan.logit_rows) == 0;
     if (ok)
         ok = find_eog(en) == 0;
-    return ok ? 0 : err_set(e, ERR_NOMEM, "no memory for the work space of %u rows: lower --max-num-batched-tokens",
-                            o->max_batched_tokens);
+    return ok ? 0
+              : err_set(e, ERR_NOMEM,
+                        "no memory for the work space of %u rows: lower --max-num-batched-tokens",
+                        o->max_batched_tokens);
 }
 
 int engine_open(struct engine **out, const struct model *m, const struct tokenizer *tok,
-                const struct engine_opts *o, engine_kv_event_fn *on_events, void *ectx, struct err *e)
+                const struct engine_opts *o, engine_kv_event_fn *on_events, void *ectx,
+                struct err *e)
 {
     struct engine *en = mem_zalloc(sizeof(*en));
     pthread_condattr_t attr;

@@ -1,7 +1,7 @@
 /* The layer program: rows of many requests through all layers as one batch.
  *
- *   per layer: norm -> [q,k,v] -> head norms, rope, K and V to their blocks -> attention -> o (+residual)
- *              norm -> [gate,up] -> act(gate)*up -> down (+residual)
+ *   per layer: norm -> [q,k,v] -> head norms, rope, K and V to their blocks -> attention -> o
+ * (+residual) norm -> [gate,up] -> act(gate)*up -> down (+residual)
  *
  * q, k and v share one quantized activation, gate and up another.  The residual
  * stays in f32.  In the last layer only rows whose logits are wanted go on after
@@ -35,8 +35,8 @@ static uint32_t act_width(const struct model *m)
 
 static size_t row_floats(const struct model *m)
 {
-    return (size_t)m->n_embd * 2 + (size_t)q_width(m) * 2 + (size_t)kv_width(m) * 2 + (size_t)m->n_ff * 2 +
-           (size_t)m->rope_dim * m->group_count;
+    return (size_t)m->n_embd * 2 + (size_t)q_width(m) * 2 + (size_t)kv_width(m) * 2 +
+           (size_t)m->n_ff * 2 + (size_t)m->rope_dim * m->group_count;
 }
 
 size_t forward_work_bytes(const struct model *m, uint32_t rows, uint32_t logit_rows)
@@ -57,13 +57,15 @@ static void unfloats(float *p, size_t n)
     mem_pages_free(p, MAX(n, (size_t)1) * sizeof(float));
 }
 
-int forward_init(struct forward *f, const struct model *m, const struct weights *w, const struct blocks *kv,
-                 struct kern_pool *pool, uint32_t rows_max, uint32_t logit_rows)
+int forward_init(struct forward *f, const struct model *m, const struct weights *w,
+                 const struct blocks *kv, struct kern_pool *pool, uint32_t rows_max,
+                 uint32_t logit_rows)
 {
     size_t n = rows_max;
 
-    *f = (struct forward){ .m = m, .w = w, .kv = kv, .pool = pool, .rows_max = rows_max,
-                           .logit_rows = logit_rows };
+    *f = (struct forward) {
+        .m = m, .w = w, .kv = kv, .pool = pool, .rows_max = rows_max, .logit_rows = logit_rows
+    };
     f->x = floats(n * m->n_embd);
     f->h = floats(n * m->n_embd);
     f->q = floats(n * q_width(m));
@@ -76,9 +78,9 @@ int forward_init(struct forward *f, const struct model *m, const struct weights 
         f->cs[g] = floats(n * m->rope_dim);
     f->logits = floats((size_t)logit_rows * m->n_vocab);
     f->final = floats((size_t)logit_rows * m->n_embd);
-    if (f->x == NULL || f->h == NULL || f->q == NULL || f->att == NULL || f->k == NULL || f->v == NULL ||
-        f->gate == NULL || f->up == NULL || f->cs[0] == NULL || (m->group_count > 1 && f->cs[1] == NULL) ||
-        f->logits == NULL || f->final == NULL)
+    if (f->x == NULL || f->h == NULL || f->q == NULL || f->att == NULL || f->k == NULL ||
+        f->v == NULL || f->gate == NULL || f->up == NULL || f->cs[0] == NULL ||
+        (m->group_count > 1 && f->cs[1] == NULL) || f->logits == NULL || f->final == NULL)
         return ERR_NOMEM;
     return kern_act_init(&f->act, MAX(rows_max, logit_rows), act_width(m));
 }
@@ -103,7 +105,7 @@ void forward_fini(struct forward *f)
     unfloats(f->logits, (size_t)f->logit_rows * m->n_vocab);
     unfloats(f->final, (size_t)f->logit_rows * m->n_embd);
     kern_act_fini(&f->act);
-    *f = (struct forward){ 0 };
+    *f = (struct forward) { 0 };
 }
 
 /* ---- row work between matmuls, a few rows a ticket ---- */
@@ -168,7 +170,8 @@ static void rows_qkv(void *ctx, uint32_t ticket, uint32_t thread)
     const struct model *m = f->m;
     const struct model_layer *l = &m->layers[j->layer];
     const struct layer_weights *w = &f->w->layer[j->layer];
-    uint32_t first = ticket * ROWS_A_TICKET, end = MIN(first + ROWS_A_TICKET, j->rows), g = l->group;
+    uint32_t first = ticket * ROWS_A_TICKET, end = MIN(first + ROWS_A_TICKET, j->rows),
+             g = l->group;
     size_t qw = q_width(m), kw = kv_width(m);
     size_t offset = (size_t)l->group_index * f->kv->tokens * kw * 2 * sizeof(uint16_t);
     const float *cs = f->cs[g] + (size_t)first * m->rope_dim;
@@ -187,8 +190,8 @@ static void rows_qkv(void *ctx, uint32_t ticket, uint32_t thread)
     for (uint32_t r = first; r < end; r++)
         if (j->row[r].place[g] != BLOCK_NONE)
             kern_kv_store(f->kv->arena[g], f->kv->stride[g], offset, j->row[r].place[g],
-                          j->row[r].pos & (f->kv->tokens - 1), f->kv->tokens, m->n_kv_heads, m->head_dim,
-                          f->k + r * kw, f->v + r * kw);
+                          j->row[r].pos & (f->kv->tokens - 1), f->kv->tokens, m->n_kv_heads,
+                          m->head_dim, f->k + r * kw, f->v + r * kw);
 }
 
 static void run_rows(struct row_job *j, void (*fn)(void *ctx, uint32_t i, uint32_t thread))
@@ -203,9 +206,10 @@ static void run_rows(struct row_job *j, void (*fn)(void *ctx, uint32_t i, uint32
 
 /* ---- the program ---- */
 
-/* x += norm(y) for the architectures that norm a block's output, else x += y came with the matmul. */
-static void add_back(struct forward *f, const struct kern_mat *w, const float *bias, const float *post,
-                     uint32_t rows)
+/* x += norm(y) for the architectures that norm a block's output, else x += y came with the matmul.
+ */
+static void add_back(struct forward *f, const struct kern_mat *w, const float *bias,
+                     const float *post, uint32_t rows)
 {
     const struct model *m = f->m;
 
@@ -218,16 +222,24 @@ static void add_back(struct forward *f, const struct kern_mat *w, const float *b
     kern_add(f->x, f->h, (size_t)rows * m->n_embd);
 }
 
-static void attention(struct forward *f, const struct model_layer *l, const struct kern_attn_seq *seq,
-                      uint32_t seq_count)
+static void attention(struct forward *f, const struct model_layer *l,
+                      const struct kern_attn_seq *seq, uint32_t seq_count)
 {
     const struct model *m = f->m;
     struct kern_attn a = {
-        .kv = f->kv->arena[l->group], .block_stride = f->kv->stride[l->group],
+        .kv = f->kv->arena[l->group],
+        .block_stride = f->kv->stride[l->group],
         .layer_offset = (size_t)l->group_index * f->kv->tokens * kv_width(m) * 2 * sizeof(uint16_t),
-        .block_tokens = f->kv->tokens, .heads = m->n_heads, .kv_heads = m->n_kv_heads,
-        .head_dim = m->head_dim, .window = l->window, .scale = m->attn_scale,
-        .q = f->q, .out = f->att, .seq = seq, .seq_count = seq_count,
+        .block_tokens = f->kv->tokens,
+        .heads = m->n_heads,
+        .kv_heads = m->n_kv_heads,
+        .head_dim = m->head_dim,
+        .window = l->window,
+        .scale = m->attn_scale,
+        .q = f->q,
+        .out = f->att,
+        .seq = seq,
+        .seq_count = seq_count,
     };
 
     kern_attention(&a, f->pool);
@@ -238,7 +250,8 @@ static void keep_wanted(struct forward *f, const struct fwd_step *s)
 {
     size_t d = f->m->n_embd, qw = q_width(f->m);
 
-    for (uint32_t i = 0; i < s->want_count; i++) { /* rising: no row is overwritten before it moved */
+    for (uint32_t i = 0; i < s->want_count;
+         i++) { /* rising: no row is overwritten before it moved */
         memmove(f->x + i * d, f->x + s->want[i] * d, d * sizeof(float));
         memmove(f->q + i * qw, f->q + s->want[i] * qw, qw * sizeof(float));
     }
@@ -290,8 +303,8 @@ void forward_logits(struct forward *f, uint32_t first, uint32_t count)
     const struct model *m = f->m;
 
     ASSERT(count > 0 && count <= f->logit_rows);
-    kern_rmsnorm(f->final, f->x + (size_t)first * m->n_embd, f->w->output_norm, count, m->n_embd, m->norm_eps,
-                 f->pool);
+    kern_rmsnorm(f->final, f->x + (size_t)first * m->n_embd, f->w->output_norm, count, m->n_embd,
+                 m->norm_eps, f->pool);
     kern_act_set(&f->act, f->final, count, m->n_embd, f->pool);
     kern_matmul(&f->w->head, &f->act, f->logits, m->n_vocab, NULL, false, f->pool);
 }

@@ -1,13 +1,13 @@
 /* Export, import and leases: KV that leaves for, or comes from, another worker.
  *
- *   export: RUNNING --on_prefill--> blocks below export_ready may be copied --end--> LEASED --release,
- *           expiry--> (pins == 0) freed
- *   import: IMPORTING: destination blocks reserved, network threads copy into them (pins) --done or
- *           deadline--> closed --pins == 0--> contiguous blocks are published, WAITING
+ *   export: RUNNING --on_prefill--> blocks below export_ready may be copied --end--> LEASED
+ * --release, expiry--> (pins == 0) freed import: IMPORTING: destination blocks reserved, network
+ * threads copy into them (pins) --done or deadline--> closed --pins == 0--> contiguous blocks are
+ * published, WAITING
  *
- * A network thread finds the request under mu, pins it, copies without the lock and unpins.  The engine
- * never frees blocks of a pinned request: that is what keeps late reads and late writes (I2, I3) out.
- * A closed import takes no new writer, so the wait for pins ends within one copy. */
+ * A network thread finds the request under mu, pins it, copies without the lock and unpins.  The
+ * engine never frees blocks of a pinned request: that is what keeps late reads and late writes (I2,
+ * I3) out. A closed import takes no new writer, so the wait for pins ends within one copy. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/clock.h"
@@ -219,8 +219,8 @@ size_t engine_kv_block_bytes(const struct engine *en)
     return engine_kv_group_bytes(en, 0) + engine_kv_group_bytes(en, 1);
 }
 
-int engine_export_block(struct engine *en, uint64_t id, uint32_t index, void *dst, struct blockkey *key,
-                        uint32_t *parts)
+int engine_export_block(struct engine *en, uint64_t id, uint32_t index, void *dst,
+                        struct blockkey *key, uint32_t *parts)
 {
     uint32_t place[GROUPS] = { BLOCK_NONE, BLOCK_NONE };
     struct seq *s;
@@ -245,8 +245,10 @@ int engine_export_block(struct engine *en, uint64_t id, uint32_t index, void *ds
     for (uint32_t g = 0; g < en->kv.groups; g++) {
         uint8_t *to = (uint8_t *)dst + (g != 0 ? en->kv.stride[0] : 0);
 
-        if (place[g] == BLOCK_NONE)
+        if (place[g] == BLOCK_NONE) { /* nothing of ours leaves unasked */
+            memset(to, 0, en->kv.stride[g]);
             continue;
+        }
         memcpy(to, blocks_at(&en->kv, g, place[g]), en->kv.stride[g]);
         *parts |= 1u << g;
     }
@@ -296,8 +298,8 @@ int engine_import_block(struct engine *en, uint64_t id, uint32_t index, const st
         return rc == 1 ? 0 : rc;
     for (uint32_t g = 0; g < en->kv.groups; g++)
         if (place[g] != BLOCK_NONE)
-            memcpy(blocks_at(&en->kv, g, place[g]), (const uint8_t *)src + (g != 0 ? en->kv.stride[0] : 0),
-                   en->kv.stride[g]);
+            memcpy(blocks_at(&en->kv, g, place[g]),
+                   (const uint8_t *)src + (g != 0 ? en->kv.stride[0] : 0), en->kv.stride[g]);
     pthread_mutex_lock(&en->mu);
     s->arrived[index] = true;
     unpin(en, s);
@@ -326,7 +328,8 @@ void engine_lease_renew(struct engine *en, uint64_t id, uint32_t ms)
 
     pthread_mutex_lock(&en->mu);
     s = find(en, id);
-    if (s != NULL && s->state == SEQ_LEASED) { /* never shortens; the engine re-reads it when it wakes */
+    if (s != NULL &&
+        s->state == SEQ_LEASED) { /* never shortens; the engine re-reads it when it wakes */
         uint64_t until = clock_ns() + (uint64_t)ms * 1000000;
 
         s->deadline_ns = MAX(s->deadline_ns, until);
@@ -348,7 +351,8 @@ void engine_lease_release(struct engine *en, uint64_t id)
     pthread_mutex_unlock(&en->mu);
 }
 
-uint32_t engine_prefix_blocks(struct engine *en, const uint32_t *prompt, uint32_t count, struct str salt)
+uint32_t engine_prefix_blocks(struct engine *en, const uint32_t *prompt, uint32_t count,
+                              struct str salt)
 {
     struct blockkey_extra extra = { salt };
     struct blockkey key = en->root, next;

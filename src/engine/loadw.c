@@ -25,17 +25,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define IMAGE_HEADER_BYTES 4096
-#define IMAGE_VERSION      1
+#define IMAGE_HEADER_BYTES   4096
+#define IMAGE_VERSION        1
 #define KV_BYTES_DEFAULT_MAX ((uint64_t)1 << 30)
-#define KV_TOKENS_DEFAULT  (4u * 4096)
-#define SLACK_BYTES        ((uint64_t)64 << 20) /* stacks, tokenizer, requests */
+#define KV_TOKENS_DEFAULT    (4u * 4096)
+#define SLACK_BYTES          ((uint64_t)64 << 20) /* stacks, tokenizer, requests */
 
 struct image_header {
     char magic[8];
     uint32_t version, level;
     uint64_t size;
-    uint64_t layout;     /* over types, shapes and packed sizes */
+    uint64_t layout; /* over types, shapes and packed sizes */
     uint8_t digest[32];
 };
 
@@ -46,49 +46,56 @@ struct mat_ref {
 
 /* ---- what there is ---- */
 
-static uint64_t cgroup_left(const char *max_path, const char *used_path)
+/* The number in a line "NAME number ..." of a small file; name "" takes the file's first word.
+ * False: no such file or line, or no number ("max": no limit). */
+static bool file_number(const char *path, struct str name, uint64_t *out)
 {
     struct buf b;
-    uint64_t max = UINT64_MAX, used = 0;
     struct err e;
+    struct str rest, line;
+    bool ok = false;
 
     buf_init(&b, 1u << 18);
-    if (file_read(max_path, &b, &e) == 0 && !str_u64(str_trim(buf_view(&b)), &max))
-        max = UINT64_MAX; /* "max": no limit */
-    buf_reset(&b);
-    if (file_read(used_path, &b, &e) != 0 || !str_u64(str_trim(buf_view(&b)), &used))
-        used = 0;
+    if (file_read(path, &b, &e) == 0) {
+        rest = buf_view(&b);
+        while (!ok && rest.p != NULL) {
+            line = str_cut(&rest, '\n');
+            if (!str_starts(line, name))
+                continue;
+            line = str_trim(str_sub(line, name.n, line.n));
+            ok = str_u64(str_cut(&line, ' '), out);
+        }
+    }
     buf_fini(&b);
-    if (max >= UINT64_MAX / 2)
+    return ok;
+}
+
+/* What a control group leaves: its page cache can be reclaimed, so it does not count as used. */
+static uint64_t cgroup_left(const char *max_path, const char *used_path, const char *stat_path)
+{
+    uint64_t max, used = 0, active = 0, inactive = 0;
+
+    if (!file_number(max_path, STR(""), &max) || max >= UINT64_MAX / 2)
         return UINT64_MAX;
+    (void)file_number(used_path, STR(""), &used);
+    (void)file_number(stat_path, STR("active_file "), &active);
+    (void)file_number(stat_path, STR("inactive_file "), &inactive);
+    used -= MIN(used, active + inactive);
     return used < max ? max - used : 0;
 }
 
 static uint64_t memory_available(void)
 {
-    struct buf b;
-    struct err e;
     uint64_t kib, best = UINT64_MAX, v;
-    struct str rest, line;
 
-    buf_init(&b, 1u << 18);
-    if (file_read("/proc/meminfo", &b, &e) == 0) {
-        rest = buf_view(&b);
-        while (rest.p != NULL) {
-            line = str_cut(&rest, '\n');
-            if (!str_starts(line, STR("MemAvailable:")))
-                continue;
-            line = str_trim(str_sub(line, 13, line.n));
-            line = str_cut(&line, ' ');
-            if (str_u64(line, &kib))
-                best = kib * 1024;
-        }
-    }
-    buf_fini(&b);
-    v = cgroup_left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current");
+    if (file_number("/proc/meminfo", STR("MemAvailable:"), &kib))
+        best = kib * 1024;
+    v = cgroup_left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
+                    "/sys/fs/cgroup/memory.stat");
     best = MIN(best, v);
     v = cgroup_left("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                    "/sys/fs/cgroup/memory/memory.usage_in_bytes");
+                    "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+                    "/sys/fs/cgroup/memory/memory.stat");
     return MIN(best, v);
 }
 
@@ -136,8 +143,10 @@ static void plan_defaults(struct engine_opts *o)
 
 static int plan_check(const struct engine_opts *o, struct err *e)
 {
-    if (o->block_tokens < 8 || o->block_tokens > 256 || (o->block_tokens & (o->block_tokens - 1)) != 0)
-        return err_set(e, ERR_INVAL, "block size %u: must be a power of two, 8..256", o->block_tokens);
+    if (o->block_tokens < 8 || o->block_tokens > 256 ||
+        (o->block_tokens & (o->block_tokens - 1)) != 0)
+        return err_set(e, ERR_INVAL, "block size %u: must be a power of two, 8..256",
+                       o->block_tokens);
     if (o->max_num_seqs > 4096)
         return err_set(e, ERR_INVAL, "max-num-seqs %u: must be 1..4096", o->max_num_seqs);
     if (o->max_batched_tokens < o->max_num_seqs || o->max_batched_tokens > 65536)
@@ -154,7 +163,7 @@ int plan_make(struct plan *p, const struct model *m, const struct engine_opts *o
     uint64_t bytes, least;
     int rc;
 
-    *p = (struct plan){ .o = *o };
+    *p = (struct plan) { .o = *o };
     plan_defaults(&p->o);
     rc = plan_check(&p->o, e);
     if (rc != 0)
@@ -162,22 +171,29 @@ int plan_make(struct plan *p, const struct model *m, const struct engine_opts *o
     T = p->o.block_tokens;
     len = p->o.max_model_len != 0 ? p->o.max_model_len : m->context_max;
     if (m->output->ne[1] != m->n_vocab || m->token_embd->ne[1] != m->n_vocab)
-        return err_set(e, ERR_UNSUPPORTED, "embedding of %" PRIu64 " rows for %u tokens", m->token_embd->ne[1],
-                       m->n_vocab);
+        return err_set(e, ERR_UNSUPPORTED, "embedding of %" PRIu64 " rows for %u tokens",
+                       m->token_embd->ne[1], m->n_vocab);
     if (len > m->context_max)
-        return err_set(e, ERR_INVAL, "max-model-len %u: the model was trained for %u", len, m->context_max);
+        return err_set(e, ERR_INVAL, "max-model-len %u: the model was trained for %u", len,
+                       m->context_max);
     for (uint32_t g = 0; g < m->group_count; g++)
         p->stride[g] = block_stride(m, g, T);
     bytes = p->o.kv_bytes;
     if (bytes == 0)
-        bytes = MIN((uint64_t)KV_TOKENS_DEFAULT / T * (p->stride[0] + p->stride[1]), KV_BYTES_DEFAULT_MAX);
+        bytes = MIN((uint64_t)KV_TOKENS_DEFAULT / T * (p->stride[0] + p->stride[1]),
+                    KV_BYTES_DEFAULT_MAX);
     split_blocks(p, m, bytes, MIN(len, 4096u));
     if (p->o.max_model_len != 0 && (uint64_t)p->blocks[0] * T < len)
-        return err_set(e, ERR_INVAL, "max-model-len %u needs %" PRIu64 " bytes of KV, %" PRIu64 " are reserved: raise --kv-bytes",
+        return err_set(e, ERR_INVAL,
+                       "max-model-len %u needs %" PRIu64 " bytes of KV, %" PRIu64
+                       " are reserved: raise --kv-bytes",
                        len, (uint64_t)((len + T - 1) / T) * (p->stride[0] + p->stride[1]), bytes);
     len = (uint32_t)MIN((uint64_t)len, (uint64_t)p->blocks[0] * T);
     if (m->group_count > 1) { /* one long prompt must always fit */
-        least = (MIN((uint64_t)len, (uint64_t)m->groups[1].window + p->o.max_batched_tokens) + T - 1) / T + 2;
+        least =
+            (MIN((uint64_t)len, (uint64_t)m->groups[1].window + p->o.max_batched_tokens) + T - 1) /
+                T +
+            2;
         p->blocks[1] = (uint32_t)MAX((uint64_t)p->blocks[1], least);
     }
     if (len < 2 * T)
@@ -192,8 +208,10 @@ int plan_make(struct plan *p, const struct model *m, const struct engine_opts *o
     p->need_bytes = p->weight_bytes + p->kv_bytes + p->work_bytes + SLACK_BYTES;
     p->available_bytes = memory_available();
     if (p->need_bytes > p->available_bytes)
-        return err_set(e, ERR_NOMEM, "needs %" PRIu64 " MiB (weights %" PRIu64 ", KV %" PRIu64 ", work %" PRIu64
-                       "), %" PRIu64 " MiB are available: lower --kv-bytes, or take a smaller model",
+        return err_set(e, ERR_NOMEM,
+                       "needs %" PRIu64 " MiB (weights %" PRIu64 ", KV %" PRIu64 ", work %" PRIu64
+                       "), %" PRIu64
+                       " MiB are available: lower --kv-bytes, or take a smaller model",
                        p->need_bytes >> 20, p->weight_bytes >> 20, p->kv_bytes >> 20,
                        (p->work_bytes + SLACK_BYTES) >> 20, p->available_bytes >> 20);
     return 0;
@@ -201,15 +219,19 @@ int plan_make(struct plan *p, const struct model *m, const struct engine_opts *o
 
 void plan_describe(const struct plan *p, const struct model *m, struct buf *out)
 {
-    buf_f(out, "weights   %8.1f MiB  packed for %s\n", (double)p->weight_bytes / 1048576, kern_level_name());
-    buf_f(out, "KV cache  %8.1f MiB  %u blocks of %u tokens (%u tokens)", (double)p->kv_bytes / 1048576,
-          p->blocks[0], p->o.block_tokens, p->blocks[0] * p->o.block_tokens);
+    buf_f(out, "weights   %8.1f MiB  packed for %s\n", (double)p->weight_bytes / 1048576,
+          kern_level_name());
+    buf_f(out, "KV cache  %8.1f MiB  %u blocks of %u tokens (%u tokens)",
+          (double)p->kv_bytes / 1048576, p->blocks[0], p->o.block_tokens,
+          p->blocks[0] * p->o.block_tokens);
     if (m->group_count > 1)
         buf_f(out, ", %u windowed blocks (window %u)", p->blocks[1], m->groups[1].window);
     buf_f(out, "\nwork      %8.1f MiB  %u rows a step, %u requests at once\n",
-          (double)(p->work_bytes + SLACK_BYTES) / 1048576, p->o.max_batched_tokens, p->o.max_num_seqs);
+          (double)(p->work_bytes + SLACK_BYTES) / 1048576, p->o.max_batched_tokens,
+          p->o.max_num_seqs);
     buf_f(out, "total     %8.1f MiB  of %.1f MiB available; longest request %u tokens\n",
-          (double)p->need_bytes / 1048576, (double)p->available_bytes / 1048576, p->o.max_model_len);
+          (double)p->need_bytes / 1048576, (double)p->available_bytes / 1048576,
+          p->o.max_model_len);
 }
 
 int engine_plan(const struct model *m, const struct engine_opts *o, struct buf *out, struct err *e)
@@ -232,17 +254,17 @@ static size_t mat_list(const struct model *m, struct weights *w, struct mat_ref 
         const struct model_layer *l = &m->layers[i];
         struct layer_weights none, *x = w != NULL ? &w->layer[i] : &none;
 
-        out[n++] = (struct mat_ref){ l->q, &x->q };
-        out[n++] = (struct mat_ref){ l->k, &x->k };
-        out[n++] = (struct mat_ref){ l->v, &x->v };
-        out[n++] = (struct mat_ref){ l->o, &x->o };
-        out[n++] = (struct mat_ref){ l->gate, &x->gate };
-        out[n++] = (struct mat_ref){ l->up, &x->up };
-        out[n++] = (struct mat_ref){ l->down, &x->down };
+        out[n++] = (struct mat_ref) { l->q, &x->q };
+        out[n++] = (struct mat_ref) { l->k, &x->k };
+        out[n++] = (struct mat_ref) { l->v, &x->v };
+        out[n++] = (struct mat_ref) { l->o, &x->o };
+        out[n++] = (struct mat_ref) { l->gate, &x->gate };
+        out[n++] = (struct mat_ref) { l->up, &x->up };
+        out[n++] = (struct mat_ref) { l->down, &x->down };
     }
-    out[n++] = (struct mat_ref){ m->token_embd, w != NULL ? &w->embd : NULL };
+    out[n++] = (struct mat_ref) { m->token_embd, w != NULL ? &w->embd : NULL };
     if (m->output != m->token_embd)
-        out[n++] = (struct mat_ref){ m->output, w != NULL ? &w->head : NULL };
+        out[n++] = (struct mat_ref) { m->output, w != NULL ? &w->head : NULL };
     return n;
 }
 
@@ -286,10 +308,12 @@ static void mats_fill(struct weights *w, const struct model *m, bool pack, struc
         uint32_t rows = (uint32_t)r[i].t->ne[1], cols = (uint32_t)r[i].t->ne[0];
 
         if (pack)
-            kern_pack(r[i].to, (uint32_t)r[i].t->type, rows, cols, r[i].t->data, w->image + at, pool);
+            kern_pack(r[i].to, (uint32_t)r[i].t->type, rows, cols, r[i].t->data, w->image + at,
+                      pool);
         else
-            *r[i].to = (struct kern_mat){ .type = (uint32_t)r[i].t->type, .rows = rows, .cols = cols,
-                                          .data = w->image + at };
+            *r[i].to = (struct kern_mat) {
+                .type = (uint32_t)r[i].t->type, .rows = rows, .cols = cols, .data = w->image + at
+            };
         r[i].to->size = kern_packed_size((uint32_t)r[i].t->type, rows, cols);
         r[i].to->borrowed = true;
         at += mat_bytes(r[i].t);
@@ -311,8 +335,8 @@ static int record_lock(int fd, short type)
 }
 
 /* Maps the image of a memfd, packing it first when nobody did. */
-static int image_shared(struct weights *w, const struct model *m, int fd, const struct image_header *want,
-                        bool *pack, struct err *e)
+static int image_shared(struct weights *w, const struct model *m, int fd,
+                        const struct image_header *want, bool *pack, struct err *e)
 {
     struct image_header have = { 0 };
     bool ready;
@@ -323,11 +347,14 @@ static int image_shared(struct weights *w, const struct model *m, int fd, const 
     n = pread(fd, &have, sizeof(have), 0);
     ready = n == (ssize_t)sizeof(have) && have.version != 0;
     if (ready && memcmp(&have, want, sizeof(have)) != 0)
-        return err_set(e, ERR_MISMATCH, "shared weights: the image belongs to another model or CPU level than %s",
+        return err_set(e, ERR_MISMATCH,
+                       "shared weights: the image belongs to another model or CPU level than %s",
                        m->path != NULL ? m->path : "this one");
     if (!ready && ftruncate(fd, (off_t)want->size) != 0)
-        return err_set(e, ERR_NOMEM, "shared weights: %" PRIu64 " bytes: %s", want->size, strerror(errno));
-    w->image = mmap(NULL, want->size, ready ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        return err_set(e, ERR_NOMEM, "shared weights: %" PRIu64 " bytes: %s", want->size,
+                       strerror(errno));
+    w->image =
+        mmap(NULL, want->size, ready ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (w->image == MAP_FAILED) {
         w->image = NULL;
         return err_set(e, ERR_NOMEM, "shared weights: map: %s", strerror(errno));
@@ -402,9 +429,11 @@ static int rope_fill(struct weights *w, const struct model *m, struct err *e)
         factor = mem_try_zero((size_t)m->rope_freqs->ne[0], sizeof(*factor));
         if (factor == NULL || m->rope_freqs->ne[0] < half) {
             mem_free(factor);
-            return err_set(e, ERR_NOMEM, "rope factors: %" PRIu64 " of %u", m->rope_freqs->ne[0], half);
+            return err_set(e, ERR_NOMEM, "rope factors: %" PRIu64 " of %u", m->rope_freqs->ne[0],
+                           half);
         }
-        tensor_dequant_row(m->rope_freqs->type, m->rope_freqs->data, factor, (size_t)m->rope_freqs->ne[0]);
+        tensor_dequant_row(m->rope_freqs->type, m->rope_freqs->data, factor,
+                           (size_t)m->rope_freqs->ne[0]);
     }
     for (uint32_t i = 0; i < m->n_layers; i++) {
         const struct model_layer *l = &m->layers[i];
@@ -424,7 +453,8 @@ static int rope_fill(struct weights *w, const struct model *m, struct err *e)
                 v /= (double)factor[j];
             if ((*f)[j] > 0 && fabs((*f)[j] - v) > 1e-12 * v) {
                 mem_free(factor);
-                return err_set(e, ERR_UNSUPPORTED, "layer %u: another rope base than its KV group", i);
+                return err_set(e, ERR_UNSUPPORTED, "layer %u: another rope base than its KV group",
+                               i);
             }
             (*f)[j] = v;
         }
@@ -433,13 +463,16 @@ static int rope_fill(struct weights *w, const struct model *m, struct err *e)
     return 0;
 }
 
-int weights_load(struct weights *w, const struct model *m, int fd, struct kern_pool *pool, struct err *e)
+int weights_load(struct weights *w, const struct model *m, int fd, struct kern_pool *pool,
+                 struct err *e)
 {
-    struct image_header h = { .magic = "LLMDPAK", .version = IMAGE_VERSION, .level = (uint32_t)kern_level() };
+    struct image_header h = { .magic = "LLMDPAK",
+                              .version = IMAGE_VERSION,
+                              .level = (uint32_t)kern_level() };
     bool pack = true;
     int rc;
 
-    *w = (struct weights){ .fd = -1 };
+    *w = (struct weights) { .fd = -1 };
     w->size = image_bytes(m, &h.layout);
     h.size = w->size;
     memcpy(h.digest, m->digest, sizeof(h.digest));
@@ -478,5 +511,5 @@ void weights_free(struct weights *w)
         mem_free(w->inv_freq[g]);
     mem_free(w->layer);
     mem_free(w->small);
-    *w = (struct weights){ .fd = -1 };
+    *w = (struct weights) { .fd = -1 };
 }

@@ -1,5 +1,5 @@
-/* Logits to a token, in vLLM's order: min_tokens, bias, penalties; then greedy, or temperature, min_p,
- * top_k, top_p and a draw from the request's own generator.
+/* Logits to a token, in vLLM's order: min_tokens, bias, penalties; then greedy, or temperature,
+ * min_p, top_k, top_p and a draw from the request's own generator.
  *
  * Nothing sorts the vocabulary.  top_k keeps a heap of k while scanning; top_p alone
  * first drops every token below (1 - p) / n of the mass: together they hold less than 1 - p, so the
@@ -29,7 +29,7 @@ void scratch_fini(struct sample_scratch *s)
     mem_free(s->raw);
     mem_free(s->value);
     mem_free(s->id);
-    *s = (struct sample_scratch){ 0 };
+    *s = (struct sample_scratch) { 0 };
 }
 
 /* ---- state of one request ---- */
@@ -37,7 +37,7 @@ void scratch_fini(struct sample_scratch *s)
 int sampler_init(struct sampler *s, const struct engine_sampling *p, const uint32_t *prompt,
                  uint32_t prompt_count)
 {
-    *s = (struct sampler){ .p = *p };
+    *s = (struct sampler) { .p = *p };
     s->p.bias = NULL;
     if (p->bias_count != 0) {
         struct engine_bias *b = mem_try_zero(p->bias_count, sizeof(*b));
@@ -60,7 +60,7 @@ void sampler_fini(struct sampler *s)
 {
     mem_free((void *)(uintptr_t)s->p.bias);
     map_fini(&s->counts);
-    *s = (struct sampler){ 0 };
+    *s = (struct sampler) { 0 };
 }
 
 bool sampler_accept(struct sampler *s, uint32_t token)
@@ -137,7 +137,8 @@ static void heapify(const float *l, uint32_t *h, uint32_t n, bool up)
 }
 
 /* The k first ids in sampling order, sorted, into h. */
-static void select_top(const float *l, uint32_t vocab, float floor, uint32_t k, uint32_t *h, uint32_t *count)
+static void select_top(const float *l, uint32_t vocab, float floor, uint32_t k, uint32_t *h,
+                       uint32_t *count)
 {
     uint32_t n = 0;
 
@@ -229,7 +230,8 @@ static uint32_t draw_top_k(const struct draw *d, uint32_t k, double top_p, struc
     return draw_from(d, x->id, keep, mass);
 }
 
-/* Nucleus: ids leave the heap in order until the mass is reached; they gather at the array's end. */
+/* Nucleus: ids leave the heap in order until the mass is reached; they gather at the array's end.
+ */
 static uint32_t draw_top_p(const struct draw *d, double top_p, struct sample_scratch *x)
 {
     double sum = 0, mass = 0, left;
@@ -244,7 +246,8 @@ static uint32_t draw_top_p(const struct draw *d, double top_p, struct sample_scr
         } else {
             x->value[i] = 0;
         }
-    cut = (float)((1 - top_p) * sum / count * 0.999); /* a little lower: rounding must not cut the nucleus */
+    cut = (float)((1 - top_p) * sum / count *
+                  0.999); /* a little lower: rounding must not cut the nucleus */
     for (uint32_t i = 0; i < d->vocab; i++)
         if (x->value[i] > 0 && x->value[i] >= cut)
             x->id[n++] = i;
@@ -303,7 +306,8 @@ uint32_t sampler_pick(struct sampler *s, float *logits, uint32_t vocab, uint32_t
     return id;
 }
 
-void sample_logprob(const float *logits, uint32_t vocab, uint32_t id, int n, struct engine_logprob *lp)
+void sample_logprob(const float *logits, uint32_t vocab, uint32_t id, int n,
+                    struct engine_logprob *lp)
 {
     uint32_t top = n > 0 ? MIN((uint32_t)n, (uint32_t)ENGINE_LOGPROBS_MAX) : 0, rank = 1;
     float max = logits[0];
@@ -316,7 +320,9 @@ void sample_logprob(const float *logits, uint32_t vocab, uint32_t id, int n, str
         rank += logits[i] > logits[id];
     }
     norm = (double)max + log(sum);
-    *lp = (struct engine_logprob){ .id = id, .logprob = (float)((double)logits[id] - norm), .rank = rank };
+    *lp = (struct engine_logprob) { .id = id,
+                                    .logprob = (float)((double)logits[id] - norm),
+                                    .rank = rank };
     if (top == 0)
         return;
     select_top(logits, vocab, -INFINITY, top, lp->top_id, &lp->top_count);

@@ -113,8 +113,9 @@ static void name_block(struct engine *en, struct seq *s, uint32_t i)
     if (i < s->key_count)
         return;
     ASSERT(i == s->key_count);
-    blockkey_next(i != 0 ? &s->keys[i - 1] : &en->root, s->tokens + (size_t)i * en->kv.tokens, en->kv.tokens,
-                  i == 0 && salt.text.n != 0 ? &salt : NULL, i == 0 && salt.text.n != 0, &s->keys[i]);
+    blockkey_next(i != 0 ? &s->keys[i - 1] : &en->root, s->tokens + (size_t)i * en->kv.tokens,
+                  en->kv.tokens, i == 0 && salt.text.n != 0 ? &salt : NULL,
+                  i == 0 && salt.text.n != 0, &s->keys[i]);
     s->key_count++;
 }
 
@@ -137,7 +138,8 @@ void seq_publish(struct engine *en, struct seq *s, uint32_t upto)
                 s->table[1][i] = kv->block[now].part1;
         } else if (kv->block[id].cached) {
             blocks_event_stored(kv, &s->keys[i], i != 0 ? &s->keys[i - 1] : NULL,
-                                s->tokens + (size_t)i * kv->tokens, (struct str){ s->salt, s->rq.salt.n });
+                                s->tokens + (size_t)i * kv->tokens,
+                                (struct str) { s->salt, s->rq.salt.n });
         }
     }
 }

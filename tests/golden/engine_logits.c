@@ -21,9 +21,10 @@ static int read_tokens(const struct model *m, struct token_list *ids, struct err
     int rc = tokenizer_new(&tok, m->gguf, e);
 
     if (rc == 0)
-        rc = tokenizer_encode(tok, (struct str){ text, n }, TOKENIZE_ADD_SPECIAL, ids);
+        rc = tokenizer_encode(tok, (struct str) { text, n }, TOKENIZE_ADD_SPECIAL, ids);
     if (rc == 0 && (ids->count < 2 || ids->count > TOKENS_MAX))
-        rc = err_set(e, ERR_LIMIT, "the text has %zu tokens, 2..%d are taken", ids->count, TOKENS_MAX);
+        rc = err_set(e, ERR_LIMIT, "the text has %zu tokens, 2..%d are taken", ids->count,
+                     TOKENS_MAX);
     tokenizer_free(tok);
     return rc;
 }
@@ -52,12 +53,17 @@ static int run(const struct model *m, const struct token_list *ids, FILE *out, s
     for (uint32_t i = 0; i < TOKENS_MAX / 16; i++)
         table[i] = i;
     for (uint32_t i = 0; i < ids->count; i++) {
-        row[i] = (struct fwd_row){ ids->id[i], i, { i / 16, i / 16 } };
+        row[i] = (struct fwd_row) { ids->id[i], i, { i / 16, i / 16 } };
         want[i] = i;
-        one[i] = (struct kern_attn_seq){ .table = table, .q_start = i, .q_count = 1, .q_row = i };
+        one[i] = (struct kern_attn_seq) { .table = table, .q_start = i, .q_count = 1, .q_row = i };
     }
-    forward_run(&f, &(struct fwd_step){ .row = row, .rows = (uint32_t)ids->count, .seq = { &all, &all }, .seq_count = 1,
-                                        .want = want, .want_seq = { one, one }, .want_count = (uint32_t)ids->count });
+    forward_run(&f, &(struct fwd_step) { .row = row,
+                                         .rows = (uint32_t)ids->count,
+                                         .seq = { &all, &all },
+                                         .seq_count = 1,
+                                         .want = want,
+                                         .want_seq = { one, one },
+                                         .want_count = (uint32_t)ids->count });
     for (uint32_t at = 0; at < ids->count && rc == 0; at += LOGIT_ROWS) {
         uint32_t n = MIN((uint32_t)ids->count - at, (uint32_t)LOGIT_ROWS);
 

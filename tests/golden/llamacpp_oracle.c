@@ -3,7 +3,8 @@
  *   llamacpp_oracle check  MODEL LIBS THREADS   stdin: lines "PROMPT_COUNT id id ..."
  *       for each id after the prompt: "pos id argmax gap", gap = logit of argmax - logit of id
  *   llamacpp_oracle logits MODEL LIBS THREADS   stdin: one line of ids; stdout: f32 [count][vocab]
- *   llamacpp_oracle bench  MODEL LIBS THREADS   lines "prefill512 TOKENS_PER_S", "decode1 ...", "decode4", "decode16"
+ *   llamacpp_oracle bench  MODEL LIBS THREADS   lines "prefill512 TOKENS_PER_S", "decode1 ...",
+ * "decode4", "decode16"
  *
  * LIBS holds libggml-cpu-*.so: only the wanted one, to force a CPU level.
  * Built by build_llamacpp_oracle.sh; a test tool, nothing of llama.cpp ships. */
@@ -103,7 +104,8 @@ static int read_ids(char *line, int32_t *ids)
 }
 
 /* Teacher-forced run; each(pos, logits) for positions from `first`. */
-static void run_ids(const int32_t *ids, int count, int first, void (*each)(int pos, const float *l, const int32_t *ids))
+static void run_ids(const int32_t *ids, int count, int first,
+                    void (*each)(int pos, const float *l, const int32_t *ids))
 {
     llama_memory_clear(llama_get_memory(ctx), true);
     for (int at = 0; at < count; at += BATCH) {

@@ -55,9 +55,14 @@ static inline void tiny_close(struct tiny *t)
 
 static inline struct engine_opts opts(void)
 {
-    return (struct engine_opts){ .block_tokens = 16, .kv_bytes = 8u << 20, .max_num_seqs = 16,
-                                 .max_batched_tokens = 128, .queue_max = 64, .threads = 2,
-                                 .prefix_caching = true, .weights_fd = -1 };
+    return (struct engine_opts) { .block_tokens = 16,
+                                  .kv_bytes = 8u << 20,
+                                  .max_num_seqs = 16,
+                                  .max_batched_tokens = 128,
+                                  .queue_max = 64,
+                                  .threads = 2,
+                                  .prefix_caching = true,
+                                  .weights_fd = -1 };
 }
 
 static inline struct engine *engine_make(const struct model *m, const struct engine_opts *o,
@@ -123,13 +128,20 @@ static inline void on_done(void *ctx, uint64_t id, const struct engine_result *r
 static inline struct engine_request request(struct heard *h, const uint32_t *prompt, uint32_t count,
                                             uint32_t max_tokens)
 {
-    struct engine_request r = { .prompt = prompt, .prompt_count = count, .on_token = on_token,
-                                .on_prompt_logprobs = on_plp, .on_prefill = on_prefill, .on_done = on_done,
+    struct engine_request r = { .prompt = prompt,
+                                .prompt_count = count,
+                                .on_token = on_token,
+                                .on_prompt_logprobs = on_plp,
+                                .on_prefill = on_prefill,
+                                .on_done = on_done,
                                 .ctx = h };
 
     memset(h, 0, sizeof(*h));
-    r.sampling = (struct engine_sampling){ .top_p = 1, .repetition_penalty = 1, .max_tokens = max_tokens,
-                                           .logprobs = 0, .prompt_logprobs = -1 };
+    r.sampling = (struct engine_sampling) { .top_p = 1,
+                                            .repetition_penalty = 1,
+                                            .max_tokens = max_tokens,
+                                            .logprobs = 0,
+                                            .prompt_logprobs = -1 };
     return r;
 }
 

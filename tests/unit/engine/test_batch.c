@@ -1,5 +1,5 @@
-/* A request's tokens and log-probabilities, bit for bit, do not depend on company, chunking, threads,
- * prefix hits or preemption; and whatever ends gives everything back. */
+/* A request's tokens and log-probabilities, bit for bit, do not depend on company, chunking,
+ * threads, prefix hits or preemption; and whatever ends gives everything back. */
 // SPDX-License-Identifier: Apache-2.0
 #include "harness.h"
 #include <sys/mman.h>
@@ -29,8 +29,8 @@ static int models_close(void **state)
 }
 
 /* The reference: alone, in an engine of its own. */
-static void alone(const struct model *m, const struct engine_opts *o, struct heard *h, const uint32_t *p, uint32_t n,
-                  uint32_t max_tokens, uint64_t seed)
+static void alone(const struct model *m, const struct engine_opts *o, struct heard *h,
+                  const uint32_t *p, uint32_t n, uint32_t max_tokens, uint64_t seed)
 {
     struct engine *en = engine_make(m, o, NULL, NULL);
     struct engine_request r = request(h, p, n, max_tokens);
@@ -151,7 +151,10 @@ static void a_salt_keeps_tenants_apart(void **state)
 {
     struct engine_opts o = opts();
     struct engine *en = engine_make(models[0].m, &o, NULL, NULL);
-    static const struct { const char *salt; uint32_t cached; } cases[] = {
+    static const struct {
+        const char *salt;
+        uint32_t cached;
+    } cases[] = {
         { "a", 0 }, { "b", 0 }, { "", 0 }, { "a", 48 }, { "", 48 },
     };
     uint32_t p[60];
@@ -188,7 +191,9 @@ static void preemption_changes_nothing(void **state)
             alone(m, &o, &one[i], p[i], 40 + i, 150, i % 2 == 1 ? i : 0);
         }
         /* room for about two of the six at full length */
-        o.kv_bytes = 28 * 16 * (model_kv_bytes_per_token(m, 0) + (m->group_count > 1 ? model_kv_bytes_per_token(m, 1) : 0));
+        o.kv_bytes = 28 * 16 *
+                     (model_kv_bytes_per_token(m, 0) +
+                      (m->group_count > 1 ? model_kv_bytes_per_token(m, 1) : 0));
         o.max_batched_tokens = 64;
         en = engine_make(m, &o, NULL, NULL);
         for (uint32_t i = 0; i < 6; i++) {

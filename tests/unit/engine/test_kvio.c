@@ -1,5 +1,5 @@
-/* KV that leaves for another engine and comes back: same text, honest counts, leases that end; and events
- * from which a listener rebuilds exactly the cache. */
+/* KV that leaves for another engine and comes back: same text, honest counts, leases that end; and
+ * events from which a listener rebuilds exactly the cache. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/map.h"
 #include "harness.h"
@@ -40,7 +40,8 @@ static void hold(struct engine *from, struct heard *h, const uint32_t *p, uint32
 }
 
 /* Copies blocks [first, last) of `src` on `from` into request `dst` on `to`. */
-static void hand_over(struct engine *from, uint64_t src, struct engine *to, uint64_t dst, uint32_t first, uint32_t last)
+static void hand_over(struct engine *from, uint64_t src, struct engine *to, uint64_t dst,
+                      uint32_t first, uint32_t last)
 {
     uint8_t *buf = mem_alloc(engine_kv_block_bytes(from));
     struct blockkey key;
@@ -58,12 +59,13 @@ static void hand_over(struct engine *from, uint64_t src, struct engine *to, uint
 
 static void handed_over_kv_gives_the_same_text(void **state)
 {
-    static const struct { uint32_t prompt, blocks; } cases[] = {
+    static const struct {
+        uint32_t prompt, blocks;
+    } cases[] = {
         { 100, 6 }, /* all full blocks */
         { 96, 6 },  /* the prompt ends with a block: its last token is computed all the same */
         { 100, 3 }, /* the rest never comes */
-        { 100, 0 },
-        { 160, 10 },
+        { 100, 0 }, { 160, 10 },
     };
     uint32_t p[160];
 
@@ -291,9 +293,12 @@ static void hear(void *ctx, const struct engine_kv_event *ev, uint32_t count)
                 struct blockkey root;
 
                 /* known parents only, never twice, and the key is that of these tokens */
-                l->faults += (parent != 0 && !map_get(&l->keys, parent, NULL)) || map_get(&l->keys, key, NULL);
+                l->faults += (parent != 0 && !map_get(&l->keys, parent, NULL)) ||
+                             map_get(&l->keys, key, NULL);
                 blockkey_root(STR(BLOCKKEY_SEED_DEFAULT), &root);
-                blockkey_next(k != 0 ? &ev[i].keys[k - 1] : ev[i].parent != NULL ? ev[i].parent : &root,
+                blockkey_next(k != 0                 ? &ev[i].keys[k - 1]
+                              : ev[i].parent != NULL ? ev[i].parent
+                                                     : &root,
                               ev[i].tokens + k * 16, 16, NULL, 0, &want);
                 l->faults += !blockkey_eq(&want, &ev[i].keys[k]);
                 ASSERT(map_put(&l->keys, key, parent));
@@ -301,7 +306,8 @@ static void hear(void *ctx, const struct engine_kv_event *ev, uint32_t count)
                 l->stored++;
             } else { /* present, and no child is left behind */
                 l->faults += !map_get(&l->keys, key, NULL);
-                for (size_t j = map_next(&l->keys, 0); j < l->keys.cap; j = map_next(&l->keys, j + 1))
+                for (size_t j = map_next(&l->keys, 0); j < l->keys.cap;
+                     j = map_next(&l->keys, j + 1))
                     l->faults += l->keys.slot[j].value == key;
                 map_del(&l->keys, key);
                 l->removed++;
@@ -323,14 +329,17 @@ static void events_replay_to_the_cache(void **state)
         struct engine *en;
         struct rng rng;
 
-        o.kv_bytes = 48 * 16 * (model_kv_bytes_per_token(models[a].m, 0) +
-                                (a == 1 ? model_kv_bytes_per_token(models[a].m, 1) : 0));
+        o.kv_bytes = 48 * 16 *
+                     (model_kv_bytes_per_token(models[a].m, 0) +
+                      (a == 1 ? model_kv_bytes_per_token(models[a].m, 1) : 0));
         o.max_num_seqs = 4;
         en = engine_make(models[a].m, &o, hear, &l);
         rng_seed(&rng, 5);
         prompt_make(models[a].m, base, 100, 1);
-        for (uint32_t i = 0; i < 60; i++) { /* shared prefixes of many lengths, more than the pool holds */
-            uint32_t keep = (uint32_t)rng_below(&rng, 100), n = keep + 1 + (uint32_t)rng_below(&rng, 99);
+        for (uint32_t i = 0; i < 60;
+             i++) { /* shared prefixes of many lengths, more than the pool holds */
+            uint32_t keep = (uint32_t)rng_below(&rng, 100),
+                     n = keep + 1 + (uint32_t)rng_below(&rng, 99);
             struct engine_request r;
 
             prompt_make(models[a].m, p, 200, 100 + i);
@@ -376,7 +385,8 @@ static void *read_blocks(void *arg)
 
     while (!atomic_load(&r->stop))
         for (uint32_t i = 0; i < 8; i++)
-            r->copied += engine_export_block(r->en, atomic_load(&r->id), i, bytes, &key, &parts) == 0;
+            r->copied +=
+                engine_export_block(r->en, atomic_load(&r->id), i, bytes, &key, &parts) == 0;
     mem_free(bytes);
     return NULL;
 }

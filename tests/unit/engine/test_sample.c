@@ -31,8 +31,8 @@ struct setting {
 };
 
 /* Probabilities of every token, the slow way. */
-static void naive(const struct setting *c, const float *logits, const uint32_t *prompt, uint32_t prompt_count,
-                  const uint32_t *out, uint32_t out_count, double *prob)
+static void naive(const struct setting *c, const float *logits, const uint32_t *prompt,
+                  uint32_t prompt_count, const uint32_t *out, uint32_t out_count, double *prob)
 {
     static float l[VOCAB];
     static uint32_t id[VOCAB];
@@ -85,10 +85,12 @@ static void naive(const struct setting *c, const float *logits, const uint32_t *
 static void draws_follow_the_naive_distribution(void **state)
 {
     static const struct setting cases[] = {
-        { 0, 1, 0, 1, 0, 0, 0 },        { 1, 1, 0, 1, 0, 0, 0 },       { 0.7f, 1, 0, 1, 0, 0, 5 },
-        { 1, 0.5f, 0, 1, 0, 0, 0 },     { 1.5f, 0.9f, 0, 1, 0, 0, 0 }, { 1, 0.8f, 0, 1, 0, 0, 20 },
-        { 1, 1, 0.1f, 1, 0, 0, 0 },     { 1, 0.9f, 0.05f, 1, 0, 0, 10 }, { 1, 1, 0, 1.3f, 0.5f, 0.2f, 0 },
-        { 0.9f, 0.95f, 0, 1.2f, 0, 0, 40 }, { 1, 0, 0, 1, 0, 0, 0 },   { 2, 1, 0, 1, 0, 0, 1 },
+        { 0, 1, 0, 1, 0, 0, 0 },          { 1, 1, 0, 1, 0, 0, 0 },
+        { 0.7f, 1, 0, 1, 0, 0, 5 },       { 1, 0.5f, 0, 1, 0, 0, 0 },
+        { 1.5f, 0.9f, 0, 1, 0, 0, 0 },    { 1, 0.8f, 0, 1, 0, 0, 20 },
+        { 1, 1, 0.1f, 1, 0, 0, 0 },       { 1, 0.9f, 0.05f, 1, 0, 0, 10 },
+        { 1, 1, 0, 1.3f, 0.5f, 0.2f, 0 }, { 0.9f, 0.95f, 0, 1.2f, 0, 0, 40 },
+        { 1, 0, 0, 1, 0, 0, 0 },          { 2, 1, 0, 1, 0, 0, 1 },
         { 1, 1, 0, 1, 0, 0, 400 },
     };
     static const uint32_t prompt[] = { 3, 9, 27, 81, 3 }, out[] = { 9, 100, 100, 200 };
@@ -102,11 +104,15 @@ static void draws_follow_the_naive_distribution(void **state)
         static float logits[VOCAB], copy[VOCAB];
         static double prob[VOCAB];
         static uint32_t seen[VOCAB];
-        struct engine_sampling p = { .temperature = cases[c].temperature, .top_k = cases[c].top_k,
-                                     .top_p = cases[c].top_p, .min_p = cases[c].min_p,
+        struct engine_sampling p = { .temperature = cases[c].temperature,
+                                     .top_k = cases[c].top_k,
+                                     .top_p = cases[c].top_p,
+                                     .min_p = cases[c].min_p,
                                      .repetition_penalty = cases[c].repetition,
                                      .presence_penalty = cases[c].presence,
-                                     .frequency_penalty = cases[c].frequency, .has_seed = true, .seed = c };
+                                     .frequency_penalty = cases[c].frequency,
+                                     .has_seed = true,
+                                     .seed = c };
         uint32_t draws = 20000;
         double chi = 0;
         uint32_t cells = 0;
@@ -143,7 +149,9 @@ static void draws_follow_the_naive_distribution(void **state)
 
 static void a_seed_repeats_and_ties_go_low(void **state)
 {
-    struct engine_sampling p = { .temperature = 1, .top_p = 0.9f, .repetition_penalty = 1, .has_seed = true, .seed = 7 };
+    struct engine_sampling p = {
+        .temperature = 1, .top_p = 0.9f, .repetition_penalty = 1, .has_seed = true, .seed = 7
+    };
     float logits[VOCAB], copy[VOCAB];
     struct sample_scratch x;
     struct sampler a, b;
@@ -183,8 +191,12 @@ static void bias_min_tokens_and_logprobs(void **state)
 {
     static const struct engine_bias bias[] = { { 5, 100 }, { 499, -100 } };
     static const uint32_t eog[] = { 5 };
-    struct engine_sampling p = { .top_p = 1, .repetition_penalty = 1, .bias = bias, .bias_count = 2,
-                                 .min_tokens = 2, .logprobs = 3 };
+    struct engine_sampling p = { .top_p = 1,
+                                 .repetition_penalty = 1,
+                                 .bias = bias,
+                                 .bias_count = 2,
+                                 .min_tokens = 2,
+                                 .logprobs = 3 };
     float logits[VOCAB], copy[VOCAB];
     struct sample_scratch x;
     struct engine_logprob lp;
