@@ -5,6 +5,7 @@
 #include "codec/utf8.h"
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -340,25 +341,33 @@ static bool f_float(struct jinja *j, struct jargs *args, struct jv *out)
     return true;
 }
 
+/* round() of Python: by the decimal digits of the value, halves to even; integers stay. */
 static bool f_round(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    const struct jv *method = jarg(args, 2, "method");
+    const struct jv *method = jarg(args, 2, "method"), *v = &args->v[0];
+    struct str how = method != NULL && method->type == J_STR ? jv_view(method) : STR("common");
+    char text[400];
     int64_t precision;
     double d, scale;
 
     if (!jarg_int(j, args, 1, "precision", 0, &precision))
         return false;
-    if (!jv_is_number(&args->v[0]) || precision < -300 || precision > 300)
+    if (!jv_is_number(v) || precision < -30 || precision > 30)
         return jfail(j, ERR_INVAL, "round() takes a number and a precision");
-    d = jv_double(&args->v[0]);
+    *out = *v;
+    d = jv_double(v);
     scale = pow(10, (double)precision);
-    if (method != NULL && method->type == J_STR && str_eqz(jv_view(method), "ceil"))
-        d = ceil(d * scale) / scale;
-    else if (method != NULL && method->type == J_STR && str_eqz(jv_view(method), "floor"))
-        d = floor(d * scale) / scale;
-    else
+    if (str_eqz(how, "ceil")) {
+        *out = jv_float(ceil(d * scale) / scale);
+    } else if (str_eqz(how, "floor")) {
+        *out = jv_float(floor(d * scale) / scale);
+    } else if (v->type == J_FLOAT && precision >= 0) {
+        (void)snprintf(text, sizeof(text), "%.*f", (int)precision, d);
+        *out = jv_float(strtod(text, NULL));
+    } else if (precision < 0) {
         d = rint(d * scale) / scale;
-    *out = jv_float(d);
+        *out = v->type == J_FLOAT || fabs(d) > 9e18 ? jv_float(d) : jv_int((int64_t)d);
+    }
     return true;
 }
 

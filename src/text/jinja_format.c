@@ -98,10 +98,16 @@ static bool put_value(struct jsb *b, const struct jv *v, const struct spec *s)
 {
     struct jinja *j = b->j;
     char number[NUMBER_MAX];
+    struct spec with;
     struct jtext t;
     struct jsb repr;
     size_t n = 0;
 
+    if (s->type == 0 && v->type == J_INT) {
+        with = *s;
+        with.type = 'd';
+        s = &with;
+    }
     if (s->type != 0 && strchr("diuxXoeEfFgG", s->type) != NULL) {
         if (!number_text(j, v, s, number, &n))
             return false;

@@ -109,7 +109,7 @@ static bool split_blanks(struct jinja *j, struct jtext t, int64_t max, struct jv
             return true;
         from = at;
         if (max == 0)
-            return add_piece(j, out, t, from, jtext_strip(t, NULL, false, true).n - from);
+            return add_piece(j, out, t, from, s.n - from);
         while (at < s.n && space_len(s, at) == 0) {
             (void)utf8_next(str_sub(s, at, s.n), &len);
             at += len;

@@ -188,6 +188,9 @@ bool jprint_repr(struct jsb *b, const struct jv *v)
     case J_DICT:
         ok = repr_dict(b, v->dict);
         break;
+    case J_NAMESPACE:
+        ok = jsb_z(b, "<Namespace ") && repr_dict(b, v->dict) && jsb_z(b, ">");
+        break;
     default:
         ok = jsb_z(b, "<") && jsb_z(b, jv_type_name(v)) && jsb_z(b, ">");
         break;

@@ -516,7 +516,7 @@ bool jseq_batch(struct jinja *j, struct jargs *args, struct jv *out)
         !begin(j, 0, true, &r))
         return false;
     if (size < 1 || size > JINJA_RANGE_MAX)
-        return jfail(j, ERR_INVAL, "batch() takes a positive count");
+        return jfail(j, size < 1 ? ERR_INVAL : ERR_LIMIT, "batch() takes 1 to %d", JINJA_RANGE_MAX);
     for (size_t i = 0; i < count; i += (size_t)size) {
         if (!copy(j, items + i, MIN(count - i, (size_t)size), false, false, &row) || !jlist_add(j, r.list, &row))
             return false;
@@ -539,7 +539,7 @@ bool jseq_slice(struct jinja *j, struct jargs *args, struct jv *out)
         !begin(j, 0, true, &r))
         return false;
     if (slices < 1 || slices > JINJA_RANGE_MAX || !jstep(j, (size_t)slices))
-        return jfail(j, ERR_INVAL, "slice() takes a positive count");
+        return jfail(j, slices < 1 ? ERR_INVAL : ERR_LIMIT, "slice() takes 1 to %d", JINJA_RANGE_MAX);
     per = count / (size_t)slices;
     extra = count % (size_t)slices;
     for (size_t i = 0; i < (size_t)slices; i++) {
