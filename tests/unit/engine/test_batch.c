@@ -454,6 +454,76 @@ static void a_plan_that_does_not_fit_is_refused(void **state)
     buf_fini(&b);
 }
 
+/* While a long prompt is prefilled in small chunks, who decodes gets a token every step. */
+static void a_long_prompt_does_not_stop_others(void **state)
+{
+    struct engine_opts o = opts();
+    struct engine *en;
+    struct heard quick, slow, late;
+    struct engine_request r;
+    uint32_t p[900], before, during;
+
+    (void)state;
+    o.max_num_seqs = 4;
+    o.max_batched_tokens = 24;
+    en = engine_make(models[2].m, &o, NULL, NULL);
+    prompt_make(models[2].m, p, 900, 3);
+    r = request(&quick, p, 8, 250);
+    start(en, &r);
+    while (atomic_load(&quick.tokens_so_far) < 2)
+        clock_sleep_ms(1);
+    r = request(&slow, p + 10, 880, 1);
+    start(en, &r);
+    before = atomic_load(&quick.tokens_so_far);
+    r = request(&late, p + 5, 30, 1); /* comes after the long one and need not wait for its end */
+    start(en, &r);
+    wait_done(&late);
+    assert_false(atomic_load(&slow.done));
+    wait_done(&slow);
+    during = atomic_load(&quick.tokens_so_far) - before;
+    assert_true(during >= 880 / 24);
+    wait_done(&quick);
+    engine_close(en);
+}
+
+static void refused_memory_is_an_error_and_leaks_nothing(void **state)
+{
+    const struct model *m = models[2].m;
+    struct engine_opts o = opts();
+    struct engine *en = NULL;
+    struct heard h;
+    uint32_t p[60];
+    struct err e;
+    int rc = -1;
+
+    (void)state;
+    for (uint64_t n = 1; n < 200 && rc != 0; n++) {
+        mem_fail_at(n);
+        rc = engine_open(&en, m, NULL, &o, NULL, NULL, &e);
+        mem_fail_at(0);
+        assert_true(rc == 0 || rc == ERR_NOMEM);
+    }
+    assert_int_equal(rc, 0);
+    prompt_make(m, p, 60, 8);
+    for (uint64_t n = 1; n < 30; n++) {
+        struct engine_request r = request(&h, p, 60, 3);
+
+        r.salt = STR("s");
+        r.sampling.repetition_penalty = 1.2f;
+        r.sampling.prompt_logprobs = n % 2 == 0 ? 1 : -1;
+        mem_fail_at(n);
+        rc = engine_submit(en, &r, &h.id, &e);
+        if (rc == 0)
+            wait_done(&h);
+        else
+            assert_int_equal(rc, ERR_NOMEM);
+        mem_fail_at(0);
+        mem_free(h.plp);
+    }
+    assert_true(all_free(en));
+    engine_close(en);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -470,6 +540,8 @@ int main(void)
         cmocka_unit_test(prompt_logprobs_agree_in_any_chunking),
         cmocka_unit_test(two_engines_share_one_copy_of_the_weights),
         cmocka_unit_test(a_plan_that_does_not_fit_is_refused),
+        cmocka_unit_test(a_long_prompt_does_not_stop_others),
+        cmocka_unit_test(refused_memory_is_an_error_and_leaks_nothing),
     };
 
     return cmocka_run_group_tests(tests, models_open, models_close);
