@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/file.h"
+#include "base/check.h"
 #include "base/mem.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -61,19 +62,26 @@ int file_read(const char *path, struct buf *b, struct err *e)
     if (rc != 0)
         return rc;
     for (;;) {
+        size_t room = MIN((size_t)65536, b->max - MIN(b->len, b->max));
+        char beyond;
         ssize_t got;
 
-        if (!buf_reserve(b, 65536) && (buf_reset(b), true)) {
-            rc = err_set(e, ERR_LIMIT, "%s: larger than %zu bytes", path, b->max);
+        /* At the ceiling one byte more tells a file that fits from one that does not. */
+        if (room != 0 && !buf_reserve(b, room)) {
+            rc = err_set(e, ERR_NOMEM, "%s: no memory to read it", path);
             break;
         }
-        got = read(fd, b->p + b->len, 65536);
+        got = room != 0 ? read(fd, b->p + b->len, room) : read(fd, &beyond, 1);
         if (got < 0) {
             rc = err_set(e, ERR_IO, "%s: cannot read: %s", path, strerror(errno));
             break;
         }
         if (got == 0)
             break;
+        if (room == 0) {
+            rc = err_set(e, ERR_LIMIT, "%s: larger than %zu bytes", path, b->max);
+            break;
+        }
         b->len += (size_t)got;
     }
     close(fd);

@@ -110,7 +110,7 @@ static int unknown(const struct opt_desc *table, size_t count, struct str name, 
 int opt_parse(void *opts, const struct opt_desc *table, size_t count, int argc, char **argv,
               struct opt_list *rest, struct err *e)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) /* fields without a default keep what the caller zeroed */
         if (table[i].value != NULL) {
             int rc = set(opts, &table[i], table[i].value, e);
 

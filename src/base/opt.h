@@ -28,7 +28,7 @@ struct opt_desc {
     const char *name;  /* without dashes */
     enum opt_kind kind;
     size_t at;         /* offsetof in the options struct */
-    const char *value; /* default as text, NULL = zero */
+    const char *value; /* default as text; NULL = as the caller left it (zero the struct first) */
     const char *arg;   /* what help shows for the value, e.g. "ADDR:PORT" */
     uint64_t min, max; /* numbers; max 0 = no bound beyond the type */
     const char *help;

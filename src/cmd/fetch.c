@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "fetch_priv.h"
+#include "cmd/fetch_priv.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>

@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
-#include "fetch_priv.h"
+#include "cmd/fetch_priv.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>

@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "codec/json.h"
-#include "fetch_priv.h"
+#include "cmd/fetch_priv.h"
 #include <curl/curl.h>
 #include <inttypes.h>
 #include <stdio.h>

@@ -10,7 +10,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/file.h"
-#include "fetch_priv.h"
+#include "cmd/fetch_priv.h"
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>

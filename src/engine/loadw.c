@@ -211,7 +211,7 @@ int plan_make(struct plan *p, const struct model *m, const struct engine_opts *o
         return err_set(e, ERR_NOMEM,
                        "needs %" PRIu64 " MiB (weights %" PRIu64 ", KV %" PRIu64 ", work %" PRIu64
                        "), %" PRIu64
-                       " MiB are available: lower --kv-bytes, or take a smaller model",
+                       " MiB are available: lower --kv-cache-memory-bytes, or take a smaller model",
                        p->need_bytes >> 20, p->weight_bytes >> 20, p->kv_bytes >> 20,
                        (p->work_bytes + SLACK_BYTES) >> 20, p->available_bytes >> 20);
     return 0;

@@ -378,11 +378,27 @@ static bool held_back(const struct endpoint *ep, uint64_t now)
            (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW && ep->on_probe);
 }
 
+static void fleet_rates(struct gateway *g)
+{
+    double v[GATEWAY_ENDPOINTS_MAX];
+
+    if (!g->rates_changed)
+        return;
+    g->rates_changed = false;
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        v[i] = g->endpoints[i].learner.prefill_ms_per_token;
+    g->fleet_prefill = sched_median(v, g->endpoint_count);
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        v[i] = g->endpoints[i].learner.decode_ms_per_token;
+    g->fleet_decode = sched_median(v, g->endpoint_count);
+}
+
 void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap)
 {
     uint64_t now = clock_ms();
     uint32_t fresh = 0, open = 0;
 
+    fleet_rates(g);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         const struct endpoint *ep = &g->endpoints[i];
 
@@ -396,12 +412,10 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight = ep->inflight,
             .inflight_prefill_tokens = ep->prefill_tokens,
             .inflight_decode = ep->decoding,
-            .prefill_ms_per_token = ep->learner.prefill_ms_per_token,
-            .decode_ms_per_token = ep->learner.decode_ms_per_token,
-            .decode_batch_slope = ep->learner.decode_batch_slope,
             .slots = ep->slots,
             .kvx_capable = ep->ours || ep->role_given,
         };
+        sched_rates(&ep->learner, &g->conf, g->fleet_prefill, g->fleet_decode, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
             snap[i].use = SCHED_OTHER_MODEL;
         fresh += snap[i].use == SCHED_USED;
@@ -496,6 +510,9 @@ void endpoints_tick(struct gateway *g)
 
 int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e)
 {
+    if (o->endpoint_count > GATEWAY_ENDPOINTS_MAX)
+        return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", o->endpoint_count,
+                       GATEWAY_ENDPOINTS_MAX);
     g->endpoint_count = o->endpoint_count;
     g->endpoints = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->endpoints));
     g->snap = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->snap));

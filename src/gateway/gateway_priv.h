@@ -150,6 +150,7 @@ struct exchange {
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
     double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
+    bool alone;                   /* nothing else ran there when it was sent */
     uint32_t predicted_cached;
     const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */
 
@@ -244,6 +245,8 @@ struct gateway {
     struct sched_endpoint *snap;
     struct sched_cost *costs;
     uint32_t *matched;
+    double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
+    bool rates_changed;
 
     struct exchange *live;
     uint32_t inflight;

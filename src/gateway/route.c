@@ -32,6 +32,7 @@ static void book(struct exchange *x)
     x->queued_tokens = computes->prefill_tokens;
     computes->prefill_tokens += x->booked_tokens;
     x->prefill_booked = true;
+    x->alone = x->decode->inflight == 0 && x->decode->running < 1;
     x->decode->inflight++;
     if (x->prefill != NULL)
         x->prefill->inflight++;
@@ -155,28 +156,9 @@ void route_release(struct exchange *x)
 static void learn(struct endpoint *ep, const struct sched_sample *s)
 {
     sched_learn(&ep->learner, &ep->g->conf, s);
+    ep->g->rates_changed = true;
     metric_set(ep->m_prefill, ep->learner.prefill_ms_per_token * 1e-3);
     metric_set(ep->m_decode, ep->learner.decode_ms_per_token * 1e-3);
-}
-
-/* A whole answer shows only its end.  One token or two are all prefill; with more, the prefill that
- * is believed in is taken off, as long as it is the smaller part. */
-static void whole_sample(const struct exchange *x, struct sched_sample *s)
-{
-    const struct gateway *g = x->g;
-    double total = MS(x->t_last - x->t_dispatch), rate = x->decode->learner.prefill_ms_per_token;
-    double prefill = (s->uncached_tokens + s->queued_tokens) *
-                     (rate > 0 ? rate : g->conf.default_prefill_ms_per_token);
-
-    if (!x->usage.known)
-        return;
-    if (x->usage.completion_tokens <= 2) {
-        s->ttft_ms = total;
-    } else if (prefill < total / 2) {
-        s->decode_ms = total - prefill;
-        s->decode_tokens = x->usage.completion_tokens;
-        s->streams = x->decode->inflight > 0 ? x->decode->inflight - 1 : 0;
-    }
 }
 
 void route_learn(struct exchange *x)
@@ -192,7 +174,11 @@ void route_learn(struct exchange *x)
         s.uncached_tokens = x->usage.prompt_tokens -
                             MIN(x->usage.cached_tokens, x->usage.prompt_tokens);
     if (!x->streaming) {
-        whole_sample(x, &s);
+        /* only its end was seen: what it says holds if nothing ran beside it */
+        if (x->alone && x->decode->inflight == 1 && x->usage.known && x->prefill == NULL) {
+            s.whole_ms = MS(x->t_last - x->t_dispatch);
+            s.decode_tokens = x->usage.completion_tokens - MIN(x->usage.completion_tokens, 1u);
+        }
     } else if (x->t_first != 0) {
         s.ttft_ms = MS(x->t_first - x->t_dispatch);
         s.decode_ms = MS(x->t_last - x->t_first);

@@ -105,7 +105,7 @@ static void merge_ticket(void *ctx, uint32_t i, uint32_t thread)
     }
 }
 
-/* Lays out the spans; returns the number of tickets and, in *part, the floats of partial results. */
+/* Lays out the spans; returns the number of tickets, and in *part the floats of partial results. */
 static uint32_t plan(struct region *r, size_t *part)
 {
     const struct kern_attn *a = r->a;

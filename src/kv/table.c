@@ -1,4 +1,4 @@
-/* The sorted table of kv/table_priv.h: growth by an eighth or so at a time, which keeps it dense;
+/* The sorted table of kv/table_priv.h: growth by a ninth at a time, which keeps it dense;
  * it stays cheap because a rebuild reads and writes in order. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
@@ -65,7 +65,7 @@ struct kv_entry *kv_table_put(struct kv_table *t, uint64_t hash, bool *is_new)
         if (t->e[i].hash == hash)
             return &t->e[i];
     }
-    if (t->count >= t->cap - t->cap / 8 && !rebuild(t, MAX(t->cap + t->cap / 7, (size_t)CAP_MIN)))
+    if (t->count >= t->cap - t->cap / 10 && !rebuild(t, MAX(t->cap + t->cap / 9, (size_t)CAP_MIN)))
         return NULL;
     for (;;) {
         i = kv_table_lower(t, hash);
@@ -73,7 +73,7 @@ struct kv_entry *kv_table_put(struct kv_table *t, uint64_t hash, bool *is_new)
             ;
         if (gap < t->alloc)
             break;
-        if (!rebuild(t, t->cap + t->cap / 7 + 1))
+        if (!rebuild(t, t->cap + t->cap / 9 + 1))
             return NULL;
     }
     memmove(&t->e[i + 1], &t->e[i], (gap - i) * sizeof(*t->e));

@@ -1,4 +1,4 @@
-/* kv/table_priv.h - the hash table of the block index: 16 bytes an entry, 77 to 88 % full.
+/* kv/table_priv.h - the hash table of the block index: 16 bytes an entry, 81 to 90 % full.
  *
  * Linear probing with the entries kept in the order of their hashes:
  *

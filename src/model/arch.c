@@ -5,7 +5,7 @@
  * tensor names.  llama files hold q and k rows permuted for interleaved rotary
  * pairs, hence ROPE_NORM there and ROPE_NEOX elsewhere. */
 // SPDX-License-Identifier: Apache-2.0
-#include "arch_priv.h"
+#include "model/arch_priv.h"
 #include "base/check.h"
 
 #define AT(field) offsetof(struct model_layer, field)

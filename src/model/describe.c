@@ -1,6 +1,6 @@
 /* A model in a dozen lines, for people. */
 // SPDX-License-Identifier: Apache-2.0
-#include "arch_priv.h"
+#include "model/arch_priv.h"
 #include "base/check.h"
 #include "model/model.h"
 #include <inttypes.h>

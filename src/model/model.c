@@ -9,7 +9,7 @@
  * meant or does not open. */
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model.h"
-#include "arch_priv.h"
+#include "model/arch_priv.h"
 #include "base/check.h"
 #include "base/mem.h"
 #include "codec/blockkey.h"

@@ -92,12 +92,13 @@ void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, u
 
 /* A request as it was seen from outside, once it has ended. */
 struct sched_sample {
-    double ttft_ms;              /* dispatch to first byte; 0 = no first byte */
+    double ttft_ms;              /* dispatch to first byte; 0 = not seen */
     double uncached_tokens;      /* prompt tokens that were computed for it */
     double queued_tokens;        /* prompt tokens in front of it at dispatch */
-    double decode_ms;            /* first to last byte */
+    double decode_ms;            /* first to last byte; 0 = not seen */
     uint32_t decode_tokens;      /* after the first one */
     double streams;              /* other streams on the endpoint meanwhile (average) */
+    double whole_ms;             /* an answer that came in one piece, alone on its endpoint; else 0 */
 };
 
 /* Zeroed is valid: nothing learned. */
@@ -105,9 +106,19 @@ struct sched_learner {
     double prefill_ms_per_token; /* 0 = unknown */
     double decode_ms_per_token;  /* 0 = unknown; one stream alone */
     double decode_batch_slope;   /* 0 = unknown */
-    double weight, sx, sxx, sy, sxy; /* decayed sums of (streams, ms per token) */
     uint32_t prefill_samples, decode_samples;
+    double weight, sx, sxx, sy, sxy;    /* decayed sums of (streams, ms per token) */
+    double suu, sun, snn, sut, snt;     /* of whole answers: uncached, answer tokens, ms */
 };
 
 void sched_learn(struct sched_learner *l, const struct sched_conf *c, const struct sched_sample *s);
+
+/* What learned rates make of an endpoint.  A fleet's endpoints are taken for equal until they
+ * clearly are not: chance and neighbours make up to RATE_EQUAL of difference, and few samples say
+ * little.  fleet: the median of the endpoints that know theirs; conf's value when 0.
+ * Fills the three learned fields of *ep. */
+void sched_rates(const struct sched_learner *l, const struct sched_conf *c, double fleet_prefill,
+                 double fleet_decode, struct sched_endpoint *ep);
+/* Median of count values, those that are 0 left out; 0 when none is left.  Reorders v. */
+double sched_median(double *v, uint32_t count);
 #endif

@@ -993,6 +993,7 @@ void gen_start(struct worker *w, struct http_req *r, bool is_chat)
         c->prompt_index = i / g->q.n;
         c->stop_id = -1;
         detok_init(&c->detok, w->tok, !g->q.skip_special_tokens);
+        c->detok.first = false; /* an answer goes on where the prompt ended */
         buf_init(&c->text, TEXT_BYTES_MAX);
     }
     for (uint32_t i = 0; i < g->choice_count && rc == 0; i++)

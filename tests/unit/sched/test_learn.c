@@ -102,6 +102,63 @@ static void absurd_times_stay_bounded(void **state)
     assert_true(l.decode_batch_slope >= 0 && l.decode_batch_slope <= 2);
 }
 
+/* Answers in one piece, alone: both rates come out of their sum. */
+static void whole_answers_teach_both_rates(void **state)
+{
+    struct sched_learner l = { 0 };
+    struct sched_conf c = conf();
+    struct rng g;
+
+    (void)state;
+    rng_seed(&g, 9);
+    for (int i = 0; i < 60; i++) {
+        double u = 20 + (double)rng_below(&g, 600);
+        uint32_t n = 5 + (uint32_t)rng_below(&g, 60);
+
+        sched_learn(&l, &c, &(struct sched_sample){
+            .whole_ms = (0.8 * u + 9 * n) * (0.95 + 0.1 * rng_f64(&g)), .uncached_tokens = u,
+            .decode_tokens = n });
+    }
+    assert_near(l.prefill_ms_per_token, 0.8, 0.15);
+    assert_near(l.decode_ms_per_token, 9, 0.15);
+}
+
+static void endpoints_are_equal_until_they_clearly_are_not(void **state)
+{
+    struct sched_conf c = conf();
+    struct sched_learner l = { .prefill_ms_per_token = 1.2, .prefill_samples = 1000,
+                               .decode_ms_per_token = 8.5, .decode_samples = 1000 };
+    struct sched_learner none = { 0 };
+    struct sched_endpoint ep = { .use = SCHED_USED };
+
+    (void)state;
+    sched_rates(&l, &c, 1, 10, &ep); /* within the noise: the fleet's */
+    assert_near(ep.prefill_ms_per_token, 1, 1e-9);
+    assert_near(ep.decode_ms_per_token, 10, 1e-9);
+    l.prefill_ms_per_token = 4;
+    sched_rates(&l, &c, 1, 10, &ep); /* clearly slower */
+    assert_near(ep.prefill_ms_per_token, 3.2, 0.02);
+    l.prefill_samples = 1;           /* one sample says little */
+    sched_rates(&l, &c, 1, 10, &ep);
+    assert_in_range((unsigned)(ep.prefill_ms_per_token * 100), 105, 125);
+    sched_rates(&none, &c, 3, 7, &ep); /* unknown: like the others */
+    assert_near(ep.prefill_ms_per_token, 3, 1e-9);
+    assert_near(ep.decode_ms_per_token, 7, 1e-9);
+    sched_rates(&none, &c, 0, 0, &ep); /* nobody knows */
+    assert_near(ep.prefill_ms_per_token, c.default_prefill_ms_per_token, 1e-9);
+}
+
+static void the_median_leaves_unknowns_out(void **state)
+{
+    double odd[] = { 5, 0, 1, 3, 0 }, even[] = { 8, 0, 2 }, none[] = { 0, 0 };
+
+    (void)state;
+    assert_near(sched_median(odd, 5), 3, 1e-9);
+    assert_near(sched_median(even, 3), 4, 1e-9);
+    assert_true(sched_median(none, 2) == 0);
+    assert_true(sched_median(none, 0) == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -110,6 +167,9 @@ int main(void)
         cmocka_unit_test(the_decode_line_is_found),
         cmocka_unit_test(without_spread_the_assumed_slope_is_taken_out),
         cmocka_unit_test(absurd_times_stay_bounded),
+        cmocka_unit_test(whole_answers_teach_both_rates),
+        cmocka_unit_test(endpoints_are_equal_until_they_clearly_are_not),
+        cmocka_unit_test(the_median_leaves_unknowns_out),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
