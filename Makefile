@@ -22,7 +22,8 @@ deps-lint:
 deps-fuzz:
 	@tools/install_deps lint fuzz
 
-up: all
+up: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) src/cmd/llmd
 	@$(LLMD) up $(UP_FLAGS)
 
 test: all
