@@ -164,7 +164,7 @@ static int send_block(struct session *s)
                              .seq = s->sent,
                              .parts = parts,
                              .crc = hash_crc32c(0, body, v->block_bytes),
-                             .late = s->offer->finished };
+                             .late = s->offer->ready == s->offer->blocks };
     memcpy(h.key, key.b, sizeof(h.key));
     put_transfer(&h, s);
     buf_init(&head, KVX_FIXED_BYTES + KVX_HEADER_BYTES_MAX);

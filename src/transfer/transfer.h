@@ -32,7 +32,7 @@ struct kvx_metrics {
     struct metric_cell *bytes_sent, *bytes_received;
     struct metric_cell *verify_crc, *verify_key, *verify_fingerprint, *verify_epoch;
     struct metric_cell *lease_expired, *transfers_ok, *transfers_failed;
-    struct metric_cell *bytes_hidden; /* received before the producer's prefill ended */
+    struct metric_cell *bytes_hidden; /* received, sent before the prompt's last block was computed */
 };
 
 /* ---- producer ---- */
@@ -57,7 +57,7 @@ struct kvx_result {
     int rc;                 /* 0 = every wanted block arrived and was committed */
     const char *reason;     /* stable word for counters: "ok", "connect", "timeout", "crc", "epoch", ... */
     uint32_t blocks, blocks_wanted;
-    uint64_t bytes, bytes_hidden; /* hidden: arrived before the producer's prefill ended */
+    uint64_t bytes, bytes_hidden; /* hidden: sent before the prompt's last block was computed */
     double seconds;
 };
 struct kvx_client *kvx_client_new(struct loop *l, struct engine *en, uint64_t epoch, const struct kvx_metrics *m);
