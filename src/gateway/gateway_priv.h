@@ -69,6 +69,7 @@ struct endpoint {
     struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd */
     uint32_t model_count, max_model_len;
 
+    uint64_t bookings;
     uint32_t inflight, decoding;
     double prefill_tokens;
     struct sched_learner learner;
@@ -150,7 +151,8 @@ struct exchange {
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
     double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
-    bool alone;                   /* nothing else ran there when it was sent */
+    bool alone;                   /* nothing else of ours ran there when it was sent */
+    uint64_t booking;             /* its number at the endpoint: a later one ran beside it */
     uint32_t predicted_cached;
     const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */
 

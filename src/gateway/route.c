@@ -32,7 +32,8 @@ static void book(struct exchange *x)
     x->queued_tokens = computes->prefill_tokens;
     computes->prefill_tokens += x->booked_tokens;
     x->prefill_booked = true;
-    x->alone = x->decode->inflight == 0 && x->decode->running < 1;
+    x->alone = x->decode->inflight == 0;
+    x->booking = ++x->decode->bookings;
     x->decode->inflight++;
     if (x->prefill != NULL)
         x->prefill->inflight++;
@@ -175,7 +176,7 @@ void route_learn(struct exchange *x)
                             MIN(x->usage.cached_tokens, x->usage.prompt_tokens);
     if (!x->streaming) {
         /* only its end was seen: what it says holds if nothing ran beside it */
-        if (x->alone && x->decode->inflight == 1 && x->usage.known && x->prefill == NULL) {
+        if (x->alone && x->decode->bookings == x->booking && x->usage.known && x->prefill == NULL) {
             s.whole_ms = MS(x->t_last - x->t_dispatch);
             s.decode_tokens = x->usage.completion_tokens - MIN(x->usage.completion_tokens, 1u);
         }
