@@ -345,7 +345,7 @@ bool jv_items(struct jinja *j, const struct jv *v, struct jv **items, size_t *co
     case J_LIST:
     case J_TUPLE:
         l = v->list;
-        *items = l->v + l->pos;
+        *items = l->v != NULL ? l->v + l->pos : NULL;
         *count = l->count - l->pos;
         if (l->kind == JLIST_ITERATOR)
             l->pos = l->count;
@@ -606,6 +606,8 @@ bool jdict_del(struct jinja *j, struct jdict *d, const struct jv *key, struct jv
 
 struct jtext jtext_sub(struct jtext s, size_t from, size_t n)
 {
+    if (s.p == NULL) /* nothing, from nowhere */
+        return s;
     return (struct jtext){ .p = s.p + from, .n = n, .taint = s.taint != NULL ? s.taint + from : NULL,
                            .tainted = s.tainted, .markup = s.markup, .grow = from + n == s.n ? s.grow : NULL };
 }

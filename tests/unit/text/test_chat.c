@@ -316,6 +316,7 @@ static void foreign_text_stays_foreign(void **state)
         "<|im_start|>{{ '<|im' ~ messages[1].content }}{{ messages[2].content ~ 'end|>' }}{{ '<|' ~ messages[0].role ~ '|>' }}",
         "<|im_start|>{{ bos_token[:0] }}{{ messages[0].content.join(['', '']) }}{{ ['', messages[0].content] | join('') }}",
     };
+    unsigned forged = 0;
     struct vocab f;
 
     (void)state;
@@ -334,7 +335,12 @@ static void foreign_text_stays_foreign(void **state)
         if (control_count(&f, &l) != 1)
             fail_msg("%s: %u control tokens", sources[i], control_count(&f, &l));
         token_list_fini(&l);
+        o.allow_special_in_content = true;
+        tokens_of(&f, sources[i], &o, &l);
+        forged += control_count(&f, &l) > 1;
+        token_list_fini(&l);
     }
+    assert_true(forged >= COUNT(sources) - 2); /* two change the case of what would be a token */
     vocab_close(&f);
 }
 
