@@ -5,6 +5,8 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct metric_cell {
@@ -169,6 +171,19 @@ uint64_t metric_count(const struct metric_cell *c)
     return atomic_load_explicit(&c->count, memory_order_relaxed);
 }
 
+/* The fewest digits that read back as v: le="0.005" is what dashboards look for. */
+static void put_shortest(struct buf *out, double v)
+{
+    char text[32];
+
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, v);
+        if (strtod(text, NULL) == v)
+            break;
+    }
+    buf_z(out, text);
+}
+
 static void put_number(struct buf *out, double v)
 {
     if (isinf(v))
@@ -176,7 +191,7 @@ static void put_number(struct buf *out, double v)
     else if (v == floor(v) && fabs(v) < 1e15)
         buf_f(out, "%.0f", v);
     else
-        buf_f(out, "%.17g", v);
+        put_shortest(out, v);
 }
 
 static void put_labels(struct buf *out, const struct metric_cell *c, const double *le)

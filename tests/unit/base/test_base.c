@@ -147,7 +147,7 @@ static void flags_parse_and_wrong_ones_get_one_helpful_line(void **state)
 
 static void metrics_render_as_prometheus_text(void **state)
 {
-    static const double buckets[] = { 0.5, 1 };
+    static const double buckets[] = { 0.005, 1 };
     static const struct metric_desc rows[] = {
         { METRIC_COUNTER, "a_total", "A.", { NULL }, NULL, 0 },
         { METRIC_GAUGE, "b", "B.", { "x", "y" }, NULL, 0 },
@@ -159,15 +159,15 @@ static void metrics_render_as_prometheus_text(void **state)
     (void)state;
     metric_add(metrics_cell(m, 0, NULL), 2);
     metric_set(metrics_cell(m, 1, (const char *const[]){ "a\"b", "c\\d" }), 0.25);
-    metric_observe(metrics_cell(m, 2, NULL), 0.5);
+    metric_observe(metrics_cell(m, 2, NULL), 0.004);
     metric_observe(metrics_cell(m, 2, NULL), 3);
     buf_init(&b, 4096);
     metrics_render(m, &b);
     buf_c(&b, 0);
     assert_string_equal(b.p, "# HELP a_total A.\n# TYPE a_total counter\na_total 2\n"
                              "# HELP b B.\n# TYPE b gauge\nb{x=\"a\\\"b\",y=\"c\\\\d\"} 0.25\n"
-                             "# HELP c C.\n# TYPE c histogram\nc_bucket{le=\"0.5\"} 1\nc_bucket{le=\"1\"} 1\n"
-                             "c_bucket{le=\"+Inf\"} 2\nc_sum 3.5\nc_count 2\n");
+                             "# HELP c C.\n# TYPE c histogram\nc_bucket{le=\"0.005\"} 1\nc_bucket{le=\"1\"} 1\n"
+                             "c_bucket{le=\"+Inf\"} 2\nc_sum 3.004\nc_count 2\n");
     buf_fini(&b);
     metrics_free(m);
 }
