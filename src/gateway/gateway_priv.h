@@ -140,7 +140,7 @@ struct exchange {
     const char *path;             /* the route's, static */
     char id[REQUEST_ID_MAX + 1];
     struct reading reading;
-    bool was_read, explain, entered;
+    bool was_read, explain, entered, gone;
 
     bool *tried;                  /* per endpoint */
     uint32_t attempts, resets;

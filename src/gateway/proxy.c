@@ -112,6 +112,25 @@ static void books_close(struct exchange *x)
     mem_free(name);
 }
 
+/* Failures are told; what went well, and clients that left, only to who asks. */
+static void log_end(const struct exchange *x)
+{
+    double ms = (double)(clock_ns() - x->t_start) * 1e-6;
+    const char *to = x->sent_to != NULL ? x->sent_to : "none";
+
+    if (x->failure == NULL || x->gone)
+        LOG_DEBUG("request id=%s path=%s status=%d%s prompt_tokens=%" PRIu32 " endpoint=%s ms=%.0f",
+                  x->id, x->path, x->answered, x->gone ? " client=gone" : "",
+                  x->reading.prompt_tokens, to, ms);
+    else if (x->answered >= 400 && x->answered < 500)
+        LOG_INFO("request refused id=%s path=%s status=%d reason=%s", x->id, x->path, x->answered,
+                 x->failure);
+    else
+        LOG_WARN("request failed id=%s path=%s status=%d reason=%s attempts=%" PRIu32
+                 " endpoint=%s ms=%.0f",
+                 x->id, x->path, x->answered, x->failure, x->attempts, to, ms);
+}
+
 void exchange_end(struct exchange *x)
 {
     struct gateway *g = x->g;
@@ -127,15 +146,7 @@ void exchange_end(struct exchange *x)
         prefix_leave(g->prefix, &x->reading);
     receipts_keep(g->receipts, x);
     books_close(x);
-    if (x->failure != NULL)
-        LOG_INFO("request failed id=%s path=%s status=%d reason=%s attempts=%" PRIu32
-                 " endpoint=%s ms=%.0f",
-                 x->id, x->path, x->answered, x->failure, x->attempts,
-                 x->sent_to != NULL ? x->sent_to : "none", (double)(clock_ns() - x->t_start) * 1e-6);
-    else
-        LOG_DEBUG("request id=%s path=%s status=%d prompt_tokens=%" PRIu32 " endpoint=%s ms=%.0f",
-                  x->id, x->path, x->answered, x->reading.prompt_tokens,
-                  x->sent_to != NULL ? x->sent_to : "none", (double)(clock_ns() - x->t_start) * 1e-6);
+    log_end(x);
     if (x->prev != NULL)
         x->prev->next = x->next;
     else
@@ -180,6 +191,7 @@ static void client_gone(void *ctx)
 
     x->req = NULL;
     x->failure = "client_gone";
+    x->gone = true;
     metric_add(gateway_cell(x->g, M_L_CLIENT_GONE, NULL, NULL), 1);
     if (x->started)
         metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
