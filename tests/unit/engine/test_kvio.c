@@ -109,17 +109,16 @@ static void handed_over_kv_gives_the_same_text(void **state)
         }
 }
 
-static void blocks_held_locally_need_no_import(void **state)
+static void held_locally(const struct model *m)
 {
     struct engine_opts o = opts();
-    struct engine *from = engine_make(models[0].m, &o, NULL, NULL);
-    struct engine *to = engine_make(models[0].m, &o, NULL, NULL);
+    struct engine *from = engine_make(m, &o, NULL, NULL);
+    struct engine *to = engine_make(m, &o, NULL, NULL);
     struct heard h, held;
     struct engine_request r;
     uint32_t p[100];
 
-    (void)state;
-    prompt_make(models[0].m, p, 100, 1);
+    prompt_make(m, p, 100, 1);
     r = request(&h, p, 50, 1); /* leaves three blocks in the cache */
     start(to, &r);
     wait_done(&h);
@@ -142,6 +141,13 @@ static void blocks_held_locally_need_no_import(void **state)
     assert_int_equal(h.r.cached_tokens, 95);
     engine_close(from);
     engine_close(to);
+}
+
+static void blocks_held_locally_need_no_import(void **state)
+{
+    (void)state;
+    for (size_t a = 0; a < COUNT(archs); a++)
+        held_locally(models[a].m);
 }
 
 static void a_wrong_late_or_missing_block_is_not_used(void **state)
@@ -260,6 +266,58 @@ static void at_most_half_of_the_pool_is_held(void **state)
         assert_int_equal(g.r.reason, ENGINE_LENGTH);
     }
     engine_close(en); /* leases end with it */
+}
+
+/* Shared prefixes, small pools that evict all the time, and any number of blocks arriving. */
+static void any_part_of_a_hand_over_gives_the_same_text(void **state)
+{
+    (void)state;
+    for (size_t a = 0; a < COUNT(archs); a++) {
+        const struct model *m = models[a].m;
+        struct engine_opts o = opts(), small = opts();
+        struct engine *from, *to, *ref;
+        uint32_t base[180], p[180];
+        struct rng rng;
+
+        o.prefix_caching = false;
+        small.kv_bytes = 40 * 16 * (model_kv_bytes_per_token(m, 0) +
+                                    (a == 1 ? model_kv_bytes_per_token(m, 1) : 0));
+        from = engine_make(m, &small, NULL, NULL);
+        to = engine_make(m, &small, NULL, NULL);
+        ref = engine_make(m, &o, NULL, NULL);
+        rng_seed(&rng, 11 + a);
+        prompt_make(m, base, 180, 1);
+        for (uint32_t i = 0; i < 60; i++) {
+            uint32_t n = 40 + (uint32_t)rng_below(&rng, 140), keep = (uint32_t)rng_below(&rng, n);
+            uint32_t hint, stop = (uint32_t)rng_below(&rng, n / 16 + 1);
+            struct heard want, held, h;
+            struct engine_request r;
+
+            prompt_make(m, p, 180, 100 + i);
+            memcpy(p, base, keep * sizeof(*p));
+            r = request(&want, p, n, 12);
+            start(ref, &r);
+            hold(from, &held, p, n);
+            r = request(&h, p, n, 12);
+            r.await_import = true;
+            r.import_wait_ms = 10000;
+            hint = engine_prefix_blocks(to, p, n, STR_NONE);
+            start(to, &r);
+            if (hint < stop)
+                hand_over(from, held.id, to, h.id, hint, stop);
+            engine_import_done(to, h.id, 0);
+            wait_done(&want);
+            wait_done(&h);
+            same(&want, &h);
+            assert_int_equal(h.r.imported_tokens + h.r.cached_tokens + h.r.computed_tokens, n);
+            engine_lease_release(from, held.id);
+        }
+        assert_true(all_free(from));
+        assert_true(all_free(to));
+        engine_close(from);
+        engine_close(to);
+        engine_close(ref);
+    }
 }
 
 /* ---- events ---- */
@@ -431,6 +489,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(handed_over_kv_gives_the_same_text),
         cmocka_unit_test(blocks_held_locally_need_no_import),
+        cmocka_unit_test(any_part_of_a_hand_over_gives_the_same_text),
         cmocka_unit_test(a_wrong_late_or_missing_block_is_not_used),
         cmocka_unit_test(leases_end_by_time_release_and_cancel),
         cmocka_unit_test(at_most_half_of_the_pool_is_held),
