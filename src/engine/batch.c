@@ -210,7 +210,7 @@ static bool admit_one(struct engine *en, struct seq *s)
     if (!s->was_admitted) {
         s->was_admitted = true;
         s->admitted_ns = clock_ns();
-        if (!s->rq.await_import)
+        if (fresh)
             s->cached_tokens = MIN(hits * en->kv.tokens, s->computed);
         en->now.prefix_query_tokens += s->prompt_count;
         en->now.prefix_hit_tokens += s->cached_tokens;

@@ -33,7 +33,8 @@ struct engine_opts {
     uint32_t lease_ms;          /* of held KV after its request ended; 0 = 30,000 */
     bool prefix_caching;        /* true */
     const char *hash_seed;      /* BLOCKKEY_SEED_DEFAULT */
-    int weights_fd;             /* -1, or a memfd with the packed weights shared by another worker */
+    int weights_fd;             /* -1: private; else a memfd shared with other workers: an empty one is
+                                 * packed into, a packed one is mapped (another model's: ERR_MISMATCH) */
 };
 
 /* ---- sampling ---- */
@@ -49,7 +50,7 @@ struct engine_sampling {
     float repetition_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0 = off */
     bool has_seed;
     uint64_t seed;
-    uint32_t max_tokens, min_tokens;
+    uint32_t max_tokens, min_tokens; /* max_tokens is cut to the context; 0: the prompt alone */
     bool ignore_eos;
     uint32_t stop_ids[ENGINE_STOP_IDS_MAX];
     uint32_t stop_id_count;
@@ -93,6 +94,7 @@ struct engine_request {
      * (or its deadline) before it computes what is missing.  See below. */
     bool await_import;
     uint32_t import_wait_ms;
+    /* Every token, the one that ends the request (EOS, stop id) included. */
     void (*on_token)(void *ctx, uint64_t id, uint32_t token, const struct engine_logprob *lp);
     void (*on_prompt_logprobs)(void *ctx, uint64_t id, const struct engine_logprob *lp, uint32_t count);
     /* Prompt blocks [0, blocks) are complete and final (chunk by chunk, for push transfer).  May be NULL. */
@@ -111,7 +113,8 @@ struct engine_stats {           /* a consistent copy, any thread */
     uint64_t last_progress_ns;  /* clock_ns() of the last finished step */
 };
 
-/* KV events, on the engine thread, complete batches per step (kv/events.h encodes them). */
+/* KV events, on the engine thread, complete batches per step (kv/events.h encodes them).
+ * CLEARED comes first of all.  Blocks of group 0 only: windowed parts come and go unannounced. */
 struct engine_kv_event {
     enum { ENGINE_KV_STORED, ENGINE_KV_REMOVED, ENGINE_KV_CLEARED } kind;
     const struct blockkey *keys; /* chain order */
@@ -135,7 +138,8 @@ int engine_plan(const struct model *m, const struct engine_opts *o, struct buf *
 /* Any thread.  *id > 0 names the request.  ERR_INVAL (empty, too long: e says the limit),
  * ERR_LIMIT (queue full), ERR_CLOSED. */
 int engine_submit(struct engine *en, const struct engine_request *r, uint64_t *id, struct err *e) MUST_CHECK;
-/* Any thread; on_done follows with ENGINE_ABORT unless it already ended.  Work stops within a step. */
+/* Any thread; on_done follows with ENGINE_ABORT unless it already ended.  Work stops within a step.
+ * Of a request that ended and holds its KV: ends the lease. */
 void engine_cancel(struct engine *en, uint64_t id);
 void engine_stats(struct engine *en, struct engine_stats *out);
 uint32_t engine_max_model_len(const struct engine *en);
@@ -156,8 +160,8 @@ int engine_weights_fd(const struct engine *en);
 size_t engine_kv_block_bytes(const struct engine *en);             /* all groups */
 size_t engine_kv_group_bytes(const struct engine *en, uint32_t g); /* of one block */
 
-/* Export.  Copies prompt block `index` of a request (live, or held under its lease) into dst
- * (engine_kv_block_bytes), with its key; *parts says which groups are there.  Any thread: a block
+/* Export.  Copies prompt block `index` of a hold_kv request (live, or under its lease) into dst
+ * (engine_kv_block_bytes; absent parts are zeroed), with its key; *parts says which groups are there.  Any thread: a block
  * reported by on_prefill is immutable while the request lives or its lease stands, and the engine
  * keeps it pinned.  ERR_NOTFOUND (unknown, expired), ERR_AGAIN (not computed yet). */
 int engine_export_block(struct engine *en, uint64_t id, uint32_t index, void *dst,

@@ -323,6 +323,8 @@ void batch_wait_add(struct engine *en, struct seq *s); /* by priority, then arri
 void seq_free(struct seq *s);
 uint32_t seq_window_first(const struct engine *en,
                           uint32_t pos); /* first block group 1 reads from pos */
+/* Takes the n cached blocks that stand in table[0], their windowed part from `first` on. */
+void seq_adopt(struct engine *en, struct seq *s, uint32_t n, uint32_t first);
 /* Takes references to all leading blocks the prefix cache holds; how many. */
 uint32_t seq_take_prefix(struct engine *en, struct seq *s);
 /* Blocks for positions below `end`.  False: not enough now (what was had stays with it). */

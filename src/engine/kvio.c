@@ -102,6 +102,25 @@ uint64_t kvio_next_deadline(const struct engine *en)
     return at;
 }
 
+/* Leading blocks that are here already, seen from the prompt's last token: the windowed part
+ * counts only where that token's window reaches (from `first` on). */
+static uint32_t take_local(struct engine *en, struct seq *s, uint32_t first)
+{
+    uint32_t n = 0;
+
+    if (en->kv.groups == 1 || !en->plan.o.prefix_caching)
+        return seq_take_prefix(en, s);
+    for (; n < s->prompt_blocks; n++) {
+        uint32_t id = blocks_find(&en->kv, &s->keys[n]);
+
+        if (id == BLOCK_NONE || (n >= first && en->kv.block[id].part1 == BLOCK_NONE))
+            break;
+        s->table[0][n] = id;
+    }
+    seq_adopt(en, s, n, first);
+    return n;
+}
+
 void kvio_import_try(struct engine *en, struct seq *s)
 {
     uint32_t T = en->kv.tokens, end = s->prompt_blocks, hits, first;
@@ -112,9 +131,8 @@ void kvio_import_try(struct engine *en, struct seq *s)
     pthread_mutex_unlock(&en->mu);
     if (!ok)
         return;
-    hits = seq_take_prefix(en, s);
-    /* The windowed part is wanted only where the last prompt token's window reaches. */
-    first = MAX(seq_window_first(en, s->prompt_count - 1), hits);
+    first = seq_window_first(en, s->prompt_count - 1);
+    hits = take_local(en, s, first);
     while (ok && s->table_count < end) {
         uint32_t i = s->table_count, id = blocks_alloc(&en->kv);
 
@@ -145,14 +163,14 @@ void kvio_import_try(struct engine *en, struct seq *s)
     pthread_mutex_unlock(&en->mu);
 }
 
-/* The longest run of arrived blocks from which the windowed group can go on. */
+/* The longest run of blocks that are here and from which the windowed group can go on. */
 static uint32_t usable(const struct engine *en, const struct seq *s)
 {
     uint32_t n = s->published;
 
     while (n < s->prompt_blocks && s->arrived[n])
         n++;
-    for (; en->kv.groups > 1 && n > s->published; n--) {
+    for (; en->kv.groups > 1 && n > 0; n--) {
         uint32_t first = seq_window_first(en, MIN(n * en->kv.tokens, s->count - 1)), i = n;
 
         while (i > first && s->table[1][i - 1] != BLOCK_NONE)
@@ -166,7 +184,7 @@ static uint32_t usable(const struct engine *en, const struct seq *s)
 bool kvio_import_poll(struct engine *en, struct seq *s, uint64_t now_ns)
 {
     bool wait, ready;
-    uint32_t n;
+    uint32_t n, first;
 
     pthread_mutex_lock(&en->mu);
     if (now_ns >= s->deadline_ns && !s->import_closed) {
@@ -185,9 +203,16 @@ bool kvio_import_poll(struct engine *en, struct seq *s, uint64_t now_ns)
     if (!ready)
         return true; /* never had blocks: an ordinary request from here on */
     n = usable(en, s);
+    if (n < s->published) { /* too little came for the window: begin again from the local cache */
+        seq_release(en, s, 0);
+        s->cached_tokens = 0;
+        return true;
+    }
     seq_publish(en, s, n);
     s->computed = MIN(n * en->kv.tokens, s->count - 1);
-    seq_slide_to(en, s, seq_window_first(en, s->computed));
+    first = seq_window_first(en, s->computed);
+    s->first_part = MIN(s->first_part, first); /* less came than was reserved for */
+    seq_slide_to(en, s, first);
     s->imported_tokens = s->computed > s->cached_tokens ? s->computed - s->cached_tokens : 0;
     return true;
 }

@@ -48,9 +48,24 @@ static uint32_t window_valid(const struct engine *en, const struct seq *s, uint3
     return n;
 }
 
+void seq_adopt(struct engine *en, struct seq *s, uint32_t n, uint32_t first)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        blocks_ref(&en->kv, s->table[0][i], 0);
+        s->table[1][i] = BLOCK_NONE;
+        if (en->kv.groups > 1 && i >= first) {
+            blocks_ref(&en->kv, s->table[0][i], 1);
+            s->table[1][i] = en->kv.block[s->table[0][i]].part1;
+        }
+    }
+    s->first_part = first;
+    s->table_count = s->published = n;
+    s->computed = MIN(n * en->kv.tokens, s->count - 1); /* the last token is always computed */
+}
+
 uint32_t seq_take_prefix(struct engine *en, struct seq *s)
 {
-    uint32_t limit = s->key_count, n = 0, first;
+    uint32_t limit = s->key_count, n = 0;
 
     ASSERT(s->table_count == 0);
     if (!en->plan.o.prefix_caching)
@@ -66,18 +81,7 @@ uint32_t seq_take_prefix(struct engine *en, struct seq *s)
     }
     if (en->kv.groups > 1)
         n = window_valid(en, s, n);
-    first = seq_window_first(en, MIN(n * en->kv.tokens, s->count - 1));
-    for (uint32_t i = 0; i < n; i++) {
-        blocks_ref(&en->kv, s->table[0][i], 0);
-        s->table[1][i] = BLOCK_NONE;
-        if (en->kv.groups > 1 && i >= first) {
-            blocks_ref(&en->kv, s->table[0][i], 1);
-            s->table[1][i] = en->kv.block[s->table[0][i]].part1;
-        }
-    }
-    s->first_part = first;
-    s->table_count = s->published = n;
-    s->computed = MIN(n * en->kv.tokens, s->count - 1); /* the last token is always computed */
+    seq_adopt(en, s, n, seq_window_first(en, MIN(n * en->kv.tokens, s->count - 1)));
     return n;
 }
 

@@ -86,8 +86,7 @@ static void fail(struct gen *g, const struct oai_error *e)
         worker_reply_error(r, e);
         return;
     }
-    oai_sse_error(&g->pending, e);
-    oai_sse_done(&g->pending);
+    oai_sse_error(&g->pending, e); /* and no [DONE]: what failed must not look finished */
     g->end_pending = true;
 }
 
