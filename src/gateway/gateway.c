@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define SWEEP_MS 250
+#define DRAIN_LOOK_MS 20
+#define DRAIN_LAST_MS 1000 /* for the last words of what the timeout ended */
 #define RECEIPT_PATH "/v1/receipts/"
 #define MODEL_PATH "/v1/models/"
 
@@ -252,9 +254,15 @@ static void drain_timeout(void *ctx)
 {
     struct gateway *g = ctx;
 
-    if (g->inflight != 0) {
+    if (g->inflight != 0 && !g->drain_broken) {
+        g->drain_broken = true;
         LOG_WARN("shutdown timeout, ending what still runs inflight=%u", g->inflight);
         proxy_break_all(g, "shutting_down", "server is shutting down");
+    }
+    /* ended answers may still be on their way to slow clients */
+    if ((g->inflight != 0 || http_server_unsent(g->server) != 0) && clock_ms() < g->drain_until_ms) {
+        loop_timer_arm(g->drain_timer, DRAIN_LOOK_MS, 0);
+        return;
     }
     drain_done(g);
 }
@@ -269,6 +277,7 @@ void gateway_exchange_ended(struct gateway *g)
 void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx)
 {
     g->draining = true;
+    g->drain_until_ms = clock_ms() + timeout_ms + DRAIN_LAST_MS;
     g->drain_fn = fn;
     g->drain_ctx = ctx;
     if (g->drain_timer == NULL)

@@ -253,7 +253,8 @@ struct gateway {
     struct exchange *live;
     uint32_t inflight;
 
-    bool draining, drained;
+    bool draining, drained, drain_broken;
+    uint64_t drain_until_ms;      /* by then even unsent bytes are given up */
     loop_fn *drain_fn;
     void *drain_ctx;
     double started_s;

@@ -62,6 +62,8 @@ uint16_t http_server_port(const struct http_server *s);
 /* Stops accepting; idle connections close, busy ones after their answer. */
 void http_server_drain(struct http_server *s);
 size_t http_server_active(const struct http_server *s); /* exchanges without a finished answer */
+/* Bytes of answers that the kernel has not taken yet: closing the server now would cut them off. */
+size_t http_server_unsent(const struct http_server *s);
 /* Breaks what is left (on_gone runs inside); not from inside a handler: loop_post it. */
 void http_server_close(struct http_server *s);
 

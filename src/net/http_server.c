@@ -626,6 +626,19 @@ size_t http_server_active(const struct http_server *s)
     return s->active;
 }
 
+size_t http_server_unsent(const struct http_server *s)
+{
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < SCONN_STATES; i++)
+        for (struct ring *n = s->list[i].next; n != &s->list[i]; n = n->next) {
+            const struct sconn *c = CONTAINER_OF(n, struct sconn, ring);
+
+            bytes += c->closing ? 0 : conn_queued(c->conn);
+        }
+    return bytes;
+}
+
 void http_server_drain(struct http_server *s)
 {
     if (s->draining)

@@ -271,6 +271,15 @@ void kvx_server_progress(struct kvx_server *v, struct kvx_id id, uint32_t blocks
         pump(o->session);
 }
 
+/* Nobody will take it. */
+static void offer_give_up(struct kvx_server *v, struct offer *o)
+{
+    if (!o->finished)
+        engine_cancel(v->engine, o->request);
+    engine_lease_release(v->engine, o->request);
+    offer_free(v, o);
+}
+
 void kvx_server_finish(struct kvx_server *v, struct kvx_id id, int rc)
 {
     struct offer *o = offer_find(v, id);
@@ -320,6 +329,18 @@ static int on_push_open(struct session *s, const struct kvx_header *h)
     return 0;
 }
 
+/* A consumer that gave up before it could register (we were slow to say HELLO) names what it
+ * does not want; without this the lease would have to expire. */
+static void cancel_unopened(struct session *s, const struct kvx_header *h)
+{
+    struct offer *o;
+
+    memcpy(s->id.b, h->transfer, sizeof(s->id.b));
+    o = offer_find(s->server, s->id);
+    if (o != NULL && o->session == NULL)
+        offer_give_up(s->server, o);
+}
+
 static int on_frame(void *ctx, const struct kvx_frame *f)
 {
     struct session *s = ctx;
@@ -351,6 +372,8 @@ static int on_frame(void *ctx, const struct kvx_frame *f)
     case KVX_CANCEL: {
         struct kvx_header ack = { 0 };
 
+        if (!s->open && KVX_HAS(h, KVX_F_TRANSFER))
+            cancel_unopened(s, h);
         put_transfer(&ack, s);
         s->closing = true;
         (void)send_frame(s, KVX_CANCEL_ACK, &ack);
@@ -389,13 +412,8 @@ static void on_close(void *ctx, struct conn *c, int rc)
     *at = s->next;
     v->session_count--;
     if (s->offer != NULL) {
-        struct offer *o = s->offer;
-
         count_add(s->released ? v->metrics.transfers_ok : v->metrics.transfers_failed, 1);
-        if (!o->finished)
-            engine_cancel(v->engine, o->request);
-        engine_lease_release(v->engine, o->request);
-        offer_free(v, o);
+        offer_give_up(v, s->offer);
     }
     kvx_reader_fini(&s->reader);
     kvx_manifest_fini(&s->manifest);
@@ -449,9 +467,12 @@ static void sweep(void *ctx)
         }
     }
     for (struct offer *o = v->offers, *next; o != NULL; o = next) {
+        /* One that failed holds nothing: it stays to tell a consumer that is on its way. */
+        uint64_t stay_ms = o->rc != 0 ? KVX_SETUP_MS : KVX_LEASE_MS;
+
         next = o->next;
-        if (o->session == NULL && o->finished && now - o->finished_ms > KVX_LEASE_MS) {
-            count_add(v->metrics.lease_expired, 1);
+        if (o->session == NULL && o->finished && now - o->finished_ms > stay_ms) {
+            count_add(v->metrics.lease_expired, o->rc == 0);
             engine_lease_release(v->engine, o->request);
             offer_free(v, o);
         }

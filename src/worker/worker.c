@@ -123,11 +123,12 @@ static void *load_thread(void *ctx)
 
 /* ---- ending ---- */
 
+/* Answers must have left, and blocks that another worker is taking must have arrived. */
 static void drain_check(void *ctx)
 {
     struct worker *w = ctx;
 
-    if (w->live == 0)
+    if (w->live == 0 && kvx_server_transfers(w->kvx_server) == 0 && http_server_unsent(w->http) == 0)
         loop_stop(w->loop);
 }
 
@@ -145,6 +146,9 @@ static void abort_rest(void *ctx)
 
     if (w->live != 0)
         LOG_WARN("grace is over, aborting live=%u", w->live);
+    else
+        LOG_WARN("grace is over transfers=%u unsent_bytes=%zu", kvx_server_transfers(w->kvx_server),
+                 http_server_unsent(w->http));
     gen_cancel_all(w);
     loop_timer_free(w->grace_timer);
     w->grace_timer = loop_timer_new(w->loop, give_up, w);
