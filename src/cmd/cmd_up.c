@@ -38,6 +38,16 @@
 #define EARLY_DEATHS   3
 #define STOP_MS        5000
 
+/* Long enough to be worth a split, so that the first answer shows the whole system at work. */
+#define FIRST_QUESTION                                                                           \
+    "Here is a C function:\n\n"                                                                   \
+    "int sum_positive(const int *values, size_t count)\n{\n    int sum = 0;\n\n"                   \
+    "    for (size_t i = 0; i < count; i++) {\n        if (values[i] > 0)\n"                      \
+    "            sum += values[i];\n    }\n    return sum;\n}\n\n"                                 \
+    "It is called with the array {3, -1, 4, -1, 5, -9, 2, 6} and the count 8, and the result is " \
+    "printed with printf. Explain in two short sentences what the function does, and what happens " \
+    "to the negative numbers in the array."
+
 #define AT(f) offsetof(struct up_opts, f)
 
 const struct opt_desc up_table[] = {
@@ -49,7 +59,7 @@ const struct opt_desc up_table[] = {
     { "threads", OPT_U32, AT(threads), "0", "N", 0, 1024, "compute threads of each worker; 0 = the CPUs allowed" },
     { "max-model-len", OPT_U32, AT(max_model_len), "0", "N", 0, 0, "longest prompt + answer; 0 = from model and KV reservation" },
     { "kv-cache-memory-bytes", OPT_U64, AT(kv_bytes), "0", "N", 0, 0, "KV reservation of each worker; 0 = chosen from the model" },
-    { "ask", OPT_STR, AT(ask), "Write a C function that adds two numbers. Answer in one short paragraph.", "TEXT", 0, 0, "the first question; --no-first-question asks none" },
+    { "ask", OPT_STR, AT(ask), FIRST_QUESTION, "TEXT", 0, 0, "the first question; --no-first-question asks none" },
     { "no-first-question", OPT_BOOL, AT(no_ask), "false", NULL, 0, 0, "only serve" },
     { "check", OPT_BOOL, AT(check), "false", NULL, 0, 0, "start everything, prove each promise by real requests, end with 0 or 1" },
     { "shutdown-timeout", OPT_U32, AT(shutdown_timeout_s), "5", "SECONDS", 0, 600, "grace for running requests at the end" },
@@ -562,13 +572,18 @@ static void first_question(struct up *u)
 
 static void where_next(const struct up *u)
 {
+    char url[320] = "";
+
+    if (u->door.port != 8080 || strcmp(u->door.host, "127.0.0.1") != 0)
+        snprintf(url, sizeof(url), " --url http://%.256s", u->o->listen);
     printf("\nllmd serves %s on http://%s (Ctrl-C ends it)\n"
-           "  talk      llmd chat%s%s\n"
-           "  see       llmd status    metrics: http://%s/metrics    log: %s\n"
+           "  talk      llmd chat%s\n"
+           "  see       llmd status%s\n"
+           "  metrics   http://%s/metrics\n"
+           "  log       %s\n"
            "  curl      curl http://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
            "              -d '{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
-           u->state.model, u->o->listen, u->door.port == 8080 ? "" : " --url http://",
-           u->door.port == 8080 ? "" : u->o->listen, u->o->listen, u->log_path, u->o->listen, u->state.model);
+           u->state.model, u->o->listen, url, url, u->o->listen, u->log_path, u->o->listen, u->state.model);
     fflush(stdout);
 }
 
@@ -636,32 +651,50 @@ static int run(struct up *u, const char *path, struct err *e)
     return rc;
 }
 
+/* Prints the notes of `findings`; an error among them goes to *e. */
+static int tell(struct str findings, struct err *e)
+{
+    while (findings.n != 0) {
+        struct str line = str_cut(&findings, '\n');
+
+        if (str_starts(line, STR("error: ")))
+            return err_set(e, ERR_INVAL, "%.*s", STR_ARG(str_sub(line, 7, SIZE_MAX)));
+        if (line.n != 0)
+            printf("%.*s\n", STR_ARG(str_sub(line, 6, SIZE_MAX)));
+    }
+    fflush(stdout);
+    return 0;
+}
+
+static int find_model(struct up *u, struct buf *path, struct err *e)
+{
+    struct buf findings;
+    int rc;
+
+    buf_init(&findings, (size_t)1 << 20);
+    (void)up_validate(u->o, path, &findings);
+    rc = tell(buf_view(&findings), e);
+    if (rc == 0 && path->p[0] == 0) {
+        rc = fetch_model(u->o, path, e);
+        buf_reset(&findings);
+        if (rc == 0) {
+            buf_reset(path);
+            (void)validate_model(u->o, path, &findings);
+            rc = tell(buf_view(&findings), e);
+        }
+    }
+    buf_fini(&findings);
+    return rc;
+}
+
 static int prepare(struct up *u, struct buf *path, struct err *e)
 {
     struct sigaction sa = { .sa_handler = on_stop };
-    struct buf findings, log;
-    struct str rest;
-    uint32_t errors;
+    struct buf log;
 
-    buf_init(&findings, (size_t)1 << 20);
-    errors = up_validate(u->o, path, &findings);
-    for (rest = buf_view(&findings); rest.n != 0;) {
-        struct str line = str_cut(&rest, '\n');
-
-        if (str_starts(line, STR("error: ")))
-            (void)err_set(e, ERR_INVAL, "%.*s", STR_ARG(str_sub(line, 7, SIZE_MAX)));
-        else if (line.n != 0)
-            printf("%.*s\n", STR_ARG(str_sub(line, 6, SIZE_MAX)));
-        if (e->code != 0)
-            break;
-    }
-    fflush(stdout);
-    buf_fini(&findings);
-    if (errors != 0)
-        return e->code;
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
-    if (path->p[0] == 0 && fetch_model(u->o, path, e) != 0)
+    if (find_model(u, path, e) != 0)
         return e->code;
     if (endpoint_parse_url(u->o->listen, &u->door, e) != 0)
         return e->code;
