@@ -1,4 +1,7 @@
-"""Routing is real: turns go where their prefix is; one hot prefix does not pile up on one worker."""
+"""Routing is real: turns go where their prefix is; one hot prefix does not pile up on one worker.
+
+ROUTING_TALKS (8) conversations of ROUTING_TURNS (4).
+"""
 # SPDX-License-Identifier: Apache-2.0
 import concurrent.futures
 import os
@@ -9,7 +12,7 @@ import time
 from harness import Setup, metric, prompt_of, request
 
 SMALL = bool(os.environ.get("LLMD_SANITIZED"))
-TALKS, TURNS = (4, 3) if SMALL else (int(os.environ.get("ROUTING_TALKS", "20")), 5)
+TALKS, TURNS = (4, 3) if SMALL else (int(os.environ.get("ROUTING_TALKS", "8")), int(os.environ.get("ROUTING_TURNS", "4")))
 
 
 def where(s, before):
