@@ -92,7 +92,7 @@ static int parse_endpoint(const char *text, struct gateway_endpoint_opts *out, c
     *address = str_dup(addr);
     *out = (struct gateway_endpoint_opts){ .address = *address, .role = SCHED_BOTH };
     if (addr_parse(addr, host, &port, e) != 0)
-        return e->code;
+        return err_set(e, ERR_INVAL, "--endpoint %s: must be ADDR:PORT or ADDR:PORT=ROLE", text);
     if (port == 0)
         return err_set(e, ERR_INVAL, "--endpoint %s: needs a port", text);
     if (role.p == NULL)
