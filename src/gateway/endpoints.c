@@ -12,7 +12,8 @@
  * A stale endpoint is used only while no fresh one serves the model; the rest are out until a
  * scrape works again.  Errors of requests are kept apart from scrapes: ERRORS_ROW gateway errors
  * in a row take an endpoint out for EJECT_MS times the number of times; one request then tries
- * it.  At most half of the endpoints are out by that at a time, and never the last. */
+ * it.  A new process at its address starts without them.  At most half of the endpoints are out
+ * by that at a time, and never the last. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/clock.h"
@@ -80,8 +81,18 @@ static double bounded(double v, double max)
     return v > 0 ? MIN(v, max) : 0;
 }
 
+/* A new process has no errors yet: those of the one before, which broke every request it had, say
+ * nothing about it. */
+static void forgive(struct endpoint *ep)
+{
+    ep->errors_row = 0;
+    ep->ejected_until_ms = ep->paused_until_ms = ep->slow_until_ms = 0;
+    ep->on_probe = false;
+}
+
 static void endpoint_restarted(struct endpoint *ep)
 {
+    forgive(ep);
     LOG_INFO("endpoint restarted endpoint=%s", ep->address);
     if (ep->g->prefix != NULL)
         prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
@@ -337,6 +348,7 @@ void endpoints_judge(struct endpoint *ep)
         if (ep->g->prefix != NULL)
             prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
         forget_models(ep);
+        forgive(ep);
     }
     ep->use = use;
 }
@@ -454,6 +466,9 @@ void endpoint_failed(struct endpoint *ep)
     uint64_t now = clock_ms();
     uint32_t out = 0;
 
+    /* Out already by what its scrapes say, and back by the same: a count would keep it out longer. */
+    if (ep->use == SCHED_FROZEN || ep->use == SCHED_UNREACHABLE)
+        return;
     ep->errors_row++;
     ep->on_probe = false;
     if (ep->errors_row < ERRORS_ROW)

@@ -32,6 +32,12 @@ struct kvx_client {
 
 enum pull_state { PULL_CONNECT, PULL_HELLO, PULL_OPEN, PULL_FINISHED };
 
+struct held {
+    struct held *next;
+    struct kvx_header header;
+    char body[];
+};
+
 struct kvx_pull {
     struct kvx_pull *next;
     struct kvx_client *client;
@@ -45,11 +51,11 @@ struct kvx_pull {
     uint32_t first, count, got;
     uint64_t start_ms; /* of the pull; once finished, of its end */
     uint64_t last_ms, deadline_ms, renew_ms;
-    /* A verified block that waits for room in the engine. */
-    bool held;
-    struct kvx_header held_header;
-    char *held_body;
-    /* DONE that came while a block was held. */
+    /* Verified blocks that wait for room in the engine: the first, and those that were read with
+     * it before the pause. */
+    struct held *held, **held_end;
+    uint32_t held_count;
+    /* DONE that came while blocks were held. */
     bool done_seen;
     struct kvx_header done_header;
     uint64_t bytes, bytes_hidden;
@@ -83,6 +89,32 @@ static struct kvx_header transfer_header(const struct kvx_pull *p)
     return h;
 }
 
+static void held_pop(struct kvx_pull *p)
+{
+    struct held *h = p->held;
+
+    p->held = h->next;
+    if (p->held == NULL)
+        p->held_end = &p->held;
+    p->held_count--;
+    mem_free(h);
+}
+
+static bool held_push(struct kvx_pull *p, const struct kvx_frame *f)
+{
+    struct held *h = mem_try(sizeof(*h) + f->body.n);
+
+    if (h == NULL)
+        return false;
+    h->next = NULL;
+    h->header = f->header;
+    memcpy(h->body, f->body.p, f->body.n);
+    *p->held_end = h;
+    p->held_end = &h->next;
+    p->held_count++;
+    return true;
+}
+
 /* Detaches from the client; p itself is freed by the connection's on_close. */
 static void drop(struct kvx_pull *p)
 {
@@ -95,8 +127,8 @@ static void drop(struct kvx_pull *p)
     p->state = PULL_FINISHED;
     p->start_ms = clock_ms();
     kvx_manifest_fini(&p->manifest);
-    mem_free(p->held_body);
-    p->held_body = NULL;
+    while (p->held != NULL)
+        held_pop(p);
 }
 
 /* Says the last word and half-closes; tick() closes a peer that does not follow. */
@@ -139,7 +171,7 @@ static void try_done(struct kvx_pull *p)
 {
     uint8_t digest[16];
 
-    if (!p->done_seen || p->held)
+    if (!p->done_seen || p->held != NULL)
         return;
     kvx_manifest_digest(&p->manifest, digest);
     if (p->done_header.count != p->got || memcmp(digest, p->done_header.digest, 16) != 0) {
@@ -183,26 +215,23 @@ static int on_block(struct kvx_pull *p, const struct kvx_frame *f)
     const uint32_t want = 1u << KVX_F_TRANSFER | 1u << KVX_F_INDEX | 1u << KVX_F_SEQ |
                           1u << KVX_F_PARTS | 1u << KVX_F_KEY | 1u << KVX_F_CRC | 1u << KVX_F_LATE;
     const struct kvx_header *h = &f->header;
+    uint32_t seq = p->got + p->held_count;
 
     if ((h->has & want) != want || p->state != PULL_OPEN || p->done_seen ||
         f->body.n != p->client->block_bytes || memcmp(h->transfer, p->id.b, 16) != 0)
         return ERR_PARSE;
-    if (p->held || h->seq != p->got || h->index != (uint64_t)p->first + p->got || p->got >= p->count)
+    if (h->seq != seq || h->index != (uint64_t)p->first + seq || seq >= p->count)
         return ERR_PARSE;
     if (hash_crc32c(0, f->body.p, f->body.n) != (uint32_t)h->crc) {
         count_add(p->client->metrics.verify_crc, 1);
         finish(p, ERR_MISMATCH, "crc");
         return ERR_CANCELLED;
     }
-    if (import(p, h, f->body.p) == ERR_AGAIN) {
-        p->held_body = mem_try(f->body.n);
-        if (p->held_body == NULL) {
+    if (p->held != NULL || import(p, h, f->body.p) == ERR_AGAIN) {
+        if (!held_push(p, f)) {
             finish(p, ERR_NOMEM, "nomem");
             return ERR_CANCELLED;
         }
-        memcpy(p->held_body, f->body.p, f->body.n);
-        p->held_header = *h;
-        p->held = true;
         conn_pause(p->conn);
     }
     return p->state == PULL_FINISHED ? ERR_CANCELLED : 0;
@@ -340,17 +369,14 @@ static void tick(void *ctx)
         p->renew_ms = now + KVX_RENEW_EVERY_MS;
         (void)send_frame(p, KVX_RENEW, &h);
     }
-    if (p->held) {
-        int rc = import(p, &p->held_header, p->held_body);
-
-        if (rc == 0) {
-            p->held = false;
-            mem_free(p->held_body);
-            p->held_body = NULL;
-            p->last_ms = now;
-            conn_resume(p->conn);
-            try_done(p);
-        }
+    if (p->held != NULL) {
+        while (p->held != NULL && import(p, &p->held->header, p->held->body) == 0)
+            held_pop(p);
+        if (p->state == PULL_FINISHED || p->held != NULL)
+            return; /* failed, or still no room */
+        p->last_ms = now;
+        conn_resume(p->conn);
+        try_done(p);
         return;
     }
     if (p->state != PULL_OPEN ? now - p->start_ms > KVX_SETUP_MS : now - p->last_ms > KVX_GAP_MS)
@@ -400,6 +426,7 @@ int kvx_pull_start(struct kvx_client *c, const char *host, uint16_t port, struct
     p->request = request;
     p->first = first;
     p->count = count;
+    p->held_end = &p->held;
     p->start_ms = p->last_ms = clock_ms();
     p->deadline_ms = p->start_ms + deadline_ms;
     p->renew_ms = p->start_ms + KVX_RENEW_EVERY_MS;

@@ -126,7 +126,10 @@ with Setup(["prefill", "decode", "decode"], ["--kv-cache-memory-bytes", str(300 
     for t in threads:
         t.start()
     for i in range(N):
+        before = counts["right"]
         fault(s, i)
+        if i % 3 == 2:  # others follow at once, on a service that is not whole yet
+            wait_for("requests are answered again", lambda: counts["right"] > before, 30)
     stop.set()
     for t in threads:
         t.join(LIMIT_S + 5)

@@ -1175,6 +1175,40 @@ static void a_worker_comes_back_by_a_probe(void **state)
     stop();
 }
 
+/* The errors were the old process's: the new one is used as soon as it says that it is ready. */
+static void a_new_process_starts_without_errors(void **state)
+{
+    struct http_server_opts o = { .host = "127.0.0.1" };
+    struct worker *k = &w.worker[0];
+    struct endpoint *ep;
+    uint32_t before;
+    struct err e;
+
+    (void)state;
+    start(2);
+    ep = &w.g->endpoints[0];
+    k->refuse = 500;
+    for (int i = 0; i < 60 && ep->ejections == 0; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_true(ep->ejected_until_ms > clock_ms());
+    o.port = http_server_port(k->server);
+    http_server_close(k->server);
+    k->server = NULL;
+    WAIT(first_unreachable);
+    k->refuse = 0;
+    before = k->requests;
+    assert_int_equal(http_server_open(w.loop, &o, worker_handle, k, &k->server, &e), 0);
+    WAIT(all_used);
+    for (int i = 0; i < 20; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_true(k->requests >= before + 4);
+    stop();
+}
+
 static void a_worker_that_asks_for_a_pause_gets_it(void **state)
 {
     (void)state;
@@ -1234,6 +1268,7 @@ int main(void)
         cmocka_unit_test(a_long_body_is_read_by_the_thread),
         cmocka_unit_test(errors_in_a_row_take_a_worker_out),
         cmocka_unit_test(a_worker_comes_back_by_a_probe),
+        cmocka_unit_test(a_new_process_starts_without_errors),
         cmocka_unit_test(a_worker_that_asks_for_a_pause_gets_it),
         cmocka_unit_test(the_last_worker_is_never_taken_out),
     };
