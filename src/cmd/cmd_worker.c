@@ -32,7 +32,7 @@ static const struct opt_desc table[] = {
     { "block-size", OPT_U32, AT(w.block_size), "16", "N", 1, 256, "tokens per KV block, the same in the whole fleet" },
     { "max-model-len", OPT_U32, AT(w.max_model_len), "0", "N", 0, 0, "longest prompt + answer; 0 = from model and KV reservation" },
     { "max-num-seqs", OPT_U32, AT(w.max_num_seqs), "64", "N", 1, 4096, "requests in the batch" },
-    { "max-num-batched-tokens", OPT_U32, AT(w.max_num_batched_tokens), "512", "N", 16, 8192, "rows of one step" },
+    { "max-num-batched-tokens", OPT_U32, AT(w.max_num_batched_tokens), "0", "N", 0, 8192, "rows of one step; 0 = 512, for a prefill worker 256: its hand-over starts earlier" },
     { "max-queue-size", OPT_U32, AT(w.max_queue_size), "256", "N", 1, 65536, "requests waiting; past it 429" },
     { "threads", OPT_U32, AT(w.threads), "0", "N", 0, 1024, "compute threads; 0 = the CPUs this process may use" },
     { "cpu", OPT_STR, AT(w.cpu), NULL, "LEVEL", 0, 0, "force a lower level: scalar, avx2, avx512" },
@@ -72,6 +72,10 @@ static int prepare(struct opts *o, char host[256], struct buf *path, struct err 
     o->w.host = o->host;
     o->w.port = port;
     o->w.role = (enum worker_role)role;
+    if (o->w.max_num_batched_tokens == 0)
+        o->w.max_num_batched_tokens = o->w.role == WORKER_PREFILL ? 256 : 512;
+    else if (o->w.max_num_batched_tokens < 16)
+        return err_set(e, ERR_INVAL, "--max-num-batched-tokens: must be 0 or 16..8192, not %u", o->w.max_num_batched_tokens);
     o->w.kvx_port = (uint16_t)o->kvx_port;
     o->w.weights_fd = o->weights_fd != 0 ? (int)o->weights_fd : -1;
     if (cmd_check_listen(o->host, o->insecure, e) != 0 || catalogue_resolve(str_of(o->model), path, e) != 0)
