@@ -281,19 +281,16 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
     loop_timer_arm(x->timer, rng_below(&g->rng, backoff), 0);
 }
 
-static struct http_headers request_headers(struct exchange *x, char split_to[300])
+static struct http_headers request_headers(struct exchange *x, struct http_header *out)
 {
-    struct http_header *out = arena_alloc(http_req_arena(x->req), HEADERS_OUT_MAX * sizeof(*out));
     uint32_t stripped;
     size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 3, &stripped);
 
     if (stripped != 0 && x->attempts == 1)
         metric_add(gateway_cell(x->g, M_L_STRIPPED, NULL, NULL), stripped);
     out[n++] = (struct http_header){ STR("x-request-id"), str_of(x->id) };
-    if (x->prefill != NULL) {
-        snprintf(split_to, 300, "%s", x->prefill->address);
-        out[n++] = (struct http_header){ STR("x-prefiller-host-port"), str_of(split_to) };
-    }
+    if (x->prefill != NULL)
+        out[n++] = (struct http_header){ STR("x-prefiller-host-port"), str_of(x->prefill->address) };
     return (struct http_headers){ out, n };
 }
 
@@ -302,13 +299,13 @@ static const struct http_call_ops call_ops;
 static void dispatch(struct exchange *x)
 {
     struct gateway *g = x->g;
-    char split_to[300];
+    struct http_header headers[HEADERS_OUT_MAX];
     struct http_call_opts o = {
         .host = x->decode->host,
         .port = x->decode->port,
         .method = STR("POST"),
         .path = str_of(x->path),
-        .headers = request_headers(x, split_to),
+        .headers = request_headers(x, headers),
         .body = http_req_body(x->req),
         .connect_ms = 1000,
         .first_byte_ms = g->first_byte_ms,

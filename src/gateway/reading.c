@@ -10,6 +10,7 @@
  * Model, tokenizer, template and the index that computes keys are immutable once opened. */
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/reading.h"
+#include "base/arena.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
@@ -239,55 +240,58 @@ static const char *reserved_field(const struct json *root)
     return NULL;
 }
 
-static void make_keys(const struct reader *r, struct str model, struct reading *out,
-                      const struct token_list *tokens)
+static struct str put(char **at, struct str s)
 {
-    uint64_t *keys;
+    struct str copy = { s.p != NULL ? *at : NULL, s.n };
 
-    if (tokens->count < r->block_tokens)
+    if (s.n != 0)
+        memcpy(*at, s.p, s.n);
+    *at += s.n;
+    return copy;
+}
+
+/* Makes the keys, and copies what still points into the body or its tree, which are not ours to
+ * keep: one block of just the size, since it lives as long as the answer streams. */
+static void keep(const struct reader *r, struct str model, struct reading *out,
+                 const struct token_list *tokens)
+{
+    size_t key_bytes = tokens->count / r->block_tokens * sizeof(*out->keys);
+    uint64_t *keys = mem_try(key_bytes + out->model.n + out->salt.n);
+    char *at;
+
+    if (keys == NULL) {
+        out->model = out->salt = STR_NONE;
+        (void)oai_fail(&out->error, 503, "ServiceUnavailableError", "overloaded", NULL,
+                       "no memory for the request");
         return;
-    keys = arena_try(&out->arena, tokens->count / r->block_tokens * sizeof(*keys));
-    if (keys == NULL)
-        return; /* routed without its prefix */
-    if (out->model.p != NULL)
-        model = out->model;
-    out->key_count = kv_index_keys(r->keys, model, out->salt, tokens->id,
-                                   (uint32_t)tokens->count, keys);
+    }
+    out->memory = (char *)keys;
+    at = out->memory + key_bytes;
+    out->model = put(&at, out->model);
+    out->salt = put(&at, out->salt);
+    if (key_bytes == 0)
+        return;
+    out->key_count = kv_index_keys(r->keys, out->model.p != NULL ? out->model : model, out->salt,
+                                   tokens->id, (uint32_t)tokens->count, keys);
     out->keys = keys;
 }
 
-void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
-                 struct reading *out)
+static void refuse_body(struct reading *out, int rc)
+{
+    (void)oai_fail(&out->error, 400, "BadRequestError", rc == ERR_LIMIT ? "limit" : "invalid_json",
+                   NULL, "the body %s",
+                   rc == ERR_LIMIT ? "has too many values or is nested too deeply"
+                   : rc != 0       ? "is not valid JSON"
+                                   : "must be a JSON object");
+}
+
+static void read_prompt_of(const struct reader *r, enum reading_kind kind, const struct json *root,
+                           struct str model, struct reading *out)
 {
     struct token_list tokens = { .max = TOKENS_MAX };
-    struct arena tree;
-    const struct json *root;
-    const char *reserved;
-    struct err e;
     uint32_t extra = 0;
-    int rc;
+    int rc = read_exact(r, kind, root, &tokens, &extra);
 
-    memset(out, 0, sizeof(*out));
-    arena_init(&out->arena, READING_BYTES_MAX);
-    arena_init(&tree, READING_BYTES_MAX);
-    rc = json_parse(&tree, body, NULL, &root, &e);
-    if (rc != 0 || !json_is(root, JSON_OBJECT)) {
-        (void)oai_fail(&out->error, 400, "BadRequestError",
-                       rc == ERR_LIMIT ? "limit" : "invalid_json", NULL, "the body %s",
-                       rc == ERR_LIMIT ? "has too many values or is nested too deeply"
-                       : rc != 0       ? "is not valid JSON"
-                                       : "must be a JSON object");
-        arena_fini(&tree);
-        return;
-    }
-    if ((reserved = reserved_field(root)) != NULL) {
-        (void)oai_fail(&out->error, 400, "BadRequestError", "reserved_field", reserved,
-                       "%s is set by the scheduler, not by clients", reserved);
-        arena_fini(&tree);
-        return;
-    }
-    read_fields(root, out);
-    rc = read_exact(r, kind, root, &tokens, &extra);
     if (rc != 0) {
         out->render_failed = r->tok != NULL && kind != READING_OTHER;
         out->estimated = true;
@@ -295,18 +299,39 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
         rc = read_estimate(kind, root, &tokens, &extra);
     }
     out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens.count + extra, (uint64_t)UINT32_MAX);
-    /* neither the body nor its tree is ours to keep */
-    out->model = out->model.p != NULL ? arena_str(&out->arena, out->model) : STR_NONE;
-    out->salt = out->salt.p != NULL ? arena_str(&out->arena, out->salt) : STR_NONE;
-    if (rc == 0)
-        make_keys(r, model, out, &tokens);
+    if (rc != 0)
+        tokens.count = 0; /* routed without its prefix */
+    keep(r, model, out, &tokens);
     token_list_fini(&tokens);
+}
+
+void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+                 struct reading *out)
+{
+    struct arena tree;
+    const struct json *root;
+    const char *reserved;
+    struct err e;
+    int rc;
+
+    memset(out, 0, sizeof(*out));
+    arena_init(&tree, READING_BYTES_MAX);
+    rc = json_parse(&tree, body, NULL, &root, &e);
+    if (rc != 0 || !json_is(root, JSON_OBJECT)) {
+        refuse_body(out, rc);
+    } else if ((reserved = reserved_field(root)) != NULL) {
+        (void)oai_fail(&out->error, 400, "BadRequestError", "reserved_field", reserved,
+                       "%s is set by the scheduler, not by clients", reserved);
+    } else {
+        read_fields(root, out);
+        read_prompt_of(r, kind, root, model, out);
+    }
     arena_fini(&tree);
 }
 
 void reading_free(struct reading *r)
 {
-    arena_fini(&r->arena);
+    mem_free(r->memory);
     memset(r, 0, sizeof(*r));
 }
 

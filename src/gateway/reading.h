@@ -8,7 +8,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_READING_H
 #define GATEWAY_READING_H
-#include "base/arena.h"
 #include "base/err.h"
 #include "net/loop.h"
 #include "openai/openai.h"
@@ -16,7 +15,7 @@
 enum reading_kind { READING_CHAT, READING_COMPLETION, READING_OTHER };
 
 struct reading {
-    struct arena arena;        /* everything below lives here */
+    char *memory;              /* owned: what the pointers below point into */
     struct oai_error error;    /* status != 0: refuse with it */
     struct str model;          /* p == NULL: not named */
     bool stream, include_usage;
