@@ -142,8 +142,8 @@ static struct kvx_pull *pull(uint64_t epoch)
     r.import_wait_ms = 20000;
     w.pulled = false;
     start(w.consumer, &r);
-    if (kvx_pull_start(w.client, "127.0.0.1", kvx_server_port(w.server), w.id, epoch, w.taken.id, 0, BLOCKS, 15000,
-                       on_pulled, NULL, &p, &e) != 0)
+    if (kvx_pull_start(w.client, "127.0.0.1", kvx_server_port(w.server), w.id, epoch, w.taken.id, 0,
+                       BLOCKS, 15000, on_pulled, NULL, &p, &e) != 0)
         fail_msg("%s", e.msg);
     return p;
 }
@@ -203,7 +203,8 @@ static void raw_send(enum kvx_type type, struct kvx_header h)
 static void raw_open(void)
 {
     static const struct conn_ops ops = { .on_data = raw_data, .on_close = raw_close };
-    struct kvx_header hello = { .has = 1u << KVX_F_PROTO | 1u << KVX_F_EPOCH | 1u << KVX_F_FINGERPRINT,
+    struct kvx_header hello = { .has =
+                                    1u << KVX_F_PROTO | 1u << KVX_F_EPOCH | 1u << KVX_F_FINGERPRINT,
                                 .proto = KVX_PROTO,
                                 .epoch = 5 };
     struct conn_opts o = { 0 };
@@ -221,10 +222,11 @@ static void raw_open(void)
 
 static void raw_push_open(void)
 {
-    raw_send(KVX_PUSH_OPEN, (struct kvx_header){ .has = 1u << KVX_F_FIRST | 1u << KVX_F_COUNT | 1u << KVX_F_EPOCH,
-                                                 .first = 0,
-                                                 .count = BLOCKS,
-                                                 .epoch = EPOCH });
+    raw_send(KVX_PUSH_OPEN,
+             (struct kvx_header) { .has = 1u << KVX_F_FIRST | 1u << KVX_F_COUNT | 1u << KVX_F_EPOCH,
+                                   .first = 0,
+                                   .count = BLOCKS,
+                                   .epoch = EPOCH });
 }
 
 /* ---- tests ---- */
@@ -275,8 +277,8 @@ static void a_cancelled_pull_frees_the_producer(void **state)
     produce();
     assert_true(within(producer_leases, 10000));
     engine_cancel(w.consumer, (kvx_pull_cancel(pull(EPOCH)), w.taken.id)); /* not even connected */
-    raw_open();                                                           /* as a slow HELLO would: */
-    raw_send(KVX_CANCEL, (struct kvx_header){ 0 });                        /* it never registered */
+    raw_open();                                      /* as a slow HELLO would: */
+    raw_send(KVX_CANCEL, (struct kvx_header) { 0 }); /* it never registered */
     assert_true(within(producer_is_free, 1000));
     assert_true(within(no_transfer, 100));
     conn_close(w.raw);
