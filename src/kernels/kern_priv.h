@@ -21,7 +21,8 @@
  *   i8  q[8 steps][w][4]
  *
  * The one order of summation, per output and for every tile shape: for each cell in ascending
- * order, for each half: acc = fma(float(int sum), scale_w * scale_a, acc), acc = fma(min, s, acc). */
+ * order, for each half: acc = fma(float(int sum), scale_w * scale_a, acc), then
+ * acc = fma(min, s, acc). */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef KERNELS_KERN_PRIV_H
 #define KERNELS_KERN_PRIV_H
@@ -64,7 +65,7 @@ static inline size_t kern_group_bytes(const struct kern_form *f, uint32_t cols)
     return (size_t)(cols / KERN_CELL / f->cells) * (f->head_bytes + f->cells * f->cell_bytes);
 }
 
-/* A part of one matmul: groups [g0, g1) x activation rows [t0, t1); t0 is a multiple of the tile. */
+/* A part of one matmul: groups [g0, g1) x activation rows [t0, t1); t0 is a multiple of tile. */
 struct kern_mm_task {
     const struct kern_form *form;
     const struct kern_mm *mm;

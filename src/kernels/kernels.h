@@ -18,7 +18,8 @@
 
 enum kern_level { KERN_SCALAR, KERN_AVX2, KERN_AVX512 };
 
-/* forced: NULL = what LLMD_CPU says, else the best this CPU has.  ERR_UNSUPPORTED when the CPU lacks it. Call once. */
+/* forced: NULL = what LLMD_CPU says, else the best this CPU has.  ERR_UNSUPPORTED when the CPU
+ * lacks it.  Call once, before all else here (tests change the level between operations). */
 int kern_init(const char *forced, struct err *e) MUST_CHECK;
 enum kern_level kern_level(void);
 const char *kern_level_name(void); /* "avx512-vnni", "avx2", "scalar" */
@@ -30,8 +31,8 @@ struct kern_pool *kern_pool_new(uint32_t threads);
 void kern_pool_free(struct kern_pool *p);
 uint32_t kern_pool_threads(const struct kern_pool *p);
 /* Runs fn(ctx, i) for i in 0..count-1 on all threads; returns when all are done. */
-void kern_pool_run(struct kern_pool *p, uint32_t count, void (*fn)(void *ctx, uint32_t i, uint32_t thread),
-                   void *ctx);
+void kern_pool_run(struct kern_pool *p, uint32_t count,
+                   void (*fn)(void *ctx, uint32_t i, uint32_t thread), void *ctx);
 void kern_pool_quiet(struct kern_pool *p); /* no step soon: park the threads */
 
 /* ---- weights ---- */
@@ -65,9 +66,10 @@ int kern_act_init(struct kern_act *a, uint32_t rows, uint32_t cols) MUST_CHECK;
 void kern_act_fini(struct kern_act *a);
 /* Quantizes n rows of x[n][cols] (f32); rows x cols may be cut in any way that fits the buffers.
  * A cols that is no multiple of 32 keeps only the f32 source: float weights alone can follow. */
-void kern_act_set(struct kern_act *a, const float *x, uint32_t n, uint32_t cols, struct kern_pool *p);
+void kern_act_set(struct kern_act *a, const float *x, uint32_t n, uint32_t cols,
+                  struct kern_pool *p);
 
-/* y[n][ldy] (+)= W . act (+ bias).  y rows are ldy floats apart; cols must agree.  bias may be NULL. */
+/* y[n][ldy] (+)= W . act (+ bias).  y rows are ldy floats apart; cols agree; bias may be NULL. */
 void kern_matmul(const struct kern_mat *w, const struct kern_act *a, float *y, size_t ldy,
                  const float *bias, bool add, struct kern_pool *p);
 /* Several matrices over the same activations in one parallel region: q, k and v, or gate and up.
@@ -105,7 +107,7 @@ uint32_t kern_argmax(const float *x, uint32_t n);
  * then + layer_offset for K and + layer_offset + kv_heads*block_tokens*head_dim*2 bytes for V. */
 struct kern_attn_seq {
     const uint32_t *table;  /* block numbers: table[i] covers tokens first_block*T + i*T ... */
-    uint32_t first_pos;     /* position of table[0]'s first token (windowed groups drop old blocks) */
+    uint32_t first_pos;     /* position of table[0]'s first token: windows drop old blocks */
     uint32_t q_start;       /* position of the first query row */
     uint32_t q_count;       /* query rows of this sequence in q */
     uint32_t q_row;         /* first row in q and out */
@@ -121,7 +123,7 @@ struct kern_attn {
     uint32_t seq_count;
 };
 void kern_attention(const struct kern_attn *a, struct kern_pool *p);
-/* Stores K and V rows (f32, [kv_heads*head_dim]) of one token at (block, slot) of a layer as f16. */
+/* Stores K and V (f32, [kv_heads*head_dim]) of one token at (block, slot) of a layer as f16. */
 void kern_kv_store(uint8_t *kv, size_t block_stride, size_t layer_offset, uint32_t block,
                    uint32_t slot, uint32_t block_tokens, uint32_t kv_heads, uint32_t head_dim,
                    const float *k, const float *v);

@@ -1,6 +1,6 @@
 /* The compute pool: few parallel regions, dynamic tickets, bounded spin, then futex.
  *
- *   caller:  job fields, left = count, ticket = (epoch, 0) --> takes tickets too --> waits left == 0
+ *   caller:  job fields, left = count, ticket = (epoch, 0) --> takes tickets --> waits left == 0
  *   worker:  spins on ticket --> CAS (epoch, i) -> (epoch, i + 1) --> fn(ctx, i) --> left - 1
  *
  * Epoch and next index are one 64-bit word.  A worker reads the job's fields first and then takes

@@ -50,7 +50,7 @@ static void rows_rmsnorm(float *y, const float *x, const float *w, uint32_t d, f
         v_store_n(y + i, v_mul(v_mul(v_load_n(x + i, d - i), r), v_load_n(w + i, d - i)), d - i);
 }
 
-/* x / (1 + e^-z); z = x for SiLU; tanh's GELU is the same with z = 2 sqrt(2/pi) (x + 0.044715 x^3). */
+/* x / (1 + e^-z); z = x for SiLU, and 2 sqrt(2/pi) (x + 0.044715 x^3) for GELU by tanh. */
 V_INLINE vf v_gate(vf x, int act)
 {
     vf z = x;

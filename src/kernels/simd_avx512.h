@@ -125,8 +125,9 @@ V_INLINE float v_largest(vf v)
 /* (a0 b0 a1 b1 ...) pairs of two vectors' worth of memory: u = first of each pair, v = second. */
 V_INLINE void v_load_pairs(const float *p, vf *u, vf *v)
 {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                           30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     vf a = v_load(p), b = v_load(p + 16);
 
     *u = _mm512_permutex2var_ps(a, even, b);
@@ -136,10 +137,21 @@ V_INLINE void v_load_pairs(const float *p, vf *u, vf *v)
 V_INLINE void v_store_pairs(float *p, vf u, vf v)
 {
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
 
     v_store(p, _mm512_permutex2var_ps(u, low, v));
     v_store(p + 16, _mm512_permutex2var_ps(u, high, v));
+}
+
+/* Pairs of 64 bits from the low and the high halves of each 128. */
+V_INLINE vf v_low2(vf a, vf b)
+{
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+
+V_INLINE vf v_high2(vf a, vf b)
+{
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
 }
 
 /* x[i] lane j <-> x[j] lane i. */
@@ -154,16 +166,18 @@ V_INLINE void v_transpose(vf x[V_LANES])
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += 4) {
-        x[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(y[i]), _mm512_castps_pd(y[i + 2])));
-        x[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(y[i]), _mm512_castps_pd(y[i + 2])));
-        x[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(y[i + 1]), _mm512_castps_pd(y[i + 3])));
-        x[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(y[i + 1]), _mm512_castps_pd(y[i + 3])));
+        x[i] = v_low2(y[i], y[i + 2]);
+        x[i + 1] = v_high2(y[i], y[i + 2]);
+        x[i + 2] = v_low2(y[i + 1], y[i + 3]);
+        x[i + 3] = v_high2(y[i + 1], y[i + 3]);
     }
     /* Now x[4 a + c] holds, in its 128-bit part b, column 4 b + c of rows 4 a .. 4 a + 3. */
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
-        vf p = _mm512_shuffle_f32x4(x[c], x[4 + c], 0x88), q = _mm512_shuffle_f32x4(x[8 + c], x[12 + c], 0x88);
-        vf r = _mm512_shuffle_f32x4(x[c], x[4 + c], 0xdd), s = _mm512_shuffle_f32x4(x[8 + c], x[12 + c], 0xdd);
+        vf p = _mm512_shuffle_f32x4(x[c], x[4 + c], 0x88);
+        vf q = _mm512_shuffle_f32x4(x[8 + c], x[12 + c], 0x88);
+        vf r = _mm512_shuffle_f32x4(x[c], x[4 + c], 0xdd);
+        vf s = _mm512_shuffle_f32x4(x[8 + c], x[12 + c], 0xdd);
 
         y[c] = _mm512_shuffle_f32x4(p, q, 0x88);
         y[8 + c] = _mm512_shuffle_f32x4(p, q, 0xdd);

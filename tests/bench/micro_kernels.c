@@ -198,7 +198,8 @@ int main(int argc, char **argv)
     }
     pool = kern_pool_new(argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 0);
     gbps = kern_measure_read_gbps(pool);
-    printf("level %s, %u threads, reads %.1f GB/s\n", kern_level_name(), kern_pool_threads(pool), gbps);
+    printf("level %s, %u threads, reads %.1f GB/s\n", kern_level_name(), kern_pool_threads(pool),
+           gbps);
     if (strstr("rows", filter) != NULL)
         bench_rows();
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)

@@ -59,7 +59,8 @@ static void round_activations(double *out, const float *x, size_t n)
             amax = fmaxf(amax, fabsf(x[k]));
         for (size_t k = b; k < b + 32; k++)
             out[k] = amax == 0 ? 0
-                               : (double)(amax * (1.0f / 127.0f)) * (double)lrintf(x[k] * (127.0f / amax));
+                               : (double)(amax * (1.0f / 127.0f)) *
+                                     (double)lrintf(x[k] * (127.0f / amax));
     }
 }
 
@@ -115,7 +116,8 @@ static void products_equal_the_definition(void **state)
 
             for (uint32_t rows = 1; rows <= 40; rows += rows < 18 ? 3 : 11)
                 for (size_t c = rows % 2; c < COUNT(counts); c += 2) {
-                    uint32_t cols = unit * (uint32_t)(1 + rng_below(&r, unit == 1 ? 70 : 300 / unit + 1));
+                    uint64_t most = unit == 1 ? 70 : 300 / unit + 1;
+                    uint32_t cols = unit * (uint32_t)(1 + rng_below(&r, most));
 
                     check_product(t, levels[l], rows, cols, counts[c], &r);
                 }
