@@ -20,16 +20,23 @@ struct opts {
 #define AT(f) offsetof(struct opts, f)
 
 static const struct opt_desc table[] = {
-    { "listen", OPT_STR, AT(listen), "127.0.0.1:8090", "ADDR:PORT", 0, 0, "where schedulers connect; port 0 = any free" },
+    { "listen", OPT_STR, AT(listen), "127.0.0.1:8090", "ADDR:PORT", 0, 0,
+      "where schedulers connect; port 0 = any free" },
     { "endpoint", OPT_LIST, AT(endpoints), NULL, "NAME=HOST:PORT@EVENTS[@REPLAY]", 0, 0,
-      "a worker: its name, where it serves, HOST:PORT of its KV events and of its replay; may be repeated" },
-    { "model", OPT_STR, AT(model), NULL, "NAME", 0, 0, "model of workers whose event topic names none" },
+      "a worker: its name, where it serves, HOST:PORT of its KV events and of its replay; may be "
+      "repeated" },
+    { "model", OPT_STR, AT(model), NULL, "NAME", 0, 0,
+      "model of workers whose event topic names none" },
     { "block-size", OPT_U32, AT(block_size), "16", "N", 1, 256, "tokens per block of the index" },
-    { "hash-seed", OPT_STR, AT(seed), "", "TEXT", 0, 0, "seed of the index's keys; the schedulers' --index-seed" },
-    { "hash", OPT_STR, AT(hash), "xxh64", "NAME", 0, 0, "keys of the index: xxh64, or cbor-fnv as llm-d has them" },
-    { "max-blocks", OPT_U64, AT(blocks_max), "4194304", "N", 1024, 1000000000, "block-and-worker pairs kept; past it the oldest go" },
+    { "hash-seed", OPT_STR, AT(seed), "", "TEXT", 0, 0,
+      "seed of the index's keys; the schedulers' --index-seed" },
+    { "hash", OPT_STR, AT(hash), "xxh64", "NAME", 0, 0,
+      "keys of the index: xxh64, or cbor-fnv as llm-d has them" },
+    { "max-blocks", OPT_U64, AT(blocks_max), "4194304", "N", 1024, 1000000000,
+      "block-and-worker pairs kept; past it the oldest go" },
     { "log-level", OPT_STR, AT(log_level), "info", "LEVEL", 0, 0, "error, warn, info, debug" },
-    { "insecure", OPT_BOOL, AT(insecure), "false", NULL, 0, 0, "allow listening beyond loopback without keys and TLS" },
+    { "insecure", OPT_BOOL, AT(insecure), "false", NULL, 0, 0,
+      "allow listening beyond loopback without keys and TLS" },
 };
 
 static void signalled(void *ctx)
@@ -52,8 +59,8 @@ static int serve(const struct kv_manager_opts *mo, struct err *e)
     if (rc == 0)
         rc = loop_signal(l, SIGINT, signalled, l, e);
     if (rc == 0) {
-        LOG_INFO("cache manager listening address=%s:%u endpoints=%zu block_tokens=%u", mo->host, kv_manager_port(m),
-                 mo->source_count, mo->index.block_tokens);
+        LOG_INFO("cache manager listening address=%s:%u endpoints=%zu block_tokens=%u", mo->host,
+                 kv_manager_port(m), mo->source_count, mo->index.block_tokens);
         loop_run(l);
     }
     kv_manager_close(m);
@@ -61,15 +68,17 @@ static int serve(const struct kv_manager_opts *mo, struct err *e)
     return rc;
 }
 
-static int prepare(const struct opts *o, struct kv_manager_opts *mo, struct kv_source_opts *sources, char host[256],
-                   struct err *e)
+static int prepare(const struct opts *o, struct kv_manager_opts *mo, struct kv_source_opts *sources,
+                   char host[256], struct err *e)
 {
     enum log_level level;
 
     if (!log_level_parse(str_of(o->log_level), &level))
-        return err_set(e, ERR_INVAL, "--log-level: must be error, warn, info or debug, not '%s'", o->log_level);
+        return err_set(e, ERR_INVAL, "--log-level: must be error, warn, info or debug, not '%s'",
+                       o->log_level);
     log_init("cache", level);
-    if (addr_parse(str_of(o->listen), host, &mo->port, e) != 0 || cmd_check_listen(host, o->insecure, e) != 0)
+    if (addr_parse(str_of(o->listen), host, &mo->port, e) != 0 ||
+        cmd_check_listen(host, o->insecure, e) != 0)
         return e->code;
     if (str_eqz(str_of(o->hash), "cbor-fnv"))
         mo->index.hash = INDEX_HASH_CBOR_FNV;
@@ -95,8 +104,9 @@ int cmd_cache(int argc, char **argv)
     struct kv_source_opts sources[OPT_LIST_MAX];
     struct err e = { 0 };
     char host[256];
-    int rc = cmd_options("usage: llmd cache --endpoint NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT ... [FLAGS]", &o, table,
-                         COUNT(table), argc, argv, NULL);
+    int rc = cmd_options(
+        "usage: llmd cache --endpoint NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT ... [FLAGS]", &o,
+        table, COUNT(table), argc, argv, NULL);
 
     if (rc >= 0)
         return rc;

@@ -13,8 +13,8 @@
 #include <xxhash.h>
 
 #define FEED_BYTES 1024 /* 16 tokens take at most 120 */
-#define FNV_BASIS 0xcbf29ce484222325u
-#define FNV_PRIME 0x100000001b3u
+#define FNV_BASIS  0xcbf29ce484222325u
+#define FNV_PRIME  0x100000001b3u
 
 enum cbor_major { CBOR_UINT = 0, CBOR_BYTES = 2, CBOR_TEXT = 3, CBOR_ARRAY = 4, CBOR_MAP = 5 };
 #define CBOR_NULL 0xf6
@@ -65,7 +65,9 @@ static void feed_flush(struct feed *f)
             XXH64_reset(&f->xxh, 0);
         XXH64_update(&f->xxh, f->b, f->n);
         break;
-    case FEED_FNV: f->fnv = fnv(f->fnv, f->b, f->n); break;
+    case FEED_FNV:
+        f->fnv = fnv(f->fnv, f->b, f->n);
+        break;
     }
     f->n = 0;
 }
@@ -112,8 +114,16 @@ static uint64_t feed_end(struct feed *f)
 static void cbor_head(struct feed *f, enum cbor_major major, uint64_t v)
 {
     uint8_t tmp[9];
-    unsigned bytes = v < 24 ? 0 : v <= UINT8_MAX ? 1 : v <= UINT16_MAX ? 2 : v <= UINT32_MAX ? 4 : 8;
-    unsigned info = bytes == 0 ? (unsigned)v : bytes == 1 ? 24 : bytes == 2 ? 25 : bytes == 4 ? 26 : 27;
+    unsigned bytes = v < 24            ? 0
+                     : v <= UINT8_MAX  ? 1
+                     : v <= UINT16_MAX ? 2
+                     : v <= UINT32_MAX ? 4
+                                       : 8;
+    unsigned info = bytes == 0   ? (unsigned)v
+                    : bytes == 1 ? 24
+                    : bytes == 2 ? 25
+                    : bytes == 4 ? 26
+                                 : 27;
 
     tmp[0] = (uint8_t)((unsigned)major << 5 | info);
     for (unsigned i = 0; i < bytes; i++)
@@ -136,7 +146,7 @@ static void cbor_tokens(struct feed *f, const uint32_t *tokens, size_t n)
 
 static void cbor_null(struct feed *f)
 {
-    feed_bytes(f, &(uint8_t){ CBOR_NULL }, 1);
+    feed_bytes(f, &(uint8_t) { CBOR_NULL }, 1);
 }
 
 void blockkey_root(struct str seed, struct blockkey *out)

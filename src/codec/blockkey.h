@@ -14,9 +14,9 @@
 #include "base/buf.h"
 #include "base/str.h"
 
-#define BLOCKKEY_BYTES 32
+#define BLOCKKEY_BYTES          32
 #define BLOCKKEY_TOKENS_DEFAULT 16
-#define BLOCKKEY_SEED_DEFAULT "0" /* fleet-wide, never random */
+#define BLOCKKEY_SEED_DEFAULT   "0" /* fleet-wide, never random */
 
 struct blockkey {
     uint8_t b[BLOCKKEY_BYTES];

@@ -65,8 +65,8 @@ static uint32_t crc_by_table(uint32_t c, const uint8_t *p, size_t n)
         uint64_t v = load64le(p) ^ c;
 
         c = crc_table[7][v & 0xff] ^ crc_table[6][v >> 8 & 0xff] ^ crc_table[5][v >> 16 & 0xff] ^
-            crc_table[4][v >> 24 & 0xff] ^ crc_table[3][v >> 32 & 0xff] ^ crc_table[2][v >> 40 & 0xff] ^
-            crc_table[1][v >> 48 & 0xff] ^ crc_table[0][v >> 56];
+            crc_table[4][v >> 24 & 0xff] ^ crc_table[3][v >> 32 & 0xff] ^
+            crc_table[2][v >> 40 & 0xff] ^ crc_table[1][v >> 48 & 0xff] ^ crc_table[0][v >> 56];
     }
     for (; n != 0; p++, n--)
         c = c >> 8 ^ crc_table[0][(c ^ *p) & 0xff];

@@ -20,14 +20,14 @@
 #include <emmintrin.h>
 #endif
 
-#define DEPTH_DEFAULT 64
-#define DEPTH_CAP 1024 /* of frames on the stack: 16 KiB */
-#define VALUES_DEFAULT 2000000
-#define MEMBERS_DEFAULT 10000
-#define SLAB_FIRST 8
-#define SLAB_MAX 192 /* nodes: just under one chunk of the arena */
+#define DEPTH_DEFAULT    64
+#define DEPTH_CAP        1024 /* of frames on the stack: 16 KiB */
+#define VALUES_DEFAULT   2000000
+#define MEMBERS_DEFAULT  10000
+#define SLAB_FIRST       8
+#define SLAB_MAX         192  /* nodes: just under one chunk of the arena */
 #define NUMBER_CHARS_MAX 1100 /* the longest exact double has 1,077 */
-#define PAIRWISE_MAX 8 /* members compared pair by pair instead of sorted */
+#define PAIRWISE_MAX     8    /* members compared pair by pair instead of sorted */
 
 struct frame {
     struct json *node;
@@ -98,8 +98,9 @@ static const uint8_t *skip_plain(const uint8_t *p, const uint8_t *end)
     for (; end - p >= 16; p += 16) {
         __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
         /* Signed: control characters and everything from 0x80 on are below 0x20. */
-        __m128i bad = _mm_or_si128(_mm_cmplt_epi8(v, blank),
-                                   _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash)));
+        __m128i bad =
+            _mm_or_si128(_mm_cmplt_epi8(v, blank),
+                         _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash)));
         unsigned mask = (unsigned)_mm_movemask_epi8(bad);
 
         if (mask != 0)
@@ -146,7 +147,8 @@ static size_t unescape_u(const uint8_t *p, const uint8_t *end, uint32_t *cp)
     return 10;
 }
 
-/* Decodes the escapes of [p, end), the inside of a scanned string.  Never longer than its source. */
+/* Decodes the escapes of [p, end), the inside of a scanned string.  Never longer than its source.
+ */
 static int unescape(struct parser *ps, const uint8_t *p, const uint8_t *end, struct str *out)
 {
     char *to = arena_try(ps->a, (size_t)(end - p)), *start = to;
@@ -166,14 +168,30 @@ static int unescape(struct parser *ps, const uint8_t *p, const uint8_t *end, str
             break;
         p = bs + 2; /* the scan saw that a byte follows */
         switch (bs[1]) {
-        case '"': *to++ = '"'; break;
-        case '\\': *to++ = '\\'; break;
-        case '/': *to++ = '/'; break;
-        case 'b': *to++ = '\b'; break;
-        case 'f': *to++ = '\f'; break;
-        case 'n': *to++ = '\n'; break;
-        case 'r': *to++ = '\r'; break;
-        case 't': *to++ = '\t'; break;
+        case '"':
+            *to++ = '"';
+            break;
+        case '\\':
+            *to++ = '\\';
+            break;
+        case '/':
+            *to++ = '/';
+            break;
+        case 'b':
+            *to++ = '\b';
+            break;
+        case 'f':
+            *to++ = '\f';
+            break;
+        case 'n':
+            *to++ = '\n';
+            break;
+        case 'r':
+            *to++ = '\r';
+            break;
+        case 't':
+            *to++ = '\t';
+            break;
         case 'u':
             n = unescape_u(p, end, &cp);
             if (n == 0)
@@ -181,10 +199,11 @@ static int unescape(struct parser *ps, const uint8_t *p, const uint8_t *end, str
             p += n;
             to += utf8_put(to, cp);
             break;
-        default: return fail(ps, ERR_PARSE, bs, "unknown escape");
+        default:
+            return fail(ps, ERR_PARSE, bs, "unknown escape");
         }
     }
-    *out = (struct str){ start, (size_t)(to - start) };
+    *out = (struct str) { start, (size_t)(to - start) };
     return 0;
 }
 
@@ -221,7 +240,7 @@ static int string(struct parser *ps, struct str *out)
     if (has_escape)
         rc = unescape(ps, start, p, out);
     else
-        *out = (struct str){ (const char *)start, (size_t)(p - start) };
+        *out = (struct str) { (const char *)start, (size_t)(p - start) };
     ps->p = p + 1;
     return rc;
 }
@@ -260,7 +279,7 @@ static int number(struct parser *ps, struct str *out)
             return fail(ps, ERR_PARSE, p, "digits must follow the exponent");
         p = q;
     }
-    *out = (struct str){ (const char *)start, (size_t)(p - start) };
+    *out = (struct str) { (const char *)start, (size_t)(p - start) };
     ps->p = p;
     return 0;
 }
@@ -290,22 +309,28 @@ static int value(struct parser *ps, struct json *j)
         if (ps->depth == ps->lim.depth_max)
             return fail(ps, ERR_LIMIT, start, "nested too deeply");
         j->type = *start == '{' ? JSON_OBJECT : JSON_ARRAY;
-        ps->frame[ps->depth++] = (struct frame){ j, &j->first };
+        ps->frame[ps->depth++] = (struct frame) { j, &j->first };
         ps->p++;
         break;
     case '"':
         j->type = JSON_STRING;
         rc = string(ps, &j->text);
         break;
-    case 't': rc = literal(ps, STR("true"), JSON_TRUE, j); break;
-    case 'f': rc = literal(ps, STR("false"), JSON_FALSE, j); break;
-    case 'n': rc = literal(ps, STR("null"), JSON_NULL, j); break;
+    case 't':
+        rc = literal(ps, STR("true"), JSON_TRUE, j);
+        break;
+    case 'f':
+        rc = literal(ps, STR("false"), JSON_FALSE, j);
+        break;
+    case 'n':
+        rc = literal(ps, STR("null"), JSON_NULL, j);
+        break;
     default:
         j->type = JSON_NUMBER;
         rc = number(ps, &j->text);
         break;
     }
-    j->span = (struct str){ (const char *)start, (size_t)(ps->p - start) };
+    j->span = (struct str) { (const char *)start, (size_t)(ps->p - start) };
     return rc;
 }
 
@@ -350,7 +375,8 @@ static int close_container(struct parser *ps)
         if (has_duplicate(c, &dup) != 0)
             return no_room(ps);
         if (dup)
-            return fail(ps, ERR_PARSE, (const uint8_t *)c->span.p, "an object names a member twice");
+            return fail(ps, ERR_PARSE, (const uint8_t *)c->span.p,
+                        "an object names a member twice");
     }
     return 0;
 }
@@ -369,7 +395,7 @@ static int child(struct parser *ps, bool may_close)
     j = node_new(ps);
     if (j == NULL)
         return no_room(ps);
-    *j = (struct json){ 0 };
+    *j = (struct json) { 0 };
     if (is_object) {
         if (ps->p == ps->end || *ps->p != '"')
             return fail(ps, ERR_PARSE, ps->p, "a member name in quotes was expected");
@@ -411,7 +437,8 @@ static int children(struct parser *ps)
                 continue;
             }
             if (*ps->p != ',')
-                return fail(ps, ERR_PARSE, ps->p, "',' or the end of the array or object was expected");
+                return fail(ps, ERR_PARSE, ps->p,
+                            "',' or the end of the array or object was expected");
             ps->p++;
         }
         rc = child(ps, is_fresh);
@@ -433,8 +460,9 @@ int json_parse(struct arena *a, struct str src, const struct json_limits *limits
     ps.a = a;
     ps.start = ps.p = src.p != NULL ? (const uint8_t *)src.p : (const uint8_t *)"";
     ps.end = ps.start + src.n;
-    ps.lim = limits != NULL ? *limits : (struct json_limits){ 0 };
-    ps.lim.depth_max = ps.lim.depth_max != 0 ? MIN(ps.lim.depth_max, (uint32_t)DEPTH_CAP) : DEPTH_DEFAULT;
+    ps.lim = limits != NULL ? *limits : (struct json_limits) { 0 };
+    ps.lim.depth_max =
+        ps.lim.depth_max != 0 ? MIN(ps.lim.depth_max, (uint32_t)DEPTH_CAP) : DEPTH_DEFAULT;
     ps.lim.values_max = ps.lim.values_max != 0 ? ps.lim.values_max : VALUES_DEFAULT;
     ps.lim.members_max = ps.lim.members_max != 0 ? ps.lim.members_max : MEMBERS_DEFAULT;
     ps.slab_left = ps.values = ps.depth = 0;
@@ -443,7 +471,7 @@ int json_parse(struct arena *a, struct str src, const struct json_limits *limits
     root = node_new(&ps);
     if (root == NULL)
         return no_room(&ps);
-    *root = (struct json){ 0 };
+    *root = (struct json) { 0 };
     skip_blank(&ps);
     rc = value(&ps, root);
     if (rc == 0)

@@ -14,16 +14,24 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_type {
+    JSON_NULL,
+    JSON_FALSE,
+    JSON_TRUE,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT
+};
 
 struct json {
     enum json_type type;
-    uint32_t count;            /* items of an array, members of an object */
-    struct str text;           /* number: its characters; string: decoded */
-    struct str key;            /* decoded member name; p == NULL outside objects */
-    struct str span;           /* the bytes of this value in the source */
-    const struct json *first;  /* first child */
-    const struct json *next;   /* next sibling */
+    uint32_t count;           /* items of an array, members of an object */
+    struct str text;          /* number: its characters; string: decoded */
+    struct str key;           /* decoded member name; p == NULL outside objects */
+    struct str span;          /* the bytes of this value in the source */
+    const struct json *first; /* first child */
+    const struct json *next;  /* next sibling */
 };
 
 struct json_limits {
@@ -64,7 +72,7 @@ void json_w_key(struct json_w *w, struct str key);
 void json_w_str(struct json_w *w, struct str s); /* invalid UTF-8 becomes U+FFFD */
 void json_w_i64(struct json_w *w, int64_t v);
 void json_w_u64(struct json_w *w, uint64_t v);
-void json_w_f64(struct json_w *w, double v);     /* shortest that reads back; NaN, inf: null */
+void json_w_f64(struct json_w *w, double v); /* shortest that reads back; NaN, inf: null */
 void json_w_bool(struct json_w *w, bool v);
 void json_w_null(struct json_w *w);
 void json_w_raw(struct json_w *w, struct str s); /* s is JSON already */

@@ -32,7 +32,7 @@ static bool take_bytes(const uint8_t **p, const uint8_t *end, uint64_t n, struct
 {
     if ((uint64_t)(end - *p) < n)
         return false;
-    out->as.s = (struct str){ (const char *)*p, (size_t)n };
+    out->as.s = (struct str) { (const char *)*p, (size_t)n };
     *p += n;
     return true;
 }
@@ -86,7 +86,9 @@ static bool long_form(uint8_t h, const uint8_t **p, const uint8_t *end, struct m
     unsigned n;
 
     switch (h) {
-    case 0xc0: out->type = MP_NIL; return true;
+    case 0xc0:
+        out->type = MP_NIL;
+        return true;
     case 0xc2:
     case 0xc3:
         out->type = MP_BOOL;
@@ -101,10 +103,12 @@ static bool long_form(uint8_t h, const uint8_t **p, const uint8_t *end, struct m
     case 0xc8:
     case 0xc9: /* length, then a type byte that nothing here needs */
         out->type = MP_EXT;
-        return take(p, end, 1u << (h - 0xc7), &v) && take(p, end, 1, &(uint64_t){ 0 }) &&
+        return take(p, end, 1u << (h - 0xc7), &v) && take(p, end, 1, &(uint64_t) { 0 }) &&
                take_bytes(p, end, v, out);
     case 0xca:
-    case 0xcb: n = h == 0xca ? 4 : 8; return take(p, end, n, &v) && set_float(out, v, n);
+    case 0xcb:
+        n = h == 0xca ? 4 : 8;
+        return take(p, end, n, &v) && set_float(out, v, n);
     case 0xcc:
     case 0xcd:
     case 0xce:
@@ -126,17 +130,21 @@ static bool long_form(uint8_t h, const uint8_t **p, const uint8_t *end, struct m
     case 0xd7:
     case 0xd8:
         out->type = MP_EXT;
-        return take(p, end, 1, &(uint64_t){ 0 }) && take_bytes(p, end, (uint64_t)1 << (h - 0xd4), out);
+        return take(p, end, 1, &(uint64_t) { 0 }) &&
+               take_bytes(p, end, (uint64_t)1 << (h - 0xd4), out);
     case 0xd9:
     case 0xda:
     case 0xdb:
         out->type = MP_STR;
         return take(p, end, 1u << (h - 0xd9), &v) && take_bytes(p, end, v, out);
     case 0xdc:
-    case 0xdd: return take(p, end, h == 0xdc ? 2 : 4, &v) && set_container(out, MP_ARRAY, v, *p, end);
+    case 0xdd:
+        return take(p, end, h == 0xdc ? 2 : 4, &v) && set_container(out, MP_ARRAY, v, *p, end);
     case 0xde:
-    case 0xdf: return take(p, end, h == 0xde ? 2 : 4, &v) && set_container(out, MP_MAP, v, *p, end);
-    default: return false; /* 0xc1 was never given a meaning */
+    case 0xdf:
+        return take(p, end, h == 0xde ? 2 : 4, &v) && set_container(out, MP_MAP, v, *p, end);
+    default:
+        return false; /* 0xc1 was never given a meaning */
     }
 }
 

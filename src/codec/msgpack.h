@@ -9,17 +9,28 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-enum mp_type { MP_NIL, MP_BOOL, MP_UINT, MP_INT, MP_FLOAT, MP_STR, MP_BIN, MP_ARRAY, MP_MAP, MP_EXT };
+enum mp_type {
+    MP_NIL,
+    MP_BOOL,
+    MP_UINT,
+    MP_INT,
+    MP_FLOAT,
+    MP_STR,
+    MP_BIN,
+    MP_ARRAY,
+    MP_MAP,
+    MP_EXT
+};
 
 struct mp_value {
     enum mp_type type;
     union {
         bool b;
-        uint64_t u;  /* MP_UINT */
-        int64_t i;   /* MP_INT: negative */
+        uint64_t u; /* MP_UINT */
+        int64_t i;  /* MP_INT: negative */
         double f;
         struct str s; /* MP_STR, MP_BIN, MP_EXT: borrowed */
-        uint32_t n;  /* MP_ARRAY: items; MP_MAP: pairs; the items follow */
+        uint32_t n;   /* MP_ARRAY: items; MP_MAP: pairs; the items follow */
     } as;
 };
 

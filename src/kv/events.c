@@ -29,20 +29,30 @@ enum field {
 };
 
 static const char *const field_names[] = {
-    [F_TYPE] = "type", [F_HASHES] = "block_hashes", [F_PARENT] = "parent_block_hash",
-    [F_TOKENS] = "token_ids", [F_BLOCK_SIZE] = "block_size", [F_LORA_ID] = "lora_id",
-    [F_MEDIUM] = "medium", [F_LORA_NAME] = "lora_name", [F_EXTRA_KEYS] = "extra_keys",
-    [F_GROUP] = "group_idx", [F_KIND] = "kv_cache_spec_kind",
-    [F_WINDOW] = "kv_cache_spec_sliding_window", [F_SALT] = "cache_salt",
+    [F_TYPE] = "type",
+    [F_HASHES] = "block_hashes",
+    [F_PARENT] = "parent_block_hash",
+    [F_TOKENS] = "token_ids",
+    [F_BLOCK_SIZE] = "block_size",
+    [F_LORA_ID] = "lora_id",
+    [F_MEDIUM] = "medium",
+    [F_LORA_NAME] = "lora_name",
+    [F_EXTRA_KEYS] = "extra_keys",
+    [F_GROUP] = "group_idx",
+    [F_KIND] = "kv_cache_spec_kind",
+    [F_WINDOW] = "kv_cache_spec_sliding_window",
+    [F_SALT] = "cache_salt",
 };
 
 /* Fields of the positional forms, in order. */
-static const uint8_t stored_order[] = { F_TYPE, F_HASHES, F_PARENT, F_TOKENS, F_BLOCK_SIZE, F_LORA_ID,
-                                        F_MEDIUM, F_LORA_NAME, F_EXTRA_KEYS, F_GROUP, F_KIND, F_WINDOW };
+static const uint8_t stored_order[] = { F_TYPE,       F_HASHES,  F_PARENT, F_TOKENS,
+                                        F_BLOCK_SIZE, F_LORA_ID, F_MEDIUM, F_LORA_NAME,
+                                        F_EXTRA_KEYS, F_GROUP,   F_KIND,   F_WINDOW };
 static const uint8_t removed_order[] = { F_TYPE, F_HASHES, F_MEDIUM, F_GROUP };
 
-static const char *const tags[] = { [KV_STORED] = "BlockStored", [KV_REMOVED] = "BlockRemoved",
-                                    [KV_CLEARED] = "AllBlocksCleared" };
+static const char *const tags[] = {
+    [KV_STORED] = "BlockStored", [KV_REMOVED] = "BlockRemoved", [KV_CLEARED] = "AllBlocksCleared"
+};
 
 struct reader {
     struct arena *a;
@@ -61,8 +71,12 @@ static int hash_of(const struct mp_value *v, uint64_t *out)
     size_t from;
 
     switch (v->type) {
-    case MP_UINT: *out = v->as.u; return 0;
-    case MP_INT: *out = (uint64_t)v->as.i; return 0;
+    case MP_UINT:
+        *out = v->as.u;
+        return 0;
+    case MP_INT:
+        *out = (uint64_t)v->as.i;
+        return 0;
     case MP_BIN:
     case MP_STR:
         if (v->as.s.n == 0)
@@ -72,7 +86,8 @@ static int hash_of(const struct mp_value *v, uint64_t *out)
             h = h << 8 | (uint8_t)v->as.s.p[i];
         *out = h;
         return 0;
-    default: return ERR_PARSE;
+    default:
+        return ERR_PARSE;
     }
 }
 
@@ -189,7 +204,8 @@ static int read_lora_name(struct reader *r, struct mp_cursor *c)
     for (uint32_t i = 0; i < v.as.n; i++) {
         if (mp_next(&at, &key) != 0 || key.type != MP_STR)
             return ERR_PARSE;
-        if (str_eqz(key.as.s, field_names[F_SALT]) ? read_text(&at, &r->salt) != 0 : mp_skip(&at) != 0)
+        if (str_eqz(key.as.s, field_names[F_SALT]) ? read_text(&at, &r->salt) != 0
+                                                   : mp_skip(&at) != 0)
             return ERR_PARSE;
     }
     *c = at;
@@ -204,20 +220,33 @@ static int read_field(struct reader *r, enum field f, struct mp_cursor *c)
     if (f != F_OTHER)
         r->seen |= 1u << f;
     switch (f) {
-    case F_HASHES: return read_hashes(r, c);
-    case F_PARENT: return read_parent(r, c);
-    case F_TOKENS: return read_tokens(r, c);
-    case F_BLOCK_SIZE: return read_u32(c, &ev->block_size, &is_set);
-    case F_MEDIUM: return read_text(c, &ev->medium);
-    case F_LORA_NAME: return read_lora_name(r, c);
-    case F_EXTRA_KEYS: r->extra_keys = *c; return mp_skip(c);
-    case F_GROUP: return read_u32(c, &ev->group, &ev->has_group);
-    case F_KIND: return read_text(c, &ev->kind_name);
-    case F_WINDOW: return read_u32(c, &ev->window, &is_set);
-    case F_SALT: return read_text(c, &r->salt);
+    case F_HASHES:
+        return read_hashes(r, c);
+    case F_PARENT:
+        return read_parent(r, c);
+    case F_TOKENS:
+        return read_tokens(r, c);
+    case F_BLOCK_SIZE:
+        return read_u32(c, &ev->block_size, &is_set);
+    case F_MEDIUM:
+        return read_text(c, &ev->medium);
+    case F_LORA_NAME:
+        return read_lora_name(r, c);
+    case F_EXTRA_KEYS:
+        r->extra_keys = *c;
+        return mp_skip(c);
+    case F_GROUP:
+        return read_u32(c, &ev->group, &ev->has_group);
+    case F_KIND:
+        return read_text(c, &ev->kind_name);
+    case F_WINDOW:
+        return read_u32(c, &ev->window, &is_set);
+    case F_SALT:
+        return read_text(c, &r->salt);
     case F_TYPE:
     case F_LORA_ID: /* the number is of no use without the worker's table */
-    case F_OTHER: break;
+    case F_OTHER:
+        break;
     }
     return mp_skip(c);
 }
@@ -297,7 +326,7 @@ static int walk_extras(const struct reader *r, struct kv_extra *out, uint32_t *c
                 continue;
             }
             if (out != NULL)
-                out[n] = (struct kv_extra){ b, is_media, text };
+                out[n] = (struct kv_extra) { b, is_media, text };
             n++;
         }
     }
@@ -324,7 +353,7 @@ static int finish_stored(struct reader *r)
         if (n != 0 && walk_extras(r, extras, &n) != 0)
             return ERR_PARSE;
         if (has_salt && n == 0)
-            extras[n++] = (struct kv_extra){ .text = r->salt };
+            extras[n++] = (struct kv_extra) { .text = r->salt };
         ev->extras = extras;
         ev->extra_count = n;
         if (extras[0].block == 0)
@@ -371,8 +400,9 @@ static enum field named(struct str name)
 static int read_fields(struct reader *r, struct mp_cursor *c, const struct mp_value *head)
 {
     const uint8_t *order = r->ev->kind == KV_STORED ? stored_order : removed_order;
-    size_t known = r->ev->kind == KV_STORED ? COUNT(stored_order)
-                 : r->ev->kind == KV_REMOVED ? COUNT(removed_order) : 1;
+    size_t known = r->ev->kind == KV_STORED    ? COUNT(stored_order)
+                   : r->ev->kind == KV_REMOVED ? COUNT(removed_order)
+                                               : 1;
 
     for (uint32_t i = 0; i < head->as.n; i++) {
         enum field f = i < known ? (enum field)order[i] : F_OTHER;
@@ -401,7 +431,7 @@ static int read_event(struct arena *a, struct mp_cursor *c, struct kv_event *ev)
     size_t kind;
     int rc;
 
-    *ev = (struct kv_event){ 0 };
+    *ev = (struct kv_event) { 0 };
     if (mp_skip(c) != 0 || mp_next(&inner, &head) != 0)
         return ERR_PARSE;
     if (head.type == MP_BIN) { /* some encoders wrap each event */
@@ -462,9 +492,14 @@ static int read_ts(struct mp_cursor *c, double *out)
     if (mp_next(c, &v) != 0)
         return ERR_PARSE;
     switch (v.type) {
-    case MP_FLOAT: *out = v.as.f; return 0;
-    case MP_UINT: *out = (double)v.as.u; return 0;
-    default: return ERR_PARSE;
+    case MP_FLOAT:
+        *out = v.as.f;
+        return 0;
+    case MP_UINT:
+        *out = (double)v.as.u;
+        return 0;
+    default:
+        return ERR_PARSE;
     }
 }
 
@@ -508,17 +543,18 @@ int kv_batch_decode(struct arena *a, struct str bytes, struct kv_batch *out, str
     struct mp_cursor c;
     int rc;
 
-    *out = (struct kv_batch){ 0 };
+    *out = (struct kv_batch) { 0 };
     mp_init(&c, bytes);
     rc = read_batch(a, &c, out);
     if (rc == 0 && c.p != c.end)
         rc = ERR_PARSE;
     if (rc == 0)
         return 0;
-    *out = (struct kv_batch){ 0 };
-    return rc == ERR_LIMIT ? err_set(e, rc, "KV event batch of %zu bytes is over a ceiling", bytes.n)
-                           : err_set(e, rc, "KV event batch of %zu bytes does not parse at byte %zu",
-                                     bytes.n, bytes.n - (size_t)(c.end - c.p));
+    *out = (struct kv_batch) { 0 };
+    return rc == ERR_LIMIT
+               ? err_set(e, rc, "KV event batch of %zu bytes is over a ceiling", bytes.n)
+               : err_set(e, rc, "KV event batch of %zu bytes does not parse at byte %zu", bytes.n,
+                         bytes.n - (size_t)(c.end - c.p));
 }
 
 static void put_text(struct buf *out, struct str s)
@@ -600,7 +636,9 @@ void kv_batch_encode(struct buf *out, const struct kv_batch *b)
         const struct kv_event *ev = &b->events[i];
 
         switch (ev->kind) {
-        case KV_STORED: put_stored(out, ev); break;
+        case KV_STORED:
+            put_stored(out, ev);
+            break;
         case KV_REMOVED:
             mp_w_array(out, ev->has_group ? 4 : 3);
             mp_w_str(out, str_of(tags[KV_REMOVED]));

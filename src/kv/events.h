@@ -10,7 +10,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-#define KV_EVENTS_MAX       65536   /* of one batch */
+#define KV_EVENTS_MAX       65536 /* of one batch */
 #define KV_EVENT_HASHES_MAX 65536
 #define KV_EVENT_TOKENS_MAX 1048576
 
@@ -25,7 +25,7 @@ struct kv_extra {
 
 struct kv_event {
     enum kv_event_kind kind;
-    const uint64_t *hashes;     /* folded to 64 bits */
+    const uint64_t *hashes; /* folded to 64 bits */
     uint32_t hash_count;
     bool has_parent;
     uint64_t parent;
@@ -34,7 +34,7 @@ struct kv_event {
     struct str medium, lora_name, kind_name; /* p == NULL: nil */
     bool has_group;
     uint32_t group;
-    struct str salt;            /* first text extra of block 0 that is no LoRA name; p == NULL: none */
+    struct str salt; /* first text extra of block 0 that is no LoRA name; p == NULL: none */
     uint32_t window;
     const struct kv_extra *extras; /* all of them; the encoder writes salt when extra_count is 0 */
     uint32_t extra_count;
@@ -44,7 +44,7 @@ struct kv_batch {
     double ts;
     const struct kv_event *events;
     uint32_t count;
-    uint32_t skipped;           /* unknown tags, counted */
+    uint32_t skipped; /* unknown tags, counted */
 };
 
 /* Decodes into the arena; texts point into bytes.  Accepted besides: batches as maps or with two
@@ -52,6 +52,8 @@ struct kv_batch {
  * tags and token lists that are no plain numbers are skipped and counted; anything else that is
  * malformed refuses the whole batch, which a caller must treat as a gap in the sequence.
  * Returns 0, ERR_PARSE, or ERR_LIMIT (a ceiling above, or the arena's). */
-int kv_batch_decode(struct arena *a, struct str bytes, struct kv_batch *out, struct err *e) MUST_CHECK;
-void kv_batch_encode(struct buf *out, const struct kv_batch *b); /* positional, three elements, rank 0 */
+int kv_batch_decode(struct arena *a, struct str bytes, struct kv_batch *out,
+                    struct err *e) MUST_CHECK;
+void kv_batch_encode(struct buf *out,
+                     const struct kv_batch *b); /* positional, three elements, rank 0 */
 #endif

@@ -5,7 +5,7 @@
 #include "base/mem.h"
 #include <string.h>
 
-#define HEAD_BYTES offsetof(struct kv_set, data)
+#define HEAD_BYTES     offsetof(struct kv_set, data)
 #define LIST_CAP_FIRST 12 /* with the head 32 bytes; then 64, 128, ... */
 
 static size_t list_bytes(uint32_t cap)
@@ -174,7 +174,7 @@ static bool word_to_list(uint64_t *word, size_t *bytes)
 
     if (s == NULL)
         return false;
-    *s = (struct kv_set){ .cap = LIST_CAP_FIRST };
+    *s = (struct kv_set) { .cap = LIST_CAP_FIRST };
     for (unsigned i = 0; i < KV_INLINE_SLOTS; i++)
         kv_set_list(s)[s->count++] = (uint16_t)kv_holders_inline(*word, i);
     *bytes += list_bytes(LIST_CAP_FIRST);

@@ -16,13 +16,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KV_SLOTS 8192
-#define KV_SLOT_WORDS (KV_SLOTS / 64)
+#define KV_SLOTS        8192
+#define KV_SLOT_WORDS   (KV_SLOTS / 64)
 #define KV_INLINE_SLOTS 4
-#define KV_INLINE_BITS 14
-#define KV_INLINE_MASK ((1u << KV_INLINE_BITS) - 1)
-#define KV_SET_FLAG ((uint64_t)1 << 55)
-#define KV_AGE_SHIFT 56
+#define KV_INLINE_BITS  14
+#define KV_INLINE_MASK  ((1u << KV_INLINE_BITS) - 1)
+#define KV_SET_FLAG     ((uint64_t)1 << 55)
+#define KV_AGE_SHIFT    56
 
 struct kv_set {
     uint32_t count;
@@ -43,7 +43,9 @@ static inline bool kv_bit(const uint64_t *bits, uint32_t i)
 
 static inline struct kv_set *kv_holders_set(uint64_t word)
 {
-    return (word & KV_SET_FLAG) != 0 ? (struct kv_set *)(uintptr_t)((word & (((uint64_t)1 << 44) - 1)) << 4) : NULL;
+    return (word & KV_SET_FLAG) != 0
+               ? (struct kv_set *)(uintptr_t)((word & (((uint64_t)1 << 44) - 1)) << 4)
+               : NULL;
 }
 
 static inline uint32_t kv_holders_inline(uint64_t word, unsigned i)

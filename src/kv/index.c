@@ -23,13 +23,13 @@
 #include <string.h>
 
 #define BLOCK_TOKENS_MAX 4096
-#define BLOCKS_DEFAULT ((size_t)4 << 20)
-#define EVICT_SAMPLE 16
-#define AGE_STEPS 128        /* ages while blocks_max blocks go in; a byte holds twice that */
+#define BLOCKS_DEFAULT   ((size_t)4 << 20)
+#define EVICT_SAMPLE     16
+#define AGE_STEPS        128 /* ages while blocks_max blocks go in; a byte holds twice that */
 #define SWEEP_EVERY_ADDS 64
-#define MATCH_AHEAD 16       /* keys whose entries are on their way from memory */
-#define MIX_A 0xd6e8feb86659fd93u
-#define MIX_B 0x9e3779b97f4a7c15u
+#define MATCH_AHEAD      16 /* keys whose entries are on their way from memory */
+#define MIX_A            0xd6e8feb86659fd93u
+#define MIX_B            0x9e3779b97f4a7c15u
 
 /* Inverse of an odd number modulo 2^64: each step doubles the bits that are right. */
 static uint64_t inverse(uint64_t odd)
@@ -332,7 +332,8 @@ static bool evict_one(struct kv_index *x, uint64_t keep)
     }
     if (t == NULL)
         return false;
-    kv_holders_each(t->e[victim].val, lose, &(struct loss){ x, kv_index_unmix(x, t->e[victim].hash) });
+    kv_holders_each(t->e[victim].val, lose,
+                    &(struct loss) { x, kv_index_unmix(x, t->e[victim].hash) });
     kv_holders_free(&t->e[victim].val, &x->set_bytes);
     kv_table_del(t, victim);
     return true;
@@ -418,7 +419,7 @@ void kv_index_del(struct kv_index *x, uint32_t endpoint, uint64_t key)
 
 void kv_index_set_watch(struct kv_index *x, const struct kv_index_watch *w)
 {
-    x->watch = w != NULL ? *w : (struct kv_index_watch){ 0 };
+    x->watch = w != NULL ? *w : (struct kv_index_watch) { 0 };
 }
 
 struct visit {
@@ -449,7 +450,8 @@ void kv_index_each_part(const struct kv_index *x, uint32_t part,
         }
 }
 
-void kv_index_each(const struct kv_index *x, void (*fn)(void *ctx, uint32_t endpoint, uint64_t key), void *ctx)
+void kv_index_each(const struct kv_index *x, void (*fn)(void *ctx, uint32_t endpoint, uint64_t key),
+                   void *ctx)
 {
     for (uint32_t part = 0; part < KV_INDEX_PARTS; part++)
         kv_index_each_part(x, part, fn, ctx);
@@ -500,11 +502,12 @@ static bool keep_holders(uint64_t word, const uint64_t *had, uint64_t *left, uin
     return any != 0;
 }
 
-static void answer(const struct kv_index *x, const uint64_t *slots, const uint64_t *except, uint32_t value,
-                   uint32_t *matched, uint32_t endpoints)
+static void answer(const struct kv_index *x, const uint64_t *slots, const uint64_t *except,
+                   uint32_t value, uint32_t *matched, uint32_t endpoints)
 {
     for (uint32_t w = 0; w < x->slot_words; w++)
-        for (uint64_t left = slots[w] & ~(except != NULL ? except[w] : 0); left != 0; left &= left - 1) {
+        for (uint64_t left = slots[w] & ~(except != NULL ? except[w] : 0); left != 0;
+             left &= left - 1) {
             uint32_t endpoint = x->owner[w * 64 + (uint32_t)__builtin_ctzll(left)];
 
             if (endpoint < endpoints)

@@ -18,16 +18,21 @@
 #include "kv/index_priv.h"
 
 #define HANDLE_SAMPLE 16
-#define CHUNK 16       /* canonical blocks whose memory is fetched together */
-#define EXTRAS_MAX 64  /* of one canonical block */
-#define RATIO_MAX 256
-#define PREFIX_SHIFT 16
+#define CHUNK         16 /* canonical blocks whose memory is fetched together */
+#define EXTRAS_MAX    64 /* of one canonical block */
+#define RATIO_MAX     256
+#define PREFIX_SHIFT  16
 
-static const struct { unsigned shift, max; } refs_of[] = {
-    [KV_TIER_GPU] = { 0, 7 }, [KV_TIER_CPU] = { 3, 7 }, [KV_TIER_OTHER] = { 6, 3 },
+static const struct {
+    unsigned shift, max;
+} refs_of[] = {
+    [KV_TIER_GPU] = { 0, 7 },
+    [KV_TIER_CPU] = { 3, 7 },
+    [KV_TIER_OTHER] = { 6, 3 },
 };
 
-static const char *const indexable_kinds[] = { "full_attention", "mla_attention", "sink_full_attention" };
+static const char *const indexable_kinds[] = { "full_attention", "mla_attention",
+                                               "sink_full_attention" };
 
 static enum kv_tier tier_of(struct str medium)
 {
@@ -36,7 +41,8 @@ static enum kv_tier tier_of(struct str medium)
     return str_ieq(medium, STR("cpu")) ? KV_TIER_CPU : KV_TIER_OTHER;
 }
 
-static uint64_t handle_hash(const struct kv_index *x, uint64_t engine_hash, uint32_t group, uint32_t part)
+static uint64_t handle_hash(const struct kv_index *x, uint64_t engine_hash, uint32_t group,
+                            uint32_t part)
 {
     uint64_t h = kv_index_mix(x, engine_hash);
 
@@ -101,7 +107,8 @@ static void evict_handle(struct kv_index *x, uint32_t endpoint)
         handle_del(x, endpoint, t, victim);
 }
 
-static void store_block(struct kv_index *x, uint32_t endpoint, uint64_t hash, uint64_t mixed, enum kv_tier tier)
+static void store_block(struct kv_index *x, uint32_t endpoint, uint64_t hash, uint64_t mixed,
+                        enum kv_tier tier)
 {
     struct kv_endpoint *ep = x->endpoint[endpoint];
     uint64_t prefix = mixed >> PREFIX_SHIFT, refs;
@@ -133,8 +140,8 @@ static void store_block(struct kv_index *x, uint32_t endpoint, uint64_t hash, ui
 
 /* Extra keys of canonical block i.  A bare text of a prompt's first engine block is taken for the
  * salt, which belongs to the first canonical block alone.  false = too many. */
-static bool extras_of(const struct kv_event *ev, uint32_t i, uint32_t ratio, uint32_t join, uint32_t *at,
-                      struct blockkey_extra *out, size_t *count)
+static bool extras_of(const struct kv_event *ev, uint32_t i, uint32_t ratio, uint32_t join,
+                      uint32_t *at, struct blockkey_extra *out, size_t *count)
 {
     uint32_t first = join > 1 ? i * join : i / ratio, last = join > 1 ? first + join - 1 : first;
 
@@ -160,8 +167,8 @@ struct shape {
     uint32_t join;  /* engine blocks a canonical one, >= 1 */
 };
 
-static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32_t group, struct shape *s,
-                     enum kv_skip *why)
+static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32_t group,
+                     struct shape *s, enum kv_skip *why)
 {
     uint32_t size = ev->block_size, c = x->block_tokens;
 
@@ -171,7 +178,7 @@ static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32
     *why = KV_SKIP_BLOCK_SIZE;
     if (size == 0)
         return false;
-    *s = (struct shape){ .group = group, .ratio = 1, .join = 1 };
+    *s = (struct shape) { .group = group, .ratio = 1, .join = 1 };
     if (size >= c && size % c == 0 && size / c <= RATIO_MAX)
         s->ratio = size / c;
     else if (size < c && c % size == 0)
@@ -182,7 +189,8 @@ static bool shape_of(const struct kv_index *x, const struct kv_event *ev, uint32
 }
 
 /* The group's number + 1, 0 without one; false = not to be indexed. */
-static bool group_of(struct kv_endpoint *ep, const struct kv_event *ev, uint32_t *out, enum kv_skip *why)
+static bool group_of(struct kv_endpoint *ep, const struct kv_event *ev, uint32_t *out,
+                     enum kv_skip *why)
 {
     struct kv_group *g;
 
@@ -208,9 +216,9 @@ static bool group_of(struct kv_endpoint *ep, const struct kv_event *ev, uint32_t
 const char *kv_skip_name(enum kv_skip s)
 {
     static const char *const names[KV_SKIPS] = {
-        [KV_SKIP_UNKNOWN_TAG] = "unknown_tag", [KV_SKIP_UNKNOWN_GROUP] = "unknown_group",
+        [KV_SKIP_UNKNOWN_TAG] = "unknown_tag",     [KV_SKIP_UNKNOWN_GROUP] = "unknown_group",
         [KV_SKIP_KIND] = "unsupported_cache_kind", [KV_SKIP_BLOCK_SIZE] = "invalid_block_size",
-        [KV_SKIP_SPAN] = "non_dense_block_span", [KV_SKIP_UNKNOWN_BLOCK] = "unknown_block",
+        [KV_SKIP_SPAN] = "non_dense_block_span",   [KV_SKIP_UNKNOWN_BLOCK] = "unknown_block",
         [KV_SKIP_EXTRAS] = "too_many_extra_keys",
     };
 
@@ -227,8 +235,12 @@ static void skip_store(struct kv_apply_stats *st, enum kv_skip why)
 static bool parent_key(struct kv_index *x, struct kv_endpoint *ep, const struct kv_event *ev,
                        const struct shape *s, uint64_t *out)
 {
-    const struct { uint32_t group, ratio; } tries[] = {
-        { s->group, s->ratio }, { s->group, ep->group[s->group].ratio }, { 0, ep->group[0].ratio },
+    const struct {
+        uint32_t group, ratio;
+    } tries[] = {
+        { s->group, s->ratio },
+        { s->group, ep->group[s->group].ratio },
+        { 0, ep->group[0].ratio },
     };
 
     for (size_t i = 0; i < COUNT(tries); i++) {
@@ -248,8 +260,8 @@ static bool parent_key(struct kv_index *x, struct kv_endpoint *ep, const struct 
 }
 
 /* A block already announced is in one more tier: no tokens come with it. */
-static void apply_tier(struct kv_index *x, uint32_t endpoint, const struct kv_event *ev, uint32_t group,
-                       enum kv_tier tier, struct kv_apply_stats *st)
+static void apply_tier(struct kv_index *x, uint32_t endpoint, const struct kv_event *ev,
+                       uint32_t group, enum kv_tier tier, struct kv_apply_stats *st)
 {
     struct kv_endpoint *ep = x->endpoint[endpoint];
     const uint32_t groups[] = { group, 0 };
@@ -263,7 +275,8 @@ static void apply_tier(struct kv_index *x, uint32_t endpoint, const struct kv_ev
             for (uint32_t part = 0; part < parts; part++) {
                 uint64_t hash = handle_hash(x, ev->hashes[i], groups[g], part);
                 struct kv_entry *en = handle_find(ep, hash);
-                struct kv_entry *key = en != NULL ? kv_index_by_prefix(x, en->val >> PREFIX_SHIFT) : NULL;
+                struct kv_entry *key =
+                    en != NULL ? kv_index_by_prefix(x, en->val >> PREFIX_SHIFT) : NULL;
 
                 if (key != NULL) {
                     store_block(x, endpoint, hash, key->hash, tier);
@@ -304,7 +317,8 @@ static void apply_stored(struct kv_index *x, uint32_t endpoint, const struct kv_
         return;
     }
     if (!ev->has_parent) {
-        key = indexkey_root(x->hash, str_of(x->seed), ev->lora_name.n != 0 ? ev->lora_name : str_of(ep->model));
+        key = indexkey_root(x->hash, str_of(x->seed),
+                            ev->lora_name.n != 0 ? ev->lora_name : str_of(ep->model));
     } else if (!parent_key(x, ep, ev, &s, &key)) {
         st->orphans += ev->hash_count;
         return;
@@ -322,8 +336,8 @@ static void apply_stored(struct kv_index *x, uint32_t endpoint, const struct kv_
                 skip_store(st, KV_SKIP_EXTRAS);
                 return;
             }
-            key = indexkey_next(x->hash, key, ev->tokens + (size_t)b * x->block_tokens, x->block_tokens,
-                                count != 0 ? extras : NULL, count);
+            key = indexkey_next(x->hash, key, ev->tokens + (size_t)b * x->block_tokens,
+                                x->block_tokens, count != 0 ? extras : NULL, count);
             mixed[j] = kv_index_mix(x, key);
             hash[j] = s.join > 1 ? handle_hash(x, ev->hashes[(b + 1) * s.join - 1], group, 0)
                                  : handle_hash(x, ev->hashes[b / s.ratio], group, b % s.ratio);
@@ -371,15 +385,23 @@ static void apply_removed(struct kv_index *x, uint32_t endpoint, const struct kv
     }
 }
 
-void kv_index_apply(struct kv_index *x, uint32_t endpoint, const struct kv_batch *b, struct kv_apply_stats *s)
+void kv_index_apply(struct kv_index *x, uint32_t endpoint, const struct kv_batch *b,
+                    struct kv_apply_stats *s)
 {
-    struct kv_apply_stats st = { .skipped = b->skipped, .store_skips[KV_SKIP_UNKNOWN_TAG] = b->skipped };
+    struct kv_apply_stats st = { .skipped = b->skipped,
+                                 .store_skips[KV_SKIP_UNKNOWN_TAG] = b->skipped };
 
     for (uint32_t i = 0; endpoint < x->endpoint_count && i < b->count; i++)
         switch (b->events[i].kind) {
-        case KV_STORED: apply_stored(x, endpoint, &b->events[i], &st); break;
-        case KV_REMOVED: apply_removed(x, endpoint, &b->events[i], &st); break;
-        case KV_CLEARED: kv_index_clear(x, endpoint); break;
+        case KV_STORED:
+            apply_stored(x, endpoint, &b->events[i], &st);
+            break;
+        case KV_REMOVED:
+            apply_removed(x, endpoint, &b->events[i], &st);
+            break;
+        case KV_CLEARED:
+            kv_index_clear(x, endpoint);
+            break;
         }
     kv_index_sweep_step(x);
     if (s != NULL)

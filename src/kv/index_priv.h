@@ -7,11 +7,11 @@
 #include "kv/index.h"
 #include "kv/table_priv.h"
 
-#define KV_SHARDS KV_INDEX_PARTS
-#define KV_SHARD_BITS 8
-#define KV_HANDLE_SHARDS 8
+#define KV_SHARDS            KV_INDEX_PARTS
+#define KV_SHARD_BITS        8
+#define KV_HANDLE_SHARDS     8
 #define KV_HANDLE_SHARD_BITS 3
-#define KV_GROUPS_MAX 32
+#define KV_GROUPS_MAX        32
 
 enum kv_tier { KV_TIER_GPU, KV_TIER_CPU, KV_TIER_OTHER };
 
@@ -23,12 +23,12 @@ struct kv_group {
 
 struct kv_endpoint {
     char *address, *model;
-    uint32_t slot;                             /* this life of it */
+    uint32_t slot; /* this life of it */
     uint64_t blocks;
     uint64_t handle_count;
-    uint32_t hand;                             /* where eviction looks next */
-    struct kv_table handle[KV_HANDLE_SHARDS];  /* engine hash -> prefix of a key, references */
-    struct kv_group group[KV_GROUPS_MAX + 1];  /* [0]: events without a group */
+    uint32_t hand;                            /* where eviction looks next */
+    struct kv_table handle[KV_HANDLE_SHARDS]; /* engine hash -> prefix of a key, references */
+    struct kv_group group[KV_GROUPS_MAX + 1]; /* [0]: events without a group */
 };
 
 struct kv_index {
@@ -36,7 +36,8 @@ struct kv_index {
     enum index_hash hash;
     char *seed;
     uint64_t blocks_max, handles_max;
-    uint64_t secret; /* of mix(): peers choose keys, so where they land must not be theirs to choose */
+    uint64_t
+        secret; /* of mix(): peers choose keys, so where they land must not be theirs to choose */
 
     struct kv_table shard[KV_SHARDS]; /* mixed key -> holders */
     uint64_t total;                   /* live (block, endpoint) pairs */

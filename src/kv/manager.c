@@ -10,47 +10,84 @@
 #include "base/mem.h"
 #include "kv/manager_priv.h"
 
-#define READY_PERCENT 95
-#define READY_MS 30000
+#define READY_PERCENT  95
+#define READY_MS       30000
 #define BLOCKS_DEFAULT ((size_t)4 << 20)
 
-static const double lookup_buckets[] = { 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2, 0.1 };
+static const double lookup_buckets[] = { 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4,
+                                         1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2,   0.1 };
 
+#define COUNTER(n, h)                                                                              \
+    {                                                                                              \
+        .kind = METRIC_COUNTER, .name = (n), .help = (h)                                           \
+    }
+#define COUNTER_BY(n, h, ...)                                                                      \
+    {                                                                                              \
+        .kind = METRIC_COUNTER, .name = (n), .help = (h), .labels = { __VA_ARGS__ }                \
+    }
+#define GAUGE(n, h)                                                                                \
+    {                                                                                              \
+        .kind = METRIC_GAUGE, .name = (n), .help = (h)                                             \
+    }
+#define GAUGE_BY(n, h, ...)                                                                        \
+    {                                                                                              \
+        .kind = METRIC_GAUGE, .name = (n), .help = (h), .labels = { __VA_ARGS__ }                  \
+    }
 #define EVENTS "llm_d_epp_kv_cache_events_"
-#define INDEX "llm_d_epp_kv_cache_index_"
+#define INDEX  "llm_d_epp_kv_cache_index_"
 static const struct metric_desc families[KM_COUNT] = {
-    [KM_MESSAGES] = { METRIC_COUNTER, EVENTS "messages_received_total", "Event messages received.", { "pod_identifier" } },
-    [KM_RECONNECTS] = { METRIC_COUNTER, EVENTS "subscriber_reconnections_total", "Event connections made again.", { "pod_identifier" } },
-    [KM_ZMQ_ERRORS] = { METRIC_COUNTER, EVENTS "zmq_errors_total", "Messages that are not topic, sequence, payload." },
-    [KM_SUBSCRIBERS] = { METRIC_GAUGE, EVENTS "active_subscribers", "Event connections that are up." },
-    [KM_QUEUE_DEPTH] = { METRIC_GAUGE, EVENTS "pool_queue_depth", "Messages that wait for a replay." },
-    [KM_QUEUE_CAP] = { METRIC_GAUGE, EVENTS "pool_capacity", "Messages that may wait, all sources." },
-    [KM_STORES_SKIPPED] = { METRIC_COUNTER, EVENTS "stores_skipped_total", "BlockStored events not indexed.", { "cache_kind", "reason" } },
-    [KM_REMOVALS_SKIPPED] = { METRIC_COUNTER, EVENTS "removals_skipped_total", "BlockRemoved events not applied.", { "cache_kind", "reason" } },
-    [KM_SUPPRESSED] = { METRIC_COUNTER, EVENTS "dedup_removed_hashes_suppressed_total", "Removals that left another reference." },
-    [KM_FORWARDED] = { METRIC_COUNTER, EVENTS "dedup_removed_hashes_forwarded_total", "Removals that took the last reference." },
-    [KM_ADMISSIONS] = { METRIC_COUNTER, INDEX "admissions_total", "Blocks announced and indexed." },
-    [KM_EVICTIONS] = { METRIC_COUNTER, INDEX "evictions_total", "Blocks removed by their workers." },
-    [KM_LOOKUPS] = { METRIC_COUNTER, INDEX "lookup_requests_total", "Look-ups answered." },
-    [KM_LOOKUP_HITS] = { METRIC_COUNTER, INDEX "lookup_hits_total", "Leading blocks found, by the best endpoint of each look-up." },
-    [KM_MAX_HIT] = { METRIC_COUNTER, INDEX "max_pod_hit_count_total", "Sum of the best endpoint's blocks over look-ups." },
-    [KM_LOOKUP_SECONDS] = { METRIC_HISTOGRAM, INDEX "lookup_latency_seconds", "Hashing and matching of one look-up.",
-                            .buckets = lookup_buckets, .bucket_count = COUNT(lookup_buckets) },
-    [KM_BLOCKS] = { METRIC_GAUGE, "llmd_kv_index_blocks", "Pairs of block and endpoint in the index." },
-    [KM_BYTES] = { METRIC_GAUGE, "llmd_kv_index_bytes", "Memory of the index." },
-    [KM_ENDPOINT_BLOCKS] = { METRIC_GAUGE, "llmd_kv_endpoint_blocks", "Blocks an endpoint holds.", { "endpoint" } },
-    [KM_SOURCE_UP] = { METRIC_GAUGE, "llmd_kv_source_up", "1 = the source's event connection is up.", { "source" } },
-    [KM_GAP] = { METRIC_COUNTER, "llmd_kv_events_gap_total", "Holes in the sequence of a source." },
-    [KM_ORPHAN] = { METRIC_COUNTER, "llmd_kv_events_orphan_total", "Blocks stored under an unknown parent: not indexed." },
-    [KM_DUPLICATE] = { METRIC_COUNTER, "llmd_kv_events_duplicate_total", "Messages that came twice: dropped." },
-    [KM_LAG] = { METRIC_GAUGE, "llmd_kv_events_lag_seconds", "Age of a source's last batch when it was applied.", { "source" } },
-    [KM_RESYNC] = { METRIC_COUNTER, "llmd_kv_resync_total", "Sources whose blocks were dropped, by reason.", { "reason" } },
-    [KM_STREAMS] = { METRIC_GAUGE, "llmd_kv_index_streams", "Schedulers that follow the index." },
-    [KM_STREAM_OVERFLOWS] = { METRIC_COUNTER, "llmd_kv_index_stream_overflows_total", "Followers cut off because they read too slowly." },
+    [KM_MESSAGES] =
+        COUNTER_BY(EVENTS "messages_received_total", "Event messages received.", "pod_identifier"),
+    [KM_RECONNECTS] = COUNTER_BY(EVENTS "subscriber_reconnections_total",
+                                 "Event connections made again.", "pod_identifier"),
+    [KM_ZMQ_ERRORS] =
+        COUNTER(EVENTS "zmq_errors_total", "Messages that are not topic, sequence, payload."),
+    [KM_SUBSCRIBERS] = GAUGE(EVENTS "active_subscribers", "Event connections that are up."),
+    [KM_QUEUE_DEPTH] = GAUGE(EVENTS "pool_queue_depth", "Messages that wait for a replay."),
+    [KM_QUEUE_CAP] = GAUGE(EVENTS "pool_capacity", "Messages that may wait, all sources."),
+    [KM_STORES_SKIPPED] = COUNTER_BY(EVENTS "stores_skipped_total",
+                                     "BlockStored events not indexed.", "cache_kind", "reason"),
+    [KM_REMOVALS_SKIPPED] = COUNTER_BY(EVENTS "removals_skipped_total",
+                                       "BlockRemoved events not applied.", "cache_kind", "reason"),
+    [KM_SUPPRESSED] = COUNTER(EVENTS "dedup_removed_hashes_suppressed_total",
+                              "Removals that left another reference."),
+    [KM_FORWARDED] = COUNTER(EVENTS "dedup_removed_hashes_forwarded_total",
+                             "Removals that took the last reference."),
+    [KM_ADMISSIONS] = COUNTER(INDEX "admissions_total", "Blocks announced and indexed."),
+    [KM_EVICTIONS] = COUNTER(INDEX "evictions_total", "Blocks removed by their workers."),
+    [KM_LOOKUPS] = COUNTER(INDEX "lookup_requests_total", "Look-ups answered."),
+    [KM_LOOKUP_HITS] = COUNTER(INDEX "lookup_hits_total",
+                               "Leading blocks found, by the best endpoint of each look-up."),
+    [KM_MAX_HIT] = COUNTER(INDEX "max_pod_hit_count_total",
+                           "Sum of the best endpoint's blocks over look-ups."),
+    [KM_LOOKUP_SECONDS] = { .kind = METRIC_HISTOGRAM,
+                            .name = INDEX "lookup_latency_seconds",
+                            .help = "Hashing and matching of one look-up.",
+                            .buckets = lookup_buckets,
+                            .bucket_count = COUNT(lookup_buckets) },
+    [KM_BLOCKS] = GAUGE("llmd_kv_index_blocks", "Pairs of block and endpoint in the index."),
+    [KM_BYTES] = GAUGE("llmd_kv_index_bytes", "Memory of the index."),
+    [KM_ENDPOINT_BLOCKS] =
+        GAUGE_BY("llmd_kv_endpoint_blocks", "Blocks an endpoint holds.", "endpoint"),
+    [KM_SOURCE_UP] =
+        GAUGE_BY("llmd_kv_source_up", "1 = the source's event connection is up.", "source"),
+    [KM_GAP] = COUNTER("llmd_kv_events_gap_total", "Holes in the sequence of a source."),
+    [KM_ORPHAN] = COUNTER("llmd_kv_events_orphan_total",
+                          "Blocks stored under an unknown parent: not indexed."),
+    [KM_DUPLICATE] =
+        COUNTER("llmd_kv_events_duplicate_total", "Messages that came twice: dropped."),
+    [KM_LAG] = GAUGE_BY("llmd_kv_events_lag_seconds",
+                        "Age of a source's last batch when it was applied.", "source"),
+    [KM_RESYNC] = COUNTER_BY("llmd_kv_resync_total",
+                             "Sources whose blocks were dropped, by reason.", "reason"),
+    [KM_STREAMS] = GAUGE("llmd_kv_index_streams", "Schedulers that follow the index."),
+    [KM_STREAM_OVERFLOWS] = COUNTER("llmd_kv_index_stream_overflows_total",
+                                    "Followers cut off because they read too slowly."),
 };
 
 /* Cells that shall exist from the start, at zero. */
-static const char *const resync_reasons[] = { "disconnect", "restart", "gap", "parse", "uncertain", "replay_failed" };
+static const char *const resync_reasons[] = { "disconnect", "restart",   "gap",
+                                              "parse",      "uncertain", "replay_failed" };
 
 struct metric_cell *kv_metric(struct kv_manager *m, enum kv_metric f, const char *value)
 {
@@ -87,7 +124,8 @@ void kv_manager_check_ready(struct kv_manager *m)
         return;
     for (size_t i = 0; i < m->source_count; i++)
         whole += m->source[i].is_up && m->source[i].replay == KV_REPLAY_NONE;
-    if (whole * 100 < m->source_count * READY_PERCENT && loop_now_ms(m->loop) - m->start_ms < READY_MS)
+    if (whole * 100 < m->source_count * READY_PERCENT &&
+        loop_now_ms(m->loop) - m->start_ms < READY_MS)
         return;
     m->is_ready = true;
     LOG_INFO("cache manager ready sources=%zu of=%zu blocks=%llu", whole, m->source_count,
@@ -115,16 +153,22 @@ static int check_sources(const struct kv_manager_opts *o, struct err *e)
     for (size_t i = 0; i < o->source_count; i++)
         for (size_t k = 0; k < i; k++) {
             if (str_eq(o->sources[i].name, o->sources[k].name))
-                return err_set(e, ERR_INVAL, "two endpoints are named '%.*s'", STR_ARG(o->sources[i].name));
-            if (o->sources[i].address.p != NULL && str_eq(o->sources[i].address, o->sources[k].address))
-                return err_set(e, ERR_INVAL, "two endpoints have the address %.*s", STR_ARG(o->sources[i].address));
+                return err_set(e, ERR_INVAL, "two endpoints are named '%.*s'",
+                               STR_ARG(o->sources[i].name));
+            if (o->sources[i].address.p != NULL &&
+                str_eq(o->sources[i].address, o->sources[k].address))
+                return err_set(e, ERR_INVAL, "two endpoints have the address %.*s",
+                               STR_ARG(o->sources[i].address));
         }
     return 0;
 }
 
-int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_manager **out, struct err *e)
+int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_manager **out,
+                    struct err *e)
 {
-    struct http_server_opts http = { .host = o->host, .port = o->port, .server_name = "llmd-cache" };
+    struct http_server_opts http = { .host = o->host,
+                                     .port = o->port,
+                                     .server_name = "llmd-cache" };
     struct kv_manager *m;
     int rc = check_sources(o, e);
 

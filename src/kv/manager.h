@@ -18,10 +18,10 @@
 #define KV_SOURCES_MAX 1024
 
 struct kv_source_opts {
-    struct str name;     /* for people: "w0" */
-    struct str address;  /* where the worker serves, "10.0.0.7:8000"; p == NULL: its topic says */
-    struct str events;   /* HOST:PORT of its publisher */
-    struct str replay;   /* HOST:PORT of its replay socket; p == NULL: none */
+    struct str name;    /* for people: "w0" */
+    struct str address; /* where the worker serves, "10.0.0.7:8000"; p == NULL: its topic says */
+    struct str events;  /* HOST:PORT of its publisher */
+    struct str replay;  /* HOST:PORT of its replay socket; p == NULL: none */
 };
 
 /* "NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT[@REPLAY_HOST:REPLAY_PORT]"; "NAME=@EVENTS..." takes the
@@ -30,11 +30,11 @@ int kv_source_parse(struct str text, struct kv_source_opts *out, struct err *e) 
 
 struct kv_manager_opts {
     const char *host;
-    uint16_t port;                       /* 0 = any free */
+    uint16_t port;                        /* 0 = any free */
     const struct kv_source_opts *sources; /* copied */
     size_t source_count;
     struct kv_index_opts index;
-    const char *model;                   /* of sources whose topic names none; may be NULL */
+    const char *model; /* of sources whose topic names none; may be NULL */
 };
 
 struct kv_manager;

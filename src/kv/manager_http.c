@@ -7,15 +7,16 @@
 #include "kv/manager_priv.h"
 #include <string.h>
 
-#define JSON_TYPE "application/json"
-#define REPLY_BYTES_MAX ((size_t)64 << 20)
+#define JSON_TYPE         "application/json"
+#define REPLY_BYTES_MAX   ((size_t)64 << 20)
 #define LOOKUP_TOKENS_MAX (1u << 20)
 #define LOOKUP_JSON_BYTES ((size_t)128 << 20) /* a token takes 80 bytes of tree */
 
 static void reply_buf(struct http_req *r, int status, const char *type, struct buf *b)
 {
     if (b->failed)
-        http_reply(r, 500, JSON_TYPE, STR("{\"error\":{\"message\":\"answer too large\",\"code\":\"limit\"}}"), NULL);
+        http_reply(r, 500, JSON_TYPE,
+                   STR("{\"error\":{\"message\":\"answer too large\",\"code\":\"limit\"}}"), NULL);
     else
         http_reply(r, status, type, buf_view(b), NULL);
     buf_fini(b);
@@ -129,13 +130,14 @@ struct lookup {
 };
 
 /* Fills out from the body; NULL, or what is wrong with it. */
-static const char *read_lookup(struct arena *a, struct str body, struct lookup *out, char *why, size_t why_size)
+static const char *read_lookup(struct arena *a, struct str body, struct lookup *out, char *why,
+                               size_t why_size)
 {
     const struct json *j, *list, *salt;
     struct err e = { 0 };
     uint64_t v;
 
-    *out = (struct lookup){ 0 };
+    *out = (struct lookup) { 0 };
     if (json_parse(a, body, NULL, &j, &e) != 0) {
         size_t n = MIN(strlen(e.msg), why_size - 1);
 
@@ -164,7 +166,8 @@ static const char *read_lookup(struct arena *a, struct str body, struct lookup *
     return NULL;
 }
 
-static void answer_lookup(struct kv_manager *m, struct http_req *r, const struct lookup *q, struct arena *a)
+static void answer_lookup(struct kv_manager *m, struct http_req *r, const struct lookup *q,
+                          struct arena *a)
 {
     uint32_t endpoints = kv_index_endpoint_count(m->index), n, best = 0;
     uint64_t *keys = arena_try(a, ((size_t)q->count + 1) * sizeof(*keys)), begin = clock_ns();
@@ -248,6 +251,7 @@ void kv_manager_handle(void *ctx, struct http_req *r)
     if (allow != NULL)
         reply_error(r, 405, "method_not_allowed", "this path does not take that method");
     else
-        reply_error(r, 404, "not_found", "no such path; there are /health, /health/ready, /metrics, /v1/index, "
+        reply_error(r, 404, "not_found",
+                    "no such path; there are /health, /health/ready, /metrics, /v1/index, "
                     "/v1/index/stream and /v1/lookup");
 }

@@ -13,20 +13,43 @@
 #include "net/http.h"
 #include "net/zmtp.h"
 
-#define KV_TICK_MS 100
-#define KV_REPLAYS_MAX 8        /* at once */
-#define KV_REPLAY_IDLE_MS 2000  /* without a message: ask again */
-#define KV_REPLAY_TRIES 3
-#define KV_REPLAY_COOL_MS 30000 /* after a replay that failed */
+#define KV_TICK_MS         100
+#define KV_REPLAYS_MAX     8    /* at once */
+#define KV_REPLAY_IDLE_MS  2000 /* without a message: ask again */
+#define KV_REPLAY_TRIES    3
+#define KV_REPLAY_COOL_MS  30000 /* after a replay that failed */
 #define KV_QUEUE_COUNT_MAX 65536
 #define KV_QUEUE_BYTES_MAX ((size_t)64 << 20)
 
 enum kv_metric {
-    KM_MESSAGES, KM_RECONNECTS, KM_ZMQ_ERRORS, KM_SUBSCRIBERS, KM_QUEUE_DEPTH, KM_QUEUE_CAP,
-    KM_STORES_SKIPPED, KM_REMOVALS_SKIPPED, KM_SUPPRESSED, KM_FORWARDED,
-    KM_ADMISSIONS, KM_EVICTIONS, KM_LOOKUPS, KM_LOOKUP_HITS, KM_MAX_HIT, KM_LOOKUP_SECONDS,
-    KM_BLOCKS, KM_BYTES, KM_ENDPOINT_BLOCKS, KM_SOURCE_UP, KM_GAP, KM_ORPHAN, KM_DUPLICATE, KM_LAG, KM_RESYNC,
-    KM_STREAMS, KM_STREAM_OVERFLOWS, KM_COUNT
+    KM_MESSAGES,
+    KM_RECONNECTS,
+    KM_ZMQ_ERRORS,
+    KM_SUBSCRIBERS,
+    KM_QUEUE_DEPTH,
+    KM_QUEUE_CAP,
+    KM_STORES_SKIPPED,
+    KM_REMOVALS_SKIPPED,
+    KM_SUPPRESSED,
+    KM_FORWARDED,
+    KM_ADMISSIONS,
+    KM_EVICTIONS,
+    KM_LOOKUPS,
+    KM_LOOKUP_HITS,
+    KM_MAX_HIT,
+    KM_LOOKUP_SECONDS,
+    KM_BLOCKS,
+    KM_BYTES,
+    KM_ENDPOINT_BLOCKS,
+    KM_SOURCE_UP,
+    KM_GAP,
+    KM_ORPHAN,
+    KM_DUPLICATE,
+    KM_LAG,
+    KM_RESYNC,
+    KM_STREAMS,
+    KM_STREAM_OVERFLOWS,
+    KM_COUNT
 };
 
 enum kv_replay { KV_REPLAY_NONE, KV_REPLAY_WAITING, KV_REPLAY_RUNNING };
@@ -46,7 +69,7 @@ struct kv_source {
     bool has_endpoint;
     uint32_t endpoint;
     bool has_seq;
-    bool is_partial;      /* some earlier events were not seen: it holds more than the index says */
+    bool is_partial; /* some earlier events were not seen: it holds more than the index says */
     uint64_t last_seq;
     uint64_t messages;
     double lag_s;
@@ -79,8 +102,8 @@ struct kv_manager {
 
     struct kv_subscriber *subscribers;
     size_t subscriber_count;
-    struct buf changes;              /* since the last kv_publish() */
-    struct kv_stream_writer writer;  /* into changes */
+    struct buf changes;             /* since the last kv_publish() */
+    struct kv_stream_writer writer; /* into changes */
 };
 
 /* source.c */
@@ -92,7 +115,7 @@ void kv_source_tick(struct kv_source *s, uint64_t now_ms);
 void kv_publish_init(struct kv_manager *m);
 void kv_publish_fini(struct kv_manager *m);
 void kv_publish_endpoint(struct kv_manager *m, uint32_t endpoint);
-void kv_publish(struct kv_manager *m);      /* what changed goes to every subscriber */
+void kv_publish(struct kv_manager *m); /* what changed goes to every subscriber */
 void kv_publish_beat(struct kv_manager *m);
 void kv_publish_subscribe(struct kv_manager *m, struct http_req *r);
 

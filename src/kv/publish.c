@@ -16,18 +16,18 @@
 #include "kv/manager_priv.h"
 
 #define SUBSCRIBERS_MAX 64
-#define OUT_BYTES_MAX ((size_t)64 << 20)
-#define CHUNK_BYTES ((size_t)64 << 10)
+#define OUT_BYTES_MAX   ((size_t)64 << 20)
+#define CHUNK_BYTES     ((size_t)64 << 10)
 
 struct kv_subscriber {
     struct kv_subscriber *next;
     struct kv_manager *m;
     struct http_req *r;
     struct buf out;
-    size_t out_at;      /* sent so far */
-    uint32_t part;      /* of the snapshot, next to be written */
+    size_t out_at; /* sent so far */
+    uint32_t part; /* of the snapshot, next to be written */
     bool is_ready_sent;
-    bool is_blocked;    /* waits for on_drain */
+    bool is_blocked; /* waits for on_drain */
 };
 
 static void drop(struct kv_subscriber *s)
@@ -47,7 +47,8 @@ static void drop(struct kv_subscriber *s)
 
 static void cut_off(struct kv_subscriber *s)
 {
-    LOG_WARN("index stream overflow subscriber=%s bytes=%zu", http_req_peer(s->r), s->out.len - s->out_at);
+    LOG_WARN("index stream overflow subscriber=%s bytes=%zu", http_req_peer(s->r),
+             s->out.len - s->out_at);
     metric_add(s->m->cell[KM_STREAM_OVERFLOWS], 1);
     http_reply_abort(s->r);
     drop(s);
@@ -197,7 +198,8 @@ void kv_publish_subscribe(struct kv_manager *m, struct http_req *r)
 
     if (m->subscriber_count >= SUBSCRIBERS_MAX) {
         http_reply(r, 503, "application/json",
-                   STR("{\"error\":{\"message\":\"too many index streams\",\"code\":\"limit\"}}"), NULL);
+                   STR("{\"error\":{\"message\":\"too many index streams\",\"code\":\"limit\"}}"),
+                   NULL);
         return;
     }
     kv_publish(m); /* earlier changes are in the snapshot */
@@ -225,7 +227,7 @@ void kv_publish_init(struct kv_manager *m)
 {
     buf_init(&m->changes, OUT_BYTES_MAX / 2);
     kv_stream_writer_init(&m->writer, &m->changes);
-    kv_index_set_watch(m->index, &(struct kv_index_watch){ on_add, on_del, on_clear, m });
+    kv_index_set_watch(m->index, &(struct kv_index_watch) { on_add, on_del, on_clear, m });
 }
 
 void kv_publish_fini(struct kv_manager *m)

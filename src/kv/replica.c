@@ -19,13 +19,13 @@
 #include "kv/stream_priv.h"
 #include "net/http.h"
 
-#define KEEP_MS 10000
-#define SILENT_MS (3 * KV_STREAM_BEAT_MS)
+#define KEEP_MS          10000
+#define SILENT_MS        (3 * KV_STREAM_BEAT_MS)
 #define BACKOFF_FIRST_MS 100
-#define BACKOFF_MAX_MS 2000
-#define TICK_MS 250
-#define UNMAPPED UINT32_MAX
-#define SLACK_BLOCKS ((uint64_t)1 << 20) /* the manager evicts, the copy must not */
+#define BACKOFF_MAX_MS   2000
+#define TICK_MS          250
+#define UNMAPPED         UINT32_MAX
+#define SLACK_BLOCKS     ((uint64_t)1 << 20) /* the manager evicts, the copy must not */
 
 struct replica {
     struct loop *loop;
@@ -37,12 +37,12 @@ struct replica {
     struct kv_index_opts opts;
     uint32_t keep_ms, backoff_ms;
 
-    struct kv_index *view, *next;  /* next: a snapshot that is not complete */
+    struct kv_index *view, *next;      /* next: a snapshot that is not complete */
     uint32_t number[KV_ENDPOINTS_MAX]; /* the manager's number -> ours */
     struct kv_stream_reader reader;
-    bool is_said;                  /* the present trouble is in the log */
-    uint64_t heard_ms;             /* last frame; 0 = never */
-    uint64_t lost_ms;              /* since when there is no complete stream; 0 = there is one */
+    bool is_said;      /* the present trouble is in the log */
+    uint64_t heard_ms; /* last frame; 0 = never */
+    uint64_t lost_ms;  /* since when there is no complete stream; 0 = there is one */
     uint64_t snapshots;
 };
 
@@ -59,11 +59,13 @@ static int on_hello(struct replica *r, const struct kv_frame *f)
 {
     struct kv_index_opts o = r->opts;
 
-    if (f->version != KV_STREAM_VERSION || f->block_tokens != r->opts.block_tokens || f->hash != r->opts.hash ||
-        !str_eqz(f->seed, r->seed)) {
+    if (f->version != KV_STREAM_VERSION || f->block_tokens != r->opts.block_tokens ||
+        f->hash != r->opts.hash || !str_eqz(f->seed, r->seed)) {
         if (!r->is_said)
-            LOG_ERROR("index stream refused: the cache manager makes other keys version=%u block_tokens=%u hash=%d; "
-                      "give both the same --block-size and seed", f->version, f->block_tokens, (int)f->hash);
+            LOG_ERROR("index stream refused: the cache manager makes other keys version=%u "
+                      "block_tokens=%u hash=%d; "
+                      "give both the same --block-size and seed",
+                      f->version, f->block_tokens, (int)f->hash);
         r->is_said = true;
         return ERR_MISMATCH;
     }
@@ -74,7 +76,8 @@ static int on_hello(struct replica *r, const struct kv_frame *f)
     for (uint32_t i = 0; i < kv_index_endpoint_count(r->view); i++) {
         uint32_t same;
 
-        if (kv_index_endpoint(r->next, kv_index_address(r->view, i), kv_index_model(r->view, i), &same) != 0)
+        if (kv_index_endpoint(r->next, kv_index_address(r->view, i), kv_index_model(r->view, i),
+                              &same) != 0)
             return ERR_NOMEM;
         ASSERT(same == i);
     }
@@ -138,8 +141,8 @@ static int on_count(struct replica *r, const struct kv_frame *f)
     uint64_t mine = kv_index_total(target(r));
 
     if (mine != f->pairs) {
-        LOG_WARN("index copy differs: asking for a new snapshot mine=%llu theirs=%llu", (unsigned long long)mine,
-                 (unsigned long long)f->pairs);
+        LOG_WARN("index copy differs: asking for a new snapshot mine=%llu theirs=%llu",
+                 (unsigned long long)mine, (unsigned long long)f->pairs);
         return ERR_MISMATCH;
     }
     if (f->type == KV_FRAME_BEAT)
@@ -153,8 +156,8 @@ static int on_count(struct replica *r, const struct kv_frame *f)
     r->backoff_ms = BACKOFF_FIRST_MS;
     r->is_said = false;
     r->snapshots++;
-    LOG_INFO("index followed manager=%s:%u pairs=%llu endpoints=%u", r->host, r->port, (unsigned long long)f->pairs,
-             kv_index_endpoint_count(r->view));
+    LOG_INFO("index followed manager=%s:%u pairs=%llu endpoints=%u", r->host, r->port,
+             (unsigned long long)f->pairs, kv_index_endpoint_count(r->view));
     return 0;
 }
 
@@ -168,18 +171,23 @@ static int on_frame(void *ctx, const struct kv_frame *f)
     if (r->next == NULL && r->lost_ms != 0)
         return ERR_PARSE; /* before HELLO */
     switch (f->type) {
-    case KV_FRAME_ENDPOINT: return on_endpoint(r, f);
-    case KV_FRAME_PAIRS: return on_pairs(r, f);
+    case KV_FRAME_ENDPOINT:
+        return on_endpoint(r, f);
+    case KV_FRAME_PAIRS:
+        return on_pairs(r, f);
     case KV_FRAME_ADD:
-    case KV_FRAME_DEL: return on_keys(r, f);
+    case KV_FRAME_DEL:
+        return on_keys(r, f);
     case KV_FRAME_CLEAR:
         if (!mapped(r, f->endpoint, &mine))
             return ERR_PARSE;
         kv_index_clear(target(r), mine);
         return 0;
     case KV_FRAME_READY:
-    case KV_FRAME_BEAT: return on_count(r, f);
-    case KV_FRAME_HELLO: break;
+    case KV_FRAME_BEAT:
+        return on_count(r, f);
+    case KV_FRAME_HELLO:
+        break;
     }
     return ERR_PARSE;
 }
@@ -243,8 +251,13 @@ static void start(void *ctx)
 {
     static const struct http_call_ops ops = { on_head, on_body, on_end };
     struct replica *r = ctx;
-    struct http_call_opts o = { .host = r->host, .port = r->port, .method = STR("GET"), .path = STR(KV_STREAM_PATH),
-                                .connect_ms = 1000, .first_byte_ms = SILENT_MS, .gap_ms = SILENT_MS,
+    struct http_call_opts o = { .host = r->host,
+                                .port = r->port,
+                                .method = STR("GET"),
+                                .path = STR(KV_STREAM_PATH),
+                                .connect_ms = 1000,
+                                .first_byte_ms = SILENT_MS,
+                                .gap_ms = SILENT_MS,
                                 .total_ms = UINT32_MAX };
     struct err e;
 
@@ -257,7 +270,8 @@ static void on_tick(void *ctx)
 {
     struct replica *r = ctx;
 
-    if (r->lost_ms == 0 || loop_now_ms(r->loop) - r->lost_ms < r->keep_ms || kv_index_total(r->view) == 0)
+    if (r->lost_ms == 0 || loop_now_ms(r->loop) - r->lost_ms < r->keep_ms ||
+        kv_index_total(r->view) == 0)
         return;
     LOG_WARN("index view dropped: no manager for %u ms", r->keep_ms);
     for (uint32_t i = 0; i < kv_index_endpoint_count(r->view); i++)
@@ -308,7 +322,8 @@ uint32_t replica_age_ms(const struct replica *r)
 {
     if (r->heard_ms == 0)
         return UINT32_MAX;
-    return (uint32_t)MIN(MAX(loop_now_ms(r->loop), r->heard_ms) - r->heard_ms, (uint64_t)UINT32_MAX - 1);
+    return (uint32_t)MIN(MAX(loop_now_ms(r->loop), r->heard_ms) - r->heard_ms,
+                         (uint64_t)UINT32_MAX - 1);
 }
 
 uint64_t replica_snapshots(const struct replica *r)

@@ -22,14 +22,16 @@ struct replica_opts {
     uint32_t keep_ms; /* 0 = 10 s */
 };
 
-int replica_new(struct loop *l, const struct replica_opts *o, struct replica **out, struct err *e) MUST_CHECK;
-/* Never NULL; empty until the first snapshot is complete.  The pointer is good until the loop turns:
- * a new snapshot brings a new index.  The number of an endpoint stays as long as the replica lives
- * (kv_index_find). */
+int replica_new(struct loop *l, const struct replica_opts *o, struct replica **out,
+                struct err *e) MUST_CHECK;
+/* Never NULL; empty until the first snapshot is complete.  The pointer is good until the loop
+ * turns: a new snapshot brings a new index.  The number of an endpoint stays as long as the replica
+ * lives (kv_index_find). */
 const struct kv_index *replica_index(const struct replica *r);
 /* A complete view that the manager confirmed within the last 3 s. */
 bool replica_up(const struct replica *r);
-uint32_t replica_age_ms(const struct replica *r);     /* since the manager last spoke; UINT32_MAX = never */
-uint64_t replica_snapshots(const struct replica *r);  /* complete ones so far */
-void replica_free(struct replica *r);                 /* NULL is fine */
+uint32_t
+replica_age_ms(const struct replica *r); /* since the manager last spoke; UINT32_MAX = never */
+uint64_t replica_snapshots(const struct replica *r); /* complete ones so far */
+void replica_free(struct replica *r);                /* NULL is fine */
 #endif

@@ -23,7 +23,7 @@
 #include <string.h>
 
 #define DECODE_BYTES_MAX ((size_t)128 << 20) /* of memory for one batch of at most 8 MiB */
-#define SEQ_END UINT64_MAX                   /* ends a replay */
+#define SEQ_END          UINT64_MAX          /* ends a replay */
 
 static void clear_source(struct kv_source *s, const char *reason)
 {
@@ -52,7 +52,8 @@ static bool get_be64(struct str s, uint64_t *out)
 static bool settle_endpoint(struct kv_source *s, struct str topic)
 {
     struct kv_manager *m = s->m;
-    struct str rest = topic, head = str_cut(&rest, '@'), address = str_cut(&rest, '@'), model = rest;
+    struct str rest = topic, head = str_cut(&rest, '@'), address = str_cut(&rest, '@'),
+               model = rest;
     uint32_t before = kv_index_endpoint_count(m->index), id;
 
     (void)head;
@@ -143,7 +144,7 @@ static void enqueue(struct kv_source *s, uint64_t seq, struct str payload)
         q = mem_try(sizeof(*q) + payload.n);
     if (q == NULL) /* a hole that the next message will show */
         return;
-    *q = (struct kv_queued){ .seq = seq, .bytes = payload.n };
+    *q = (struct kv_queued) { .seq = seq, .bytes = payload.n };
     if (payload.n != 0)
         memcpy(q->p, payload.p, payload.n);
     *s->queue_tail = q;
@@ -181,7 +182,7 @@ static void replay_ask(struct kv_source *s, uint64_t now_ms)
     for (unsigned i = 0; i < 8; i++)
         seq[i] = (char)(s->replay_next >> (56 - 8 * i));
     m.frame[0] = STR("");
-    m.frame[1] = (struct str){ seq, sizeof(seq) };
+    m.frame[1] = (struct str) { seq, sizeof(seq) };
     if (!s->is_dealer_up || zmtp_client_send(s->dealer, &m) != 0)
         return; /* the tick counts the wait */
     if (s->replay == KV_REPLAY_WAITING)
@@ -210,7 +211,8 @@ static bool can_replay(const struct kv_source *s)
 static bool hole(struct kv_source *s, uint64_t seq)
 {
     metric_add(s->m->cell[KM_GAP], 1);
-    LOG_WARN("kv events missing source=%s from=%" PRIu64 " to=%" PRIu64, s->name, s->last_seq + 1, seq - 1);
+    LOG_WARN("kv events missing source=%s from=%" PRIu64 " to=%" PRIu64, s->name, s->last_seq + 1,
+             seq - 1);
     /* The same hole again means that the last replay brought nothing. */
     if (can_replay(s) && s->replay_first != s->last_seq + 1) {
         replay_from(s, s->last_seq + 1);
@@ -230,7 +232,7 @@ static void drain_queue(struct kv_source *s)
         if (!s->has_seq || q->seq > s->last_seq) {
             if (s->has_seq && q->seq != s->last_seq + 1 && hole(s, q->seq))
                 return;
-            deliver(s, q->seq, (struct str){ q->p, q->bytes });
+            deliver(s, q->seq, (struct str) { q->p, q->bytes });
         }
         pop(s);
     }
@@ -355,7 +357,8 @@ static void live(struct kv_source *s, uint64_t seq, struct str payload)
         metric_add(s->m->cell[KM_DUPLICATE], 1);
         return;
     } else if (seq < s->last_seq) {
-        LOG_INFO("kv source restarted source=%s last=%" PRIu64 " now=%" PRIu64, s->name, s->last_seq, seq);
+        LOG_INFO("kv source restarted source=%s last=%" PRIu64 " now=%" PRIu64, s->name,
+                 s->last_seq, seq);
         clear_source(s, "restart");
         s->has_seq = false;
         s->is_partial = seq != 0;
@@ -376,7 +379,8 @@ static void on_msg(void *ctx, const struct zmtp_msg *m)
     struct kv_source *s = ctx;
     uint64_t seq;
 
-    if (m->count != 3 || !get_be64(m->frame[1], &seq) || seq == SEQ_END || !settle_endpoint(s, m->frame[0])) {
+    if (m->count != 3 || !get_be64(m->frame[1], &seq) || seq == SEQ_END ||
+        !settle_endpoint(s, m->frame[0])) {
         metric_add(s->m->cell[KM_ZMQ_ERRORS], 1);
         s->is_partial = true;
         clear_source(s, "parse");
@@ -396,7 +400,8 @@ static void on_up(void *ctx)
 {
     struct kv_source *s = ctx;
 
-    LOG_INFO("kv source up source=%s address=%s", s->name, s->address != NULL ? s->address : "by-topic");
+    LOG_INFO("kv source up source=%s address=%s", s->name,
+             s->address != NULL ? s->address : "by-topic");
     if (s->was_up && s->address != NULL)
         metric_add(kv_metric(s->m, KM_RECONNECTS, s->address), 1);
     s->is_up = s->was_up = true;
@@ -413,7 +418,8 @@ static void on_down(void *ctx)
     if (!s->is_up)
         return;
     s->is_up = false;
-    LOG_WARN("kv source lost source=%s address=%s", s->name, s->address != NULL ? s->address : "by-topic");
+    LOG_WARN("kv source lost source=%s address=%s", s->name,
+             s->address != NULL ? s->address : "by-topic");
     replay_off(s);
     while (s->queue != NULL)
         pop(s);
@@ -426,12 +432,13 @@ static void on_down(void *ctx)
 
 int kv_source_parse(struct str text, struct kv_source_opts *out, struct err *e)
 {
-    static const char *const form = "NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT[@REPLAY_HOST:REPLAY_PORT]";
+    static const char *const form =
+        "NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT[@REPLAY_HOST:REPLAY_PORT]";
     struct str rest = text, *const part[] = { &out->address, &out->events, &out->replay };
     char host[256];
     uint16_t port;
 
-    *out = (struct kv_source_opts){ .name = str_cut(&rest, '=') };
+    *out = (struct kv_source_opts) { .name = str_cut(&rest, '=') };
     if (out->name.n == 0 || rest.p == NULL)
         return err_set(e, ERR_INVAL, "--endpoint %.*s: must be %s", STR_ARG(text), form);
     for (size_t i = 0; i < COUNT(part) && rest.p != NULL; i++) {
@@ -445,7 +452,8 @@ int kv_source_parse(struct str text, struct kv_source_opts *out, struct err *e)
         if (addr_parse(*part[i], host, &port, &why) != 0)
             return err_set(e, ERR_INVAL, "--endpoint %.*s: %s", STR_ARG(text), why.msg);
         if (port == 0)
-            return err_set(e, ERR_INVAL, "--endpoint %.*s: '%.*s' needs a port", STR_ARG(text), STR_ARG(*part[i]));
+            return err_set(e, ERR_INVAL, "--endpoint %.*s: '%.*s' needs a port", STR_ARG(text),
+                           STR_ARG(*part[i]));
     }
     if (out->events.n == 0 || rest.p != NULL)
         return err_set(e, ERR_INVAL, "--endpoint %.*s: must be %s", STR_ARG(text), form);
@@ -475,7 +483,8 @@ int kv_source_open(struct kv_source *s, const struct kv_source_opts *o, struct e
     if (rc == 0 && o->replay.p != NULL) {
         rc = addr_parse(o->replay, host, &port, e);
         if (rc == 0)
-            rc = zmtp_client_open(s->m->loop, ZMTP_DEALER, host, port, STR(""), &replay_ops, s, &s->dealer, e);
+            rc = zmtp_client_open(s->m->loop, ZMTP_DEALER, host, port, STR(""), &replay_ops, s,
+                                  &s->dealer, e);
     }
     return rc;
 }

@@ -7,11 +7,11 @@
 #include "base/check.h"
 #include <string.h>
 
-#define MAGIC "LLMDIDX1"
-#define KEY_BYTES 8
+#define MAGIC      "LLMDIDX1"
+#define KEY_BYTES  8
 #define PAIR_BYTES 12
-#define KEYS_MAX ((KV_STREAM_PAYLOAD_MAX - 4) / KEY_BYTES)
-#define PAIRS_MAX (KV_STREAM_PAYLOAD_MAX / PAIR_BYTES)
+#define KEYS_MAX   ((KV_STREAM_PAYLOAD_MAX - 4) / KEY_BYTES)
+#define PAIRS_MAX  (KV_STREAM_PAYLOAD_MAX / PAIR_BYTES)
 
 static void put_le(struct buf *b, uint64_t v, unsigned bytes)
 {
@@ -75,7 +75,7 @@ void kv_stream_count(struct buf *b, enum kv_frame_type type, uint64_t pairs)
 
 void kv_stream_writer_init(struct kv_stream_writer *w, struct buf *b)
 {
-    *w = (struct kv_stream_writer){ .b = b, .open_at = SIZE_MAX };
+    *w = (struct kv_stream_writer) { .b = b, .open_at = SIZE_MAX };
 }
 
 void kv_stream_break(struct kv_stream_writer *w)
@@ -84,8 +84,8 @@ void kv_stream_break(struct kv_stream_writer *w)
 }
 
 /* Makes the open frame longer by `bytes`, or opens one whose payload begins with `fixed` bytes. */
-static void grow_frame(struct kv_stream_writer *w, enum kv_frame_type type, uint32_t endpoint, size_t fixed,
-                       size_t bytes)
+static void grow_frame(struct kv_stream_writer *w, enum kv_frame_type type, uint32_t endpoint,
+                       size_t fixed, size_t bytes)
 {
     uint8_t *len;
     size_t payload;
@@ -107,7 +107,8 @@ static void grow_frame(struct kv_stream_writer *w, enum kv_frame_type type, uint
         put_le(w->b, endpoint, (unsigned)fixed);
 }
 
-void kv_stream_key(struct kv_stream_writer *w, enum kv_frame_type type, uint32_t endpoint, uint64_t key)
+void kv_stream_key(struct kv_stream_writer *w, enum kv_frame_type type, uint32_t endpoint,
+                   uint64_t key)
 {
     grow_frame(w, type, endpoint, 4, KEY_BYTES);
     put_le(w->b, key, KEY_BYTES);
@@ -177,7 +178,8 @@ static bool parse(struct kv_frame *f, struct str p)
         f->address = str_sub(p, 6, n);
         f->model = str_sub(p, 6 + n, SIZE_MAX);
         return true;
-    case KV_FRAME_PAIRS: return split_items(f, p, PAIR_BYTES);
+    case KV_FRAME_PAIRS:
+        return split_items(f, p, PAIR_BYTES);
     case KV_FRAME_ADD:
     case KV_FRAME_DEL:
         if (p.n < 4)
@@ -196,7 +198,8 @@ static bool parse(struct kv_frame *f, struct str p)
 }
 
 /* One frame at the front of `in`: *used is its size, 0 when it is not all there. */
-static int one_frame(struct str in, size_t *used, int (*on_frame)(void *ctx, const struct kv_frame *f), void *ctx)
+static int one_frame(struct str in, size_t *used,
+                     int (*on_frame)(void *ctx, const struct kv_frame *f), void *ctx)
 {
     struct kv_frame f = { 0 };
     size_t payload;

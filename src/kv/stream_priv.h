@@ -10,12 +10,12 @@
 #include "base/err.h"
 #include "codec/blockkey.h"
 
-#define KV_STREAM_PATH "/v1/index/stream"
-#define KV_STREAM_TYPE "application/vnd.llmd.index-stream"
-#define KV_STREAM_VERSION 1
-#define KV_STREAM_HEAD_BYTES 8
+#define KV_STREAM_PATH        "/v1/index/stream"
+#define KV_STREAM_TYPE        "application/vnd.llmd.index-stream"
+#define KV_STREAM_VERSION     1
+#define KV_STREAM_HEAD_BYTES  8
 #define KV_STREAM_PAYLOAD_MAX 65536
-#define KV_STREAM_BEAT_MS 1000
+#define KV_STREAM_BEAT_MS     1000
 
 enum kv_frame_type {
     KV_FRAME_HELLO = 1, /* first: version, block size, hash, seed, ceiling */
@@ -23,9 +23,9 @@ enum kv_frame_type {
     KV_FRAME_PAIRS,     /* snapshot: (endpoint, key) ... */
     KV_FRAME_ADD,       /* endpoint, keys */
     KV_FRAME_DEL,
-    KV_FRAME_CLEAR,     /* endpoint */
-    KV_FRAME_READY,     /* the snapshot is complete: number of pairs */
-    KV_FRAME_BEAT       /* every second: number of pairs */
+    KV_FRAME_CLEAR, /* endpoint */
+    KV_FRAME_READY, /* the snapshot is complete: number of pairs */
+    KV_FRAME_BEAT   /* every second: number of pairs */
 };
 
 struct kv_frame {
@@ -38,8 +38,8 @@ struct kv_frame {
     uint32_t count;
 };
 
-uint64_t kv_frame_key(const struct kv_frame *f, uint32_t i);                         /* ADD, DEL */
-uint64_t kv_frame_pair(const struct kv_frame *f, uint32_t i, uint32_t *endpoint);    /* PAIRS */
+uint64_t kv_frame_key(const struct kv_frame *f, uint32_t i);                      /* ADD, DEL */
+uint64_t kv_frame_pair(const struct kv_frame *f, uint32_t i, uint32_t *endpoint); /* PAIRS */
 
 void kv_stream_hello(struct buf *b, uint32_t block_tokens, enum index_hash hash, struct str seed,
                      uint64_t blocks_max);
@@ -57,7 +57,8 @@ struct kv_stream_writer {
 void kv_stream_writer_init(struct kv_stream_writer *w, struct buf *b);
 /* After anything else was appended to b, or b was emptied. */
 void kv_stream_break(struct kv_stream_writer *w);
-void kv_stream_key(struct kv_stream_writer *w, enum kv_frame_type type, uint32_t endpoint, uint64_t key);
+void kv_stream_key(struct kv_stream_writer *w, enum kv_frame_type type, uint32_t endpoint,
+                   uint64_t key);
 void kv_stream_pair(struct kv_stream_writer *w, uint32_t endpoint, uint64_t key);
 
 struct kv_stream_reader {

@@ -11,7 +11,8 @@
 
 static size_t tail_of(size_t cap)
 {
-    return 16 + cap / 128; /* where clusters of the last homes run out; a rebuild when it is short */
+    return 16 +
+           cap / 128; /* where clusters of the last homes run out; a rebuild when it is short */
 }
 
 /* Moves everything to a table of at least cap homes. */
@@ -50,7 +51,7 @@ static bool rebuild(struct kv_table *t, size_t cap)
 void kv_table_fini(struct kv_table *t)
 {
     mem_free(t->e);
-    *t = (struct kv_table){ .shift = t->shift };
+    *t = (struct kv_table) { .shift = t->shift };
 }
 
 struct kv_entry *kv_table_put(struct kv_table *t, uint64_t hash, bool *is_new)
@@ -77,7 +78,7 @@ struct kv_entry *kv_table_put(struct kv_table *t, uint64_t hash, bool *is_new)
             return NULL;
     }
     memmove(&t->e[i + 1], &t->e[i], (gap - i) * sizeof(*t->e));
-    t->e[i] = (struct kv_entry){ hash, 0 };
+    t->e[i] = (struct kv_entry) { hash, 0 };
     t->count++;
     *is_new = true;
     return &t->e[i];
@@ -101,7 +102,8 @@ void kv_table_trim(struct kv_table *t)
     if (t->count == 0)
         kv_table_fini(t);
     else if (t->count < t->cap / 4)
-        (void)rebuild(t, MAX(t->count + t->count / 4, (size_t)CAP_MIN)); /* refused: stays as it is */
+        (void)rebuild(t,
+                      MAX(t->count + t->count / 4, (size_t)CAP_MIN)); /* refused: stays as it is */
 }
 
 size_t kv_table_bytes(const struct kv_table *t)

@@ -27,8 +27,8 @@ struct kv_entry {
 /* A zeroed table is empty and valid. */
 struct kv_table {
     struct kv_entry *e;
-    size_t cap;     /* range of homes */
-    size_t alloc;   /* cap and a tail; e[alloc] is always unused */
+    size_t cap;   /* range of homes */
+    size_t alloc; /* cap and a tail; e[alloc] is always unused */
     size_t count;
     unsigned shift; /* leading bits of the hash that all entries share */
 };

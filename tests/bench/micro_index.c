@@ -3,8 +3,8 @@
  *   micro_index [MILLIONS of pairs, default 4]
  *
  * One thread; seconds are those of its CPU (the two short ones: the best of some
- * by the clock), so a busy machine blurs them less.  "events" are whole batches of 16 blocks as bytes: decoded, hashed, stored.  A look-up
- * is one key of a prompt of 64 blocks. */
+ * by the clock), so a busy machine blurs them less.  "events" are whole batches of 16 blocks as
+ * bytes: decoded, hashed, stored.  A look-up is one key of a prompt of 64 blocks. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/clock.h"
@@ -16,9 +16,9 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#define CHAIN 16
+#define CHAIN  16
 #define PROMPT 64
-#define EPS 16
+#define EPS    16
 
 /* CPU time of this thread. */
 static uint64_t cpu_us(void)
@@ -50,19 +50,25 @@ static void encode_chain(struct buf *out, uint64_t c, struct rng *r)
 {
     uint32_t tokens[CHAIN * 16];
     uint64_t hashes[CHAIN];
-    struct kv_event ev = { .kind = KV_STORED, .hashes = hashes, .hash_count = CHAIN, .tokens = tokens,
-                           .token_count = CHAIN * 16, .block_size = 16, .medium = STR("GPU") };
+    struct kv_event ev = { .kind = KV_STORED,
+                           .hashes = hashes,
+                           .hash_count = CHAIN,
+                           .tokens = tokens,
+                           .token_count = CHAIN * 16,
+                           .block_size = 16,
+                           .medium = STR("GPU") };
 
     for (size_t i = 0; i < COUNT(tokens); i++)
         tokens[i] = (uint32_t)rng_below(r, 128000);
     for (uint64_t i = 0; i < CHAIN; i++)
         hashes[i] = rng_u64(r) ^ c;
-    kv_batch_encode(out, &(struct kv_batch){ .ts = 1, .events = &ev, .count = 1 });
+    kv_batch_encode(out, &(struct kv_batch) { .ts = 1, .events = &ev, .count = 1 });
 }
 
 static void events_and_bytes(uint64_t pairs)
 {
-    struct kv_index *x = kv_index_new(&(struct kv_index_opts){ .block_tokens = 16, .blocks_max = pairs * 2 });
+    struct kv_index *x =
+        kv_index_new(&(struct kv_index_opts) { .block_tokens = 16, .blocks_max = pairs * 2 });
     struct arena a;
     struct buf b;
     struct rng r;
@@ -90,16 +96,18 @@ static void events_and_bytes(uint64_t pairs)
         for (uint32_t i = 0; i < n; i++) {
             struct kv_batch batch;
 
-            ASSERT(kv_batch_decode(&a, (struct str){ b.p + at[i], at[i + 1] - at[i] }, &batch, &e) == 0);
+            ASSERT(kv_batch_decode(&a, (struct str) { b.p + at[i], at[i + 1] - at[i] }, &batch,
+                                   &e) == 0);
             kv_index_apply(x, (uint32_t)((c + i) % EPS), &batch, NULL);
             arena_fini(&a);
         }
         took += cpu_us() - start;
         c += n;
     }
-    printf("store     %8.2f M block events/s, decoding included, %llu pairs, %.1f bytes a pair with its handle\n",
-           (double)kv_index_total(x) / (double)took,
-           (unsigned long long)kv_index_total(x), (double)(kv_index_bytes(x) - base) / (double)kv_index_total(x));
+    printf("store     %8.2f M block events/s, decoding included, %llu pairs, %.1f bytes a pair "
+           "with its handle\n",
+           (double)kv_index_total(x) / (double)took, (unsigned long long)kv_index_total(x),
+           (double)(kv_index_bytes(x) - base) / (double)kv_index_total(x));
     mem_free(at);
     buf_fini(&b);
     kv_index_free(x);
@@ -107,7 +115,8 @@ static void events_and_bytes(uint64_t pairs)
 
 static void lookups(uint64_t pairs)
 {
-    struct kv_index *x = kv_index_new(&(struct kv_index_opts){ .block_tokens = 16, .blocks_max = pairs * 2 });
+    struct kv_index *x =
+        kv_index_new(&(struct kv_index_opts) { .block_tokens = 16, .blocks_max = pairs * 2 });
     uint64_t *keys = mem_alloc(pairs * sizeof(*keys)), start, done = 0;
     uint32_t matched[EPS];
     struct rng r;
@@ -133,7 +142,8 @@ static void lookups(uint64_t pairs)
            (double)kv_index_bytes(x) / (double)pairs);
     start = clock_ns();
     kv_index_clear(x, 0);
-    printf("clear     %8.2f us for %llu blocks\n", (double)(clock_ns() - start) / 1e3, (unsigned long long)pairs / EPS);
+    printf("clear     %8.2f us for %llu blocks\n", (double)(clock_ns() - start) / 1e3,
+           (unsigned long long)pairs / EPS);
     kv_index_free(x);
     mem_free(keys);
 }
@@ -141,7 +151,7 @@ static void lookups(uint64_t pairs)
 static void wide_score(void)
 {
     enum { KEYS = 3750, HOLDERS = 96, OTHERS = 1 << 20 };
-    struct kv_index *x = kv_index_new(&(struct kv_index_opts){ .block_tokens = 16 });
+    struct kv_index *x = kv_index_new(&(struct kv_index_opts) { .block_tokens = 16 });
     uint64_t *keys = mem_alloc(KEYS * sizeof(*keys)), start;
     uint32_t matched[HOLDERS];
     size_t base;
@@ -186,8 +196,11 @@ static void json_speed(void)
     buf_init(&b, (size_t)1 << 24);
     buf_z(&b, "{\"model\":\"m\",\"messages\":[");
     for (int i = 0; i < 200; i++)
-        buf_f(&b, "%s{\"role\":\"user\",\"content\":\"The %dth message, which says \\\"something\\\" of ordinary length,\\n"
-                  "on two lines and with a few plain words more to it than the shortest have.\"}", i != 0 ? "," : "", i);
+        buf_f(&b,
+              "%s{\"role\":\"user\",\"content\":\"The %dth message, which says \\\"something\\\" "
+              "of ordinary length,\\n"
+              "on two lines and with a few plain words more to it than the shortest have.\"}",
+              i != 0 ? "," : "", i);
     buf_z(&b, "],\"temperature\":0.7,\"stream\":true}");
     start = cpu_us();
     while (seconds_since(start) < 1)
@@ -197,7 +210,8 @@ static void json_speed(void)
             arena_fini(&a);
             bytes += b.len;
         }
-    printf("json      %8.2f GB/s of chat bodies (%zu bytes)\n", (double)bytes / seconds_since(start) / 1e9, b.len);
+    printf("json      %8.2f GB/s of chat bodies (%zu bytes)\n",
+           (double)bytes / seconds_since(start) / 1e9, b.len);
     buf_fini(&b);
 }
 

@@ -20,7 +20,8 @@ static int note(void *ctx, const struct kv_frame *f)
     s->sum += hash_xxh64(f->address.p, f->address.n) + hash_xxh64(f->model.p, f->model.n) +
               hash_xxh64(f->seed.p, f->seed.n);
     for (uint32_t i = 0; i < f->count; i++) {
-        s->sum = s->sum * 31 + (f->type == KV_FRAME_PAIRS ? kv_frame_pair(f, i, &endpoint) : kv_frame_key(f, i));
+        s->sum = s->sum * 31 +
+                 (f->type == KV_FRAME_PAIRS ? kv_frame_pair(f, i, &endpoint) : kv_frame_key(f, i));
         s->sum += endpoint;
     }
     return 0;

@@ -12,9 +12,13 @@ static void copy_value(struct json_w *w, const struct json *j)
     double d;
 
     switch (j->type) {
-    case JSON_NULL: json_w_null(w); break;
+    case JSON_NULL:
+        json_w_null(w);
+        break;
     case JSON_FALSE:
-    case JSON_TRUE: json_w_bool(w, j->type == JSON_TRUE); break;
+    case JSON_TRUE:
+        json_w_bool(w, j->type == JSON_TRUE);
+        break;
     case JSON_NUMBER:
         (void)json_f64(j, &d);
         json_w_raw(w, j->text);
@@ -44,8 +48,10 @@ static void same(const struct json *a, const struct json *b, const uint8_t *data
 {
     uint32_t n = 0;
 
-    ASSERT(a->type == b->type && a->count == b->count && str_eq(a->text, b->text) && str_eq(a->key, b->key));
-    ASSERT(a->span.p >= (const char *)data && a->span.p + a->span.n <= (const char *)data + size && a->span.n != 0);
+    ASSERT(a->type == b->type && a->count == b->count && str_eq(a->text, b->text) &&
+           str_eq(a->key, b->key));
+    ASSERT(a->span.p >= (const char *)data && a->span.p + a->span.n <= (const char *)data + size &&
+           a->span.n != 0);
     for (const struct json *x = a->first, *y = b->first; x != NULL; x = x->next, y = y->next, n++)
         same(x, y, data, size);
     ASSERT(n == a->count);
@@ -62,9 +68,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     arena_init(&a, (size_t)64 << 20);
     buf_init(&b, (size_t)64 << 20);
-    if (json_parse(&a, (struct str){ (const char *)data, size }, &strict, &j, &e) == 0)
+    if (json_parse(&a, (struct str) { (const char *)data, size }, &strict, &j, &e) == 0)
         ASSERT(j != NULL);
-    if (json_parse(&a, (struct str){ (const char *)data, size }, NULL, &j, &e) == 0) {
+    if (json_parse(&a, (struct str) { (const char *)data, size }, NULL, &j, &e) == 0) {
         json_w_init(&w, &b);
         copy_value(&w, j);
         ASSERT(!b.failed);
@@ -72,8 +78,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         same(j, again, data, size);
     }
     buf_reset(&b);
-    ASSERT(utf8_lossy(&b, (struct str){ (const char *)data, size }) && utf8_valid(buf_view(&b)));
-    ASSERT(utf8_complete((struct str){ (const char *)data, size }) <= size);
+    ASSERT(utf8_lossy(&b, (struct str) { (const char *)data, size }) && utf8_valid(buf_view(&b)));
+    ASSERT(utf8_complete((struct str) { (const char *)data, size }) <= size);
     buf_fini(&b);
     arena_fini(&a);
     return 0;

@@ -35,15 +35,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     arena_init(&a, (size_t)16 << 20);
     buf_init(&out, (size_t)16 << 20);
-    ASSERT(kv_index_endpoint(x, STR("e"), STR("m"), &id) == 0 && kv_index_endpoint(copy, STR("e"), STR("m"), &id) == 0);
-    kv_index_set_watch(x, &(struct kv_index_watch){ on_add, on_del, on_clear, copy });
-    if (kv_batch_decode(&a, (struct str){ (const char *)data, size }, &b, &e) == 0) {
+    ASSERT(kv_index_endpoint(x, STR("e"), STR("m"), &id) == 0 &&
+           kv_index_endpoint(copy, STR("e"), STR("m"), &id) == 0);
+    kv_index_set_watch(x, &(struct kv_index_watch) { on_add, on_del, on_clear, copy });
+    if (kv_batch_decode(&a, (struct str) { (const char *)data, size }, &b, &e) == 0) {
         for (int i = 0; i < 2; i++) {
             kv_index_apply(x, id, &b, &s);
             ASSERT(kv_index_total(x) <= o.blocks_max && kv_index_total(x) == kv_index_total(copy));
         }
         kv_batch_encode(&out, &b);
-        ASSERT(out.failed || kv_batch_decode(&a, buf_view(&out), &again, &e) != 0 || again.count == b.count);
+        ASSERT(out.failed || kv_batch_decode(&a, buf_view(&out), &again, &e) != 0 ||
+               again.count == b.count);
     }
     buf_fini(&out);
     arena_fini(&a);

@@ -1,5 +1,6 @@
 /* Block keys against vectors made with Python's cbor2 and hashlib and Go's fxamacker/cbor and
- * cespare/xxhash (the project's kv-cache page, 2.3 and 2.4), and the plain hashes against their RFCs. */
+ * cespare/xxhash (the project's kv-cache page, 2.3 and 2.4), and the plain hashes against their
+ * RFCs. */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,12 +26,16 @@ static void hex_is(const uint8_t *p, size_t n, const char *want)
 
 static void worker_chain_is_vllms_sha256_cbor(void **state)
 {
-    static const struct { const char *seed, *root, *block[3]; } cases[] = {
-        { "0", "4e1195df020de59e0d65a33a4279f1183e7ae4e5d980e309f8b55adff2e61c3e",
+    static const struct {
+        const char *seed, *root, *block[3];
+    } cases[] = {
+        { "0",
+          "4e1195df020de59e0d65a33a4279f1183e7ae4e5d980e309f8b55adff2e61c3e",
           { "202da172482d928bbc42ab25b0151e2b895f13f41002e27b2ceabcfae6d332ea",
             "4a0a393805c6d2f0ed831000d41bb65980336c4c04895d5e26470bbec927f5bf",
             "7db7c8652c5c4a69d8f91e08e8decadf88d48c3339d35aad480a8718e6d0b0b5" } },
-        { "42", "9fa6eb003f14425eb9c8e6baacfbcaab26257357b829c7bfa74ffcc4f31c1780",
+        { "42",
+          "9fa6eb003f14425eb9c8e6baacfbcaab26257357b829c7bfa74ffcc4f31c1780",
           { "476e88fb0c175c0b4ef0343e158b5157c2ac537d37d97830e235fcc84bc5706d",
             "9c89b9f2af12de95c90eb76195371e73760b4df4aa7617587856ae50e4ba5af8",
             "5d48eefea020fe9b680c9af6d2a67cb0ab2b3761256ebb1e30f58aa6fe22374b" } },
@@ -62,11 +67,20 @@ static void worker_chain_is_vllms_sha256_cbor(void **state)
 static void worker_extras_enter_in_order(void **state)
 {
     static const uint32_t tokens[4] = { 0, 23, 24, 255 };
-    const struct { size_t n; struct blockkey_extra x[3]; const char *hash; } cases[] = {
+    const struct {
+        size_t n;
+        struct blockkey_extra x[3];
+        const char *hash;
+    } cases[] = {
         { 0, { { STR_NONE } }, "ca90027d467f8ae0c02e71aa4eff29f116d1b74ca16446a60ab640f53e976f43" },
-        { 1, { { STR("sql-lora") } }, "8e213161033c2c0ac7dd4750be4d779b6d5a4ebb57f14ea69cc21826a42500ac" },
-        { 1, { { STR("salt-1") } }, "96ab7569462598269e40e32a2c93f1295dcc2f577b72a266e587191d6e94870b" },
-        { 3, { { STR("sql-lora") }, { STR("img-aaaa") }, { STR("salt-1") } },
+        { 1,
+          { { STR("sql-lora") } },
+          "8e213161033c2c0ac7dd4750be4d779b6d5a4ebb57f14ea69cc21826a42500ac" },
+        { 1,
+          { { STR("salt-1") } },
+          "96ab7569462598269e40e32a2c93f1295dcc2f577b72a266e587191d6e94870b" },
+        { 3,
+          { { STR("sql-lora") }, { STR("img-aaaa") }, { STR("salt-1") } },
           "c45ce5e30ac668c12f444d47ff3c97dcd0586ce33cf7c9747e54d3b6c175b950" },
     };
     struct blockkey root, k;
@@ -81,11 +95,27 @@ static void worker_extras_enter_in_order(void **state)
 
 static void index_chain_is_llm_ds(void **state)
 {
-    static const struct { enum index_hash h; const char *seed; uint64_t root, block[3]; } cases[] = {
-        { INDEX_HASH_CBOR_FNV, "", 0x9ae110ccacd232c8, { 0x0522c55f25cf0ae8, 0x45540f6612f835e4, 0x9faaeac7973eb762 } },
-        { INDEX_HASH_CBOR_FNV, "42", 0x7fdf8ea5c9b70121, { 0x65c853ba8ac40d68, 0x826652d21baa7eae, 0xc000fb216676775c } },
-        { INDEX_HASH_XXH64, "", 0xcee0ff3534bfff6a, { 0x125d06a941f85264, 0x1a1bf4da6c23a668, 0xb6ca6dcb03da9ec9 } },
-        { INDEX_HASH_XXH64, "42", 0xda5aa4ce646de549, { 0x63efefc1553e0771, 0x56e6b195656f277d, 0xbfba1f2f05c818da } },
+    static const struct {
+        enum index_hash h;
+        const char *seed;
+        uint64_t root, block[3];
+    } cases[] = {
+        { INDEX_HASH_CBOR_FNV,
+          "",
+          0x9ae110ccacd232c8,
+          { 0x0522c55f25cf0ae8, 0x45540f6612f835e4, 0x9faaeac7973eb762 } },
+        { INDEX_HASH_CBOR_FNV,
+          "42",
+          0x7fdf8ea5c9b70121,
+          { 0x65c853ba8ac40d68, 0x826652d21baa7eae, 0xc000fb216676775c } },
+        { INDEX_HASH_XXH64,
+          "",
+          0xcee0ff3534bfff6a,
+          { 0x125d06a941f85264, 0x1a1bf4da6c23a668, 0xb6ca6dcb03da9ec9 } },
+        { INDEX_HASH_XXH64,
+          "42",
+          0xda5aa4ce646de549,
+          { 0x63efefc1553e0771, 0x56e6b195656f277d, 0xbfba1f2f05c818da } },
     };
     uint32_t tokens[64];
 
@@ -101,15 +131,19 @@ static void index_chain_is_llm_ds(void **state)
             assert_true(k == cases[i].block[n]);
         }
         if (i == 0) {
-            assert_true(indexkey_next(cases[i].h, k, tokens + 48, 16, NULL, 0) == 0x94905fdcf032ce6b);
-            assert_true(indexkey_next(cases[i].h, cases[i].root, tokens, 64, NULL, 0) == 0xdac25acb6bbccc80);
+            assert_true(indexkey_next(cases[i].h, k, tokens + 48, 16, NULL, 0) ==
+                        0x94905fdcf032ce6b);
+            assert_true(indexkey_next(cases[i].h, cases[i].root, tokens, 64, NULL, 0) ==
+                        0xdac25acb6bbccc80);
         }
     }
 }
 
 static void index_keys_cover_every_integer_head_and_extras(void **state)
 {
-    static const uint32_t tokens[3][4] = { { 0, 23, 24, 255 }, { 256, 65535, 65536, 151645 }, { 1, 2, 3, 4294967295 } };
+    static const uint32_t tokens[3][4] = { { 0, 23, 24, 255 },
+                                           { 256, 65535, 65536, 151645 },
+                                           { 1, 2, 3, 4294967295 } };
     static const uint64_t want[2][4] = {
         { 0xc90cbf5421a4994b, 0x18b5e7511cf764de, 0xb9387d26758a33fb, 0x0be3fd4567623a6b },
         { 0x9ddb2db69f3f452c, 0x8fac1f139f448ae9, 0x6c54f7aa5fb7f487, 0xb57ba5d7171de8bd },
@@ -156,9 +190,10 @@ static void long_blocks_hash_as_their_bytes_do(void **state)
     (void)state;
     for (uint32_t i = 0; i < TOKENS; i++)
         tokens[i] = 100000 + i;
-    memcpy(p, &(uint64_t){ 7 }, 8);
+    memcpy(p, &(uint64_t) { 7 }, 8);
     memcpy(p + 8, tokens, TOKENS * 4);
-    assert_true(indexkey_next(INDEX_HASH_XXH64, 7, tokens, TOKENS, NULL, 0) == hash_xxh64(flat, 8 + TOKENS * 4));
+    assert_true(indexkey_next(INDEX_HASH_XXH64, 7, tokens, TOKENS, NULL, 0) ==
+                hash_xxh64(flat, 8 + TOKENS * 4));
     blockkey_root(STR("0"), &root);
     mem_free(flat);
     flat = p = mem_alloc(64 + TOKENS * 5);
@@ -214,7 +249,9 @@ static void crc_is_the_same_in_pieces_and_without_the_instruction(void **state)
             uint32_t whole = hash_crc32c(0, bytes + off, n);
 
             assert_int_equal(hash_crc32c_portable(0, bytes + off, n), whole);
-            assert_int_equal(hash_crc32c(hash_crc32c(0, bytes + off, n / 3), bytes + off + n / 3, n - n / 3), whole);
+            assert_int_equal(
+                hash_crc32c(hash_crc32c(0, bytes + off, n / 3), bytes + off + n / 3, n - n / 3),
+                whole);
         }
 }
 

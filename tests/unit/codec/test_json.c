@@ -15,7 +15,10 @@
 #include <string.h>
 
 /* STR() for static tables. */
-#define LIT(z) { (z), sizeof(z) - 1 }
+#define LIT(z)                                                                                     \
+    {                                                                                              \
+        (z), sizeof(z) - 1                                                                         \
+    }
 #define ARENA_BYTES ((size_t)64 << 20)
 
 static int parse_n(struct str src, const struct json_limits *lim)
@@ -34,26 +37,103 @@ static int parse_n(struct str src, const struct json_limits *lim)
 }
 
 static const struct str good[] = {
-    LIT("null"), LIT(" true "), LIT("\t\r\n false\n"), LIT("0"), LIT("-0"), LIT("-0.0e-0"), LIT("1E+2"),
-    LIT("123456789012345678901234567890"), LIT("1.5e300"), LIT("1e400"), LIT("\"\""), LIT("[]"), LIT("{}"),
-    LIT("[ ]"), LIT("{ }"), LIT("[1 , 2,\n3]"), LIT("[[],{},[[]]]"), LIT("{\"a\":{\"b\":[]} ,\"\":0}"),
-    LIT("{\"a\":1,\"a\":2}"), LIT("\"\\u0000\\u001f\\uD83D\\uDE00\\/\\b\\f\""), LIT("\"\x7f\""),
-    LIT("\"\xf0\x9f\x98\x80 \xc3\xa9 \xef\xbf\xbf\""), LIT("\"\xe2\x80\xa8\""), LIT("\"\\u0041\""),
+    LIT("null"),
+    LIT(" true "),
+    LIT("\t\r\n false\n"),
+    LIT("0"),
+    LIT("-0"),
+    LIT("-0.0e-0"),
+    LIT("1E+2"),
+    LIT("123456789012345678901234567890"),
+    LIT("1.5e300"),
+    LIT("1e400"),
+    LIT("\"\""),
+    LIT("[]"),
+    LIT("{}"),
+    LIT("[ ]"),
+    LIT("{ }"),
+    LIT("[1 , 2,\n3]"),
+    LIT("[[],{},[[]]]"),
+    LIT("{\"a\":{\"b\":[]} ,\"\":0}"),
+    LIT("{\"a\":1,\"a\":2}"),
+    LIT("\"\\u0000\\u001f\\uD83D\\uDE00\\/\\b\\f\""),
+    LIT("\"\x7f\""),
+    LIT("\"\xf0\x9f\x98\x80 \xc3\xa9 \xef\xbf\xbf\""),
+    LIT("\"\xe2\x80\xa8\""),
+    LIT("\"\\u0041\""),
     LIT("\"0123456789abcdef0123456789abcdef\\\"0123456789abcdef\""),
 };
 
 static const struct str bad[] = {
-    LIT(""), LIT(" "), LIT("nul"), LIT("nulll"), LIT("True"), LIT("NaN"), LIT("Infinity"), LIT("-Infinity"),
-    LIT("01"), LIT("-01"), LIT("+1"), LIT(".5"), LIT("1."), LIT("1.e1"), LIT("1e"), LIT("1e+"), LIT("-"),
-    LIT("0x10"), LIT("1 2"), LIT("[1,]"), LIT("[,1]"), LIT("[1 2]"), LIT("[1"), LIT("]"), LIT("[1}"),
-    LIT("{\"a\":1,}"), LIT("{a:1}"), LIT("{\"a\" 1}"), LIT("{\"a\":}"), LIT("{1:1}"), LIT("{\"a\":1"),
-    LIT("{\"a\"}"), LIT("{,}"), LIT("{]"), LIT("'a'"), LIT("\"a"), LIT("\""), LIT("\"\\\""), LIT("\"\\x41\""),
-    LIT("\"\\u12\""), LIT("\"\\u123g\""), LIT("\"\\ud800\""), LIT("\"\\udc00\\ud800\""), LIT("\"\\ud800\\u0041\""),
-    LIT("\"\\uD83Dx\""), LIT("\"\n\""), LIT("\"\t\""), LIT("\"\0\""), LIT("\"\x80\""), LIT("\"\xc0\xaf\""),
-    LIT("\"\xc1\xbf\""), LIT("\"\xe0\x9f\xbf\""), LIT("\"\xed\xa0\x80\""), LIT("\"\xf0\x8f\xbf\xbf\""),
-    LIT("\"\xf4\x90\x80\x80\""), LIT("\"\xf5\x80\x80\x80\""), LIT("\"\xc3\""), LIT("\"\xe2\x82\""),
-    LIT("\"\xc3\\u0041\""), LIT("\"\\\xc3\xa9\""), LIT("\xef\xbb\xbf{}"), LIT("[1]x"), LIT("// c\n1"),
-    LIT("/**/1"), LIT("[1,\v2]"), LIT("[\xc2\xa0]"), LIT("{\"a\":1}}"), LIT("\"\\\n\""), LIT("nu\0l"),
+    LIT(""),
+    LIT(" "),
+    LIT("nul"),
+    LIT("nulll"),
+    LIT("True"),
+    LIT("NaN"),
+    LIT("Infinity"),
+    LIT("-Infinity"),
+    LIT("01"),
+    LIT("-01"),
+    LIT("+1"),
+    LIT(".5"),
+    LIT("1."),
+    LIT("1.e1"),
+    LIT("1e"),
+    LIT("1e+"),
+    LIT("-"),
+    LIT("0x10"),
+    LIT("1 2"),
+    LIT("[1,]"),
+    LIT("[,1]"),
+    LIT("[1 2]"),
+    LIT("[1"),
+    LIT("]"),
+    LIT("[1}"),
+    LIT("{\"a\":1,}"),
+    LIT("{a:1}"),
+    LIT("{\"a\" 1}"),
+    LIT("{\"a\":}"),
+    LIT("{1:1}"),
+    LIT("{\"a\":1"),
+    LIT("{\"a\"}"),
+    LIT("{,}"),
+    LIT("{]"),
+    LIT("'a'"),
+    LIT("\"a"),
+    LIT("\""),
+    LIT("\"\\\""),
+    LIT("\"\\x41\""),
+    LIT("\"\\u12\""),
+    LIT("\"\\u123g\""),
+    LIT("\"\\ud800\""),
+    LIT("\"\\udc00\\ud800\""),
+    LIT("\"\\ud800\\u0041\""),
+    LIT("\"\\uD83Dx\""),
+    LIT("\"\n\""),
+    LIT("\"\t\""),
+    LIT("\"\0\""),
+    LIT("\"\x80\""),
+    LIT("\"\xc0\xaf\""),
+    LIT("\"\xc1\xbf\""),
+    LIT("\"\xe0\x9f\xbf\""),
+    LIT("\"\xed\xa0\x80\""),
+    LIT("\"\xf0\x8f\xbf\xbf\""),
+    LIT("\"\xf4\x90\x80\x80\""),
+    LIT("\"\xf5\x80\x80\x80\""),
+    LIT("\"\xc3\""),
+    LIT("\"\xe2\x82\""),
+    LIT("\"\xc3\\u0041\""),
+    LIT("\"\\\xc3\xa9\""),
+    LIT("\xef\xbb\xbf{}"),
+    LIT("[1]x"),
+    LIT("// c\n1"),
+    LIT("/**/1"),
+    LIT("[1,\v2]"),
+    LIT("[\xc2\xa0]"),
+    LIT("{\"a\":1}}"),
+    LIT("\"\\\n\""),
+    LIT("nu\0l"),
 };
 
 static void rfc_8259_decides_what_is_json(void **state)
@@ -70,14 +150,16 @@ static void rfc_8259_decides_what_is_json(void **state)
 /* Every byte string is exact-sized on the heap, so a sanitizer sees a read past its end. */
 static void a_document_cut_short_is_refused_and_never_overread(void **state)
 {
-    static const char doc[] = "{\"m\":[{\"role\":\"u\\u00e9\\n\",\"n\":-12.5e3},true,null],\"s\":\"\xf0\x9f\x98\x80"
-                              "0123456789abcdef0123\"}";
+    static const char doc[] =
+        "{\"m\":[{\"role\":\"u\\u00e9\\n\",\"n\":-12.5e3},true,null],\"s\":\"\xf0\x9f\x98\x80"
+        "0123456789abcdef0123\"}";
 
     (void)state;
     for (size_t n = 0; n < sizeof(doc); n++) {
         char *copy = mem_dup(doc, n);
 
-        assert_int_equal(parse_n((struct str){ copy, n }, NULL), n == sizeof(doc) - 1 ? 0 : ERR_PARSE);
+        assert_int_equal(parse_n((struct str) { copy, n }, NULL),
+                         n == sizeof(doc) - 1 ? 0 : ERR_PARSE);
         mem_free(copy);
         if (n == sizeof(doc) - 1)
             break;
@@ -112,10 +194,16 @@ static void spans_are_the_bytes_of_each_value(void **state)
 
 static void escapes_decode_to_utf8(void **state)
 {
-    static const struct { const char *in; struct str out; } cases[] = {
+    static const struct {
+        const char *in;
+        struct str out;
+    } cases[] = {
         { "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"", LIT("\"\\/\b\f\n\r\t") },
         { "\"\\u0000\"", LIT("\0") },
-        { "\"a\\u00e9b\\u20ACc\\ud83d\\ude00d\"", LIT("a\xc3\xa9" "b\xe2\x82\xac" "c\xf0\x9f\x98\x80" "d") },
+        { "\"a\\u00e9b\\u20ACc\\ud83d\\ude00d\"", LIT("a\xc3\xa9"
+                                                      "b\xe2\x82\xac"
+                                                      "c\xf0\x9f\x98\x80"
+                                                      "d") },
         { "\"\\uFFFF\\u07ff\\u0800\"", LIT("\xef\xbf\xbf\xdf\xbf\xe0\xa0\x80") },
         { "\"\\udbff\\udfff\"", LIT("\xf4\x8f\xbf\xbf") },
     };
@@ -136,15 +224,24 @@ static void escapes_decode_to_utf8(void **state)
 
 static void integers_keep_all_64_bits_and_others_are_refused(void **state)
 {
-    static const struct { const char *in; bool is_i64; int64_t i; bool is_u64; uint64_t u; } cases[] = {
+    static const struct {
+        const char *in;
+        bool is_i64;
+        int64_t i;
+        bool is_u64;
+        uint64_t u;
+    } cases[] = {
         { "9223372036854775807", true, INT64_MAX, true, INT64_MAX },
         { "-9223372036854775808", true, INT64_MIN, false, 0 },
         { "9223372036854775808", false, 0, true, (uint64_t)INT64_MAX + 1 },
         { "18446744073709551615", false, 0, true, UINT64_MAX },
         { "18446744073709551616", false, 0, false, 0 },
         { "9007199254740993", true, 9007199254740993, true, 9007199254740993u },
-        { "1.0", false, 0, false, 0 }, { "1e3", false, 0, false, 0 }, { "\"1\"", false, 0, false, 0 },
-        { "true", false, 0, false, 0 }, { "-1", true, -1, false, 0 },
+        { "1.0", false, 0, false, 0 },
+        { "1e3", false, 0, false, 0 },
+        { "\"1\"", false, 0, false, 0 },
+        { "true", false, 0, false, 0 },
+        { "-1", true, -1, false, 0 },
     };
 
     (void)state;
@@ -197,12 +294,14 @@ static void every_limit_is_an_error_not_a_crash(void **state)
     for (int i = 0; i < 1000000; i++)
         buf_c(&b, '[');
     assert_int_equal(parse_n(buf_view(&b), NULL), ERR_LIMIT);
-    assert_int_equal(parse_n(buf_view(&b), &(struct json_limits){ .depth_max = UINT32_MAX }), ERR_LIMIT);
-    assert_int_equal(parse_n(STR("[[1]]"), &(struct json_limits){ .depth_max = 2 }), 0);
-    assert_int_equal(parse_n(STR("[[{}]]"), &(struct json_limits){ .depth_max = 2 }), ERR_LIMIT);
-    assert_int_equal(parse_n(STR("[1,2]"), &(struct json_limits){ .values_max = 3 }), 0);
-    assert_int_equal(parse_n(STR("[1,2,3]"), &(struct json_limits){ .values_max = 3 }), ERR_LIMIT);
-    assert_int_equal(parse_n(STR("{\"a\":1,\"b\":2}"), &(struct json_limits){ .members_max = 1 }), ERR_LIMIT);
+    assert_int_equal(parse_n(buf_view(&b), &(struct json_limits) { .depth_max = UINT32_MAX }),
+                     ERR_LIMIT);
+    assert_int_equal(parse_n(STR("[[1]]"), &(struct json_limits) { .depth_max = 2 }), 0);
+    assert_int_equal(parse_n(STR("[[{}]]"), &(struct json_limits) { .depth_max = 2 }), ERR_LIMIT);
+    assert_int_equal(parse_n(STR("[1,2]"), &(struct json_limits) { .values_max = 3 }), 0);
+    assert_int_equal(parse_n(STR("[1,2,3]"), &(struct json_limits) { .values_max = 3 }), ERR_LIMIT);
+    assert_int_equal(parse_n(STR("{\"a\":1,\"b\":2}"), &(struct json_limits) { .members_max = 1 }),
+                     ERR_LIMIT);
     arena_init(&a, 16 << 10);
     buf_reset(&b);
     buf_c(&b, '[');
@@ -249,7 +348,8 @@ static void an_error_says_line_and_column(void **state)
 
     (void)state;
     arena_init(&a, ARENA_BYTES);
-    assert_int_equal(json_parse(&a, STR("{\n  \"a\": 1,\n  \"b\": tru\n}"), NULL, &j, &e), ERR_PARSE);
+    assert_int_equal(json_parse(&a, STR("{\n  \"a\": 1,\n  \"b\": tru\n}"), NULL, &j, &e),
+                     ERR_PARSE);
     assert_non_null(strstr(e.msg, "line 3 column 8"));
     arena_fini(&a);
 }
@@ -286,11 +386,13 @@ static void the_writer_puts_commas_and_escapes(void **state)
     json_w_kobj(&w, "o");
     json_w_end(&w, '}');
     json_w_end(&w, '}');
-    assert_true(str_eqz(buf_view(&b),
-        "{\"a\":\"q\\\"\\\\\\b\\f\\n\\r\\t\\u0001\x7f/\xc3\xa9\",\"bad\":\"x\xef\xbf\xbd\xef\xbf\xbdy"
-        "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\",\"min\":-9223372036854775808,\"max\":18446744073709551615,"
-        "\"arr\":[0,{},[true,null],{\"r\":1}],\"f\":0.1,\"nan\":null,\"inf\":null,\"n\":null,\"t\":false,"
-        "\"raw\":[],\"o\":{}}"));
+    assert_true(str_eqz(buf_view(&b), "{\"a\":\"q\\\"\\\\\\b\\f\\n\\r\\t\\u0001\x7f/"
+                                      "\xc3\xa9\",\"bad\":\"x\xef\xbf\xbd\xef\xbf\xbdy"
+                                      "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\",\"min\":-"
+                                      "9223372036854775808,\"max\":18446744073709551615,"
+                                      "\"arr\":[0,{},[true,null],{\"r\":1}],\"f\":0.1,\"nan\":null,"
+                                      "\"inf\":null,\"n\":null,\"t\":false,"
+                                      "\"raw\":[],\"o\":{}}"));
     assert_int_equal(parse_n(buf_view(&b), NULL), 0);
     buf_reset(&b);
     json_w_init(&w, &b);
@@ -304,9 +406,17 @@ static void the_writer_puts_commas_and_escapes(void **state)
 
 static void a_written_double_reads_back_bit_for_bit(void **state)
 {
-    static const struct { double v; const char *z; } cases[] = {
-        { 0, "0" }, { 1, "1" }, { 0.1, "0.1" }, { 1e21, "1e+21" }, { 5e-324, "4.94065645841247e-324" },
-        { 1.7976931348623157e308, "1.7976931348623157e+308" }, { 0.30000000000000004, "0.30000000000000004" },
+    static const struct {
+        double v;
+        const char *z;
+    } cases[] = {
+        { 0, "0" },
+        { 1, "1" },
+        { 0.1, "0.1" },
+        { 1e21, "1e+21" },
+        { 5e-324, "4.94065645841247e-324" },
+        { 1.7976931348623157e308, "1.7976931348623157e+308" },
+        { 0.30000000000000004, "0.30000000000000004" },
         { 1767225600.5, "1767225600.5" },
     };
     struct rng r;

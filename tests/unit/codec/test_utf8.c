@@ -10,7 +10,10 @@
 #include "codec/utf8.h"
 #include <string.h>
 
-#define LIT(z) { (z), sizeof(z) - 1 }
+#define LIT(z)                                                                                     \
+    {                                                                                              \
+        (z), sizeof(z) - 1                                                                         \
+    }
 
 static void every_code_point_survives_a_round_trip(void **state)
 {
@@ -20,7 +23,7 @@ static void every_code_point_survives_a_round_trip(void **state)
         size_t n = utf8_put(c, cp), len;
         uint32_t want = cp >= 0xd800 && cp <= 0xdfff ? 0xfffd : cp;
 
-        if (utf8_next((struct str){ c, n }, &len) != want || len != n)
+        if (utf8_next((struct str) { c, n }, &len) != want || len != n)
             fail_msg("U+%04X", cp);
     }
 }
@@ -28,7 +31,10 @@ static void every_code_point_survives_a_round_trip(void **state)
 /* Expected texts are what Python's bytes.decode("utf-8", "replace") gave. */
 static void bad_bytes_are_replaced_as_python_does(void **state)
 {
-    static const struct { struct str in; const char *out; } cases[] = {
+    static const struct {
+        struct str in;
+        const char *out;
+    } cases[] = {
         { LIT(""), "" },
         { LIT("plain"), "plain" },
         { LIT("a\x80z"), "a\xef\xbf\xbdz" },
@@ -59,11 +65,26 @@ static void bad_bytes_are_replaced_as_python_does(void **state)
 
 static void complete_holds_back_only_a_character_that_may_still_come(void **state)
 {
-    static const struct { struct str in; size_t n; } cases[] = {
-        { LIT(""), 0 }, { LIT("ab"), 2 }, { LIT("a\xc3"), 1 }, { LIT("a\xc3\xa9"), 3 },
-        { LIT("a\xe2\x82"), 1 }, { LIT("a\xe2"), 1 }, { LIT("\xf0\x9f\x98"), 0 }, { LIT("\xf0\x9f\x98\x80"), 4 },
-        { LIT("a\x80"), 2 }, { LIT("\xed\xa0"), 2 }, { LIT("\xe0\x80"), 2 }, { LIT("\xff"), 1 },
-        { LIT("\x80\x80\x80\x80"), 4 }, { LIT("\xc3\xa9\xa9"), 3 }, { LIT("\xf4\x90"), 2 }, { LIT("\xc1"), 1 },
+    static const struct {
+        struct str in;
+        size_t n;
+    } cases[] = {
+        { LIT(""), 0 },
+        { LIT("ab"), 2 },
+        { LIT("a\xc3"), 1 },
+        { LIT("a\xc3\xa9"), 3 },
+        { LIT("a\xe2\x82"), 1 },
+        { LIT("a\xe2"), 1 },
+        { LIT("\xf0\x9f\x98"), 0 },
+        { LIT("\xf0\x9f\x98\x80"), 4 },
+        { LIT("a\x80"), 2 },
+        { LIT("\xed\xa0"), 2 },
+        { LIT("\xe0\x80"), 2 },
+        { LIT("\xff"), 1 },
+        { LIT("\x80\x80\x80\x80"), 4 },
+        { LIT("\xc3\xa9\xa9"), 3 },
+        { LIT("\xf4\x90"), 2 },
+        { LIT("\xc1"), 1 },
     };
 
     (void)state;

@@ -18,7 +18,8 @@
 
 static struct kv_index *index_new(uint32_t tokens, enum index_hash h, size_t blocks_max)
 {
-    return kv_index_new(&(struct kv_index_opts){ .block_tokens = tokens, .hash = h, .seed = "", .blocks_max = blocks_max });
+    return kv_index_new(&(struct kv_index_opts) {
+        .block_tokens = tokens, .hash = h, .seed = "", .blocks_max = blocks_max });
 }
 
 static uint32_t endpoint(struct kv_index *x, const char *address, const char *model)
@@ -33,7 +34,7 @@ static struct kv_apply_stats apply(struct kv_index *x, uint32_t ep, struct kv_ev
 {
     struct kv_apply_stats s;
 
-    kv_index_apply(x, ep, &(struct kv_batch){ .events = &ev, .count = 1 }, &s);
+    kv_index_apply(x, ep, &(struct kv_batch) { .events = &ev, .count = 1 }, &s);
     return s;
 }
 
@@ -45,8 +46,12 @@ static bool holds(const struct kv_index *x, uint32_t ep, uint64_t key)
     return matched[ep] == 1;
 }
 
-#define HASHES(...) .hashes = (const uint64_t[]){ __VA_ARGS__ }, .hash_count = COUNT(((const uint64_t[]){ __VA_ARGS__ }))
-#define TOKENS(...) .tokens = (const uint32_t[]){ __VA_ARGS__ }, .token_count = COUNT(((const uint32_t[]){ __VA_ARGS__ }))
+#define HASHES(...)                                                                                \
+    .hashes = (const uint64_t[]) { __VA_ARGS__ },                                                  \
+    .hash_count = COUNT(((const uint64_t[]) { __VA_ARGS__ }))
+#define TOKENS(...)                                                                                \
+    .tokens = (const uint32_t[]) { __VA_ARGS__ },                                                  \
+    .token_count = COUNT(((const uint32_t[]) { __VA_ARGS__ }))
 #define GPU .medium = STR("GPU")
 #define CPU .medium = STR("CPU")
 
@@ -60,25 +65,44 @@ static void published_events_give_published_keys(void **state)
 
     (void)state;
     /* F before its group is known: no effect. */
-    apply(x, p, (struct kv_event){ .kind = KV_STORED, HASHES(100), TOKENS(1, 2, 3, 4), .block_size = 4, GPU });
+    apply(x, p,
+          (struct kv_event) {
+              .kind = KV_STORED, HASHES(100), TOKENS(1, 2, 3, 4), .block_size = 4, GPU });
     assert_true(holds(x, p, key_b));
-    assert_int_equal(apply(x, p, (struct kv_event){ .kind = KV_REMOVED, HASHES(100), GPU, .has_group = true }).skipped, 1);
+    assert_int_equal(
+        apply(x, p, (struct kv_event) { .kind = KV_REMOVED, HASHES(100), GPU, .has_group = true })
+            .skipped,
+        1);
     assert_true(holds(x, p, key_b));
-    apply(x, p, (struct kv_event){ .kind = KV_STORED, HASHES(200), .has_parent = true, .parent = 100,
-                                   TOKENS(5, 6, 7, 151645), .block_size = 4, GPU, .lora_name = STR("sql-lora"),
-                                   .has_group = true, .kind_name = STR("full_attention"), .extras = &img, .extra_count = 1 });
+    apply(x, p,
+          (struct kv_event) { .kind = KV_STORED,
+                              HASHES(200),
+                              .has_parent = true,
+                              .parent = 100,
+                              TOKENS(5, 6, 7, 151645),
+                              .block_size = 4,
+                              GPU,
+                              .lora_name = STR("sql-lora"),
+                              .has_group = true,
+                              .kind_name = STR("full_attention"),
+                              .extras = &img,
+                              .extra_count = 1 });
     assert_true(holds(x, p, key_c));
     /* Now the group is known, and the removal is of another entry than the one without a group. */
-    assert_int_equal(apply(x, p, (struct kv_event){ .kind = KV_REMOVED, HASHES(100), GPU, .has_group = true }).removed, 0);
+    assert_int_equal(
+        apply(x, p, (struct kv_event) { .kind = KV_REMOVED, HASHES(100), GPU, .has_group = true })
+            .removed,
+        0);
     assert_true(holds(x, p, key_b));
     /* A tier more, a tier less. */
-    assert_int_equal(apply(x, p, (struct kv_event){ .kind = KV_STORED, HASHES(100), CPU }).stored, 1);
-    apply(x, p, (struct kv_event){ .kind = KV_REMOVED, HASHES(100), GPU });
+    assert_int_equal(apply(x, p, (struct kv_event) { .kind = KV_STORED, HASHES(100), CPU }).stored,
+                     1);
+    apply(x, p, (struct kv_event) { .kind = KV_REMOVED, HASHES(100), GPU });
     assert_true(holds(x, p, key_b));
-    apply(x, p, (struct kv_event){ .kind = KV_REMOVED, HASHES(100), CPU });
+    apply(x, p, (struct kv_event) { .kind = KV_REMOVED, HASHES(100), CPU });
     assert_false(holds(x, p, key_b));
     assert_true(holds(x, p, key_c));
-    apply(x, p, (struct kv_event){ .kind = KV_CLEARED });
+    apply(x, p, (struct kv_event) { .kind = KV_CLEARED });
     assert_false(holds(x, p, key_c));
     assert_int_equal(kv_index_total(x), 0);
     kv_index_free(x);
@@ -87,18 +111,24 @@ static void published_events_give_published_keys(void **state)
 static void lookups_make_the_keys_of_events(void **state)
 {
     struct kv_index *x = index_new(4, INDEX_HASH_CBOR_FNV, 0);
-    uint32_t a = endpoint(x, "a:1", "m"), tokens[11] = { 1, 2, 3, 4, 5, 6, 7, 151645, 9, 9, 9 }, matched[1];
+    uint32_t a = endpoint(x, "a:1", "m"), tokens[11] = { 1, 2, 3, 4, 5, 6, 7, 151645, 9, 9, 9 },
+             matched[1];
     uint64_t keys[2];
 
     (void)state;
-    assert_int_equal(kv_index_keys(x, STR("m"), STR_NONE, tokens, 11, keys), 2); /* full blocks only */
+    assert_int_equal(kv_index_keys(x, STR("m"), STR_NONE, tokens, 11, keys),
+                     2); /* full blocks only */
     assert_true(keys[0] == 0xcbd1586ecc3519c9 && keys[1] == 0x954f815584edd253);
     assert_int_equal(kv_index_keys(x, STR("m"), STR("salt-1"), tokens, 4, keys), 1);
     assert_true(keys[0] == 0x99ca306fdbe9be3b);
     assert_int_equal(kv_index_keys(x, STR("sql-lora"), STR_NONE, tokens, 4, keys), 1);
     assert_true(keys[0] == 0x321f1d60733ed67c);
     assert_int_equal(kv_index_keys(x, STR("m"), STR_NONE, tokens, 3, keys), 0);
-    apply(x, a, (struct kv_event){ .kind = KV_STORED, HASHES(1, 2), TOKENS(1, 2, 3, 4, 5, 6, 7, 151645), .block_size = 4 });
+    apply(x, a,
+          (struct kv_event) { .kind = KV_STORED,
+                              HASHES(1, 2),
+                              TOKENS(1, 2, 3, 4, 5, 6, 7, 151645),
+                              .block_size = 4 });
     kv_index_keys(x, STR("m"), STR_NONE, tokens, 11, keys);
     kv_index_match(x, keys, 2, matched, 1);
     assert_int_equal(matched[0], 2);
@@ -111,7 +141,9 @@ static void matching_counts_leading_blocks_only(void **state)
     uint32_t matched[5];
     const uint64_t keys[3] = { 11, 22, 33 };
     /* A all three, B the first two, C the first, D all but the first, E none. */
-    static const int has[5][3] = { { 1, 1, 1 }, { 1, 1, 0 }, { 1, 0, 1 }, { 0, 1, 1 }, { 0, 0, 0 } };
+    static const int has[5][3] = {
+        { 1, 1, 1 }, { 1, 1, 0 }, { 1, 0, 1 }, { 0, 1, 1 }, { 0, 0, 0 }
+    };
     static const uint32_t want[5] = { 3, 2, 1, 0, 0 };
 
     (void)state;
@@ -130,7 +162,7 @@ static void matching_counts_leading_blocks_only(void **state)
     assert_memory_equal(matched, want, sizeof(want));
     kv_index_match(x, keys, 0, matched, 5);
     assert_int_equal(matched[0], 0);
-    kv_index_match(x, (const uint64_t[]){ 11, 99, 33 }, 3, matched, 5);
+    kv_index_match(x, (const uint64_t[]) { 11, 99, 33 }, 3, matched, 5);
     assert_true(matched[0] == 1 && matched[1] == 1 && matched[2] == 1 && matched[3] == 0);
     kv_index_match(x, keys, 3, matched, 2); /* fewer asked for than there are */
     assert_true(matched[0] == 3 && matched[1] == 2);
@@ -141,7 +173,9 @@ static void a_block_stored_twice_must_be_removed_twice(void **state)
 {
     struct kv_index *x = index_new(4, INDEX_HASH_CBOR_FNV, 0);
     uint32_t a = endpoint(x, "a:1", "m");
-    const struct kv_event st = { .kind = KV_STORED, HASHES(5), TOKENS(1, 2, 3, 4), .block_size = 4 };
+    const struct kv_event st = {
+        .kind = KV_STORED, HASHES(5), TOKENS(1, 2, 3, 4), .block_size = 4
+    };
     const struct kv_event rm = { .kind = KV_REMOVED, HASHES(5) };
 
     (void)state;
@@ -160,12 +194,17 @@ static void an_unknown_parent_makes_an_orphan(void **state)
 {
     struct kv_index *x = index_new(4, INDEX_HASH_XXH64, 0);
     uint32_t a = endpoint(x, "a:1", "m"), b = endpoint(x, "b:1", "m");
-    struct kv_event child = { .kind = KV_STORED, HASHES(8, 9), .has_parent = true, .parent = 7,
-                              TOKENS(5, 6, 7, 8, 1, 1, 1, 1), .block_size = 4 };
+    struct kv_event child = { .kind = KV_STORED,
+                              HASHES(8, 9),
+                              .has_parent = true,
+                              .parent = 7,
+                              TOKENS(5, 6, 7, 8, 1, 1, 1, 1),
+                              .block_size = 4 };
 
     (void)state;
     /* The parent is known, but to another endpoint. */
-    apply(x, b, (struct kv_event){ .kind = KV_STORED, HASHES(7), TOKENS(1, 2, 3, 4), .block_size = 4 });
+    apply(x, b,
+          (struct kv_event) { .kind = KV_STORED, HASHES(7), TOKENS(1, 2, 3, 4), .block_size = 4 });
     assert_int_equal(apply(x, a, child).orphans, 2);
     assert_int_equal(kv_index_blocks(x, a), 0);
     assert_int_equal(apply(x, b, child).stored, 2);
@@ -177,7 +216,9 @@ static void groups_that_cannot_be_indexed_are_skipped(void **state)
 {
     struct kv_index *x = index_new(4, INDEX_HASH_XXH64, 0);
     uint32_t a = endpoint(x, "a:1", "m");
-    struct kv_event ev = { .kind = KV_STORED, HASHES(1), TOKENS(1, 2, 3, 4), .block_size = 4, .has_group = true };
+    struct kv_event ev = {
+        .kind = KV_STORED, HASHES(1), TOKENS(1, 2, 3, 4), .block_size = 4, .has_group = true
+    };
 
     (void)state;
     assert_int_equal(apply(x, a, ev).skipped, 1); /* kind not known yet */
@@ -209,25 +250,50 @@ static void engine_blocks_of_other_sizes_map_to_canonical_ones(void **state)
         tokens[i] = i + 1;
     assert_int_equal(kv_index_keys(x, STR("m"), STR_NONE, tokens, 16, keys), 4);
     /* 8 tokens a block: one hash, two keys. */
-    apply(x, a, (struct kv_event){ .kind = KV_STORED, HASHES(1), .tokens = tokens, .token_count = 8, .block_size = 8 });
-    apply(x, a, (struct kv_event){ .kind = KV_STORED, HASHES(2), .has_parent = true, .parent = 1, .tokens = tokens + 8,
-                                   .token_count = 8, .block_size = 8 });
+    apply(x, a,
+          (struct kv_event) {
+              .kind = KV_STORED, HASHES(1), .tokens = tokens, .token_count = 8, .block_size = 8 });
+    apply(x, a,
+          (struct kv_event) { .kind = KV_STORED,
+                              HASHES(2),
+                              .has_parent = true,
+                              .parent = 1,
+                              .tokens = tokens + 8,
+                              .token_count = 8,
+                              .block_size = 8 });
     /* 2 tokens a block: two hashes, one key; 5 of them leave half a block over. */
-    apply(x, b, (struct kv_event){ .kind = KV_STORED, HASHES(1, 2, 3, 4, 5), .tokens = tokens, .token_count = 10,
-                                   .block_size = 2 });
+    apply(x, b,
+          (struct kv_event) { .kind = KV_STORED,
+                              HASHES(1, 2, 3, 4, 5),
+                              .tokens = tokens,
+                              .token_count = 10,
+                              .block_size = 2 });
     kv_index_match(x, keys, 4, matched, 2);
     assert_true(matched[a] == 4 && matched[b] == 2);
-    assert_int_equal(apply(x, b, (struct kv_event){ .kind = KV_STORED, HASHES(7, 8), .has_parent = true, .parent = 4,
-                                                    .tokens = tokens + 8, .token_count = 4, .block_size = 2 }).stored, 2);
+    assert_int_equal(apply(x, b,
+                           (struct kv_event) { .kind = KV_STORED,
+                                               HASHES(7, 8),
+                                               .has_parent = true,
+                                               .parent = 4,
+                                               .tokens = tokens + 8,
+                                               .token_count = 4,
+                                               .block_size = 2 })
+                         .stored,
+                     2);
     kv_index_match(x, keys, 4, matched, 2);
     assert_int_equal(matched[b], 3);
-    apply(x, a, (struct kv_event){ .kind = KV_REMOVED, HASHES(2) });
-    apply(x, b, (struct kv_event){ .kind = KV_REMOVED, HASHES(4) });
+    apply(x, a, (struct kv_event) { .kind = KV_REMOVED, HASHES(2) });
+    apply(x, b, (struct kv_event) { .kind = KV_REMOVED, HASHES(4) });
     kv_index_match(x, keys, 4, matched, 2);
     assert_true(matched[a] == 2 && matched[b] == 1);
     assert_int_equal(kv_index_blocks(x, a), 2);
-    assert_int_equal(apply(x, a, (struct kv_event){ .kind = KV_STORED, HASHES(9), .tokens = tokens, .token_count = 6,
-                                                    .block_size = 6 }).skipped, 1);
+    assert_int_equal(
+        apply(
+            x, a,
+            (struct kv_event) {
+                .kind = KV_STORED, HASHES(9), .tokens = tokens, .token_count = 6, .block_size = 6 })
+            .skipped,
+        1);
     kv_index_free(x);
 }
 
@@ -236,14 +302,20 @@ static void a_salt_belongs_to_the_first_block(void **state)
 {
     const struct kv_extra salt = { .text = STR("salt-1") };
     struct kv_index *x = index_new(4, INDEX_HASH_CBOR_FNV, 0);
-    uint32_t a = endpoint(x, "a:1", "m"), b = endpoint(x, "b:1", "m"), matched[2], tokens[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
-    struct kv_event ev = { .kind = KV_STORED, HASHES(1), .tokens = tokens, .token_count = 8, .block_size = 8,
-                           .extras = &salt, .extra_count = 1 };
+    uint32_t a = endpoint(x, "a:1", "m"), b = endpoint(x, "b:1", "m"), matched[2],
+             tokens[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    struct kv_event ev = { .kind = KV_STORED,
+                           HASHES(1),
+                           .tokens = tokens,
+                           .token_count = 8,
+                           .block_size = 8,
+                           .extras = &salt,
+                           .extra_count = 1 };
     uint64_t keys[2];
 
     (void)state;
     apply(x, a, ev);
-    ev.hashes = (const uint64_t[]){ 1, 2 };
+    ev.hashes = (const uint64_t[]) { 1, 2 };
     ev.hash_count = 2;
     ev.block_size = 4;
     apply(x, b, ev);
@@ -259,7 +331,13 @@ static void a_salt_belongs_to_the_first_block(void **state)
 
 /* ---- a naive model ---- */
 
-enum { ENDPOINTS = 7, BRANCH = 3, DEPTH = 6, NODES = (729 * 3 - 1) / 2 - 1 /* 3 + 9 + .. + 729 */, BIG = 64 };
+enum {
+    ENDPOINTS = 7,
+    BRANCH = 3,
+    DEPTH = 6,
+    NODES = (729 * 3 - 1) / 2 - 1 /* 3 + 9 + .. + 729 */,
+    BIG = 64
+};
 
 struct model {
     uint8_t refs[ENDPOINTS][NODES][3];
@@ -327,8 +405,8 @@ static void node_tokens(uint32_t n, uint32_t engine_tokens, uint32_t *out)
         out[t] = n % BRANCH * 1000 + t;
 }
 
-static void check_against_model(const struct kv_index *x, const struct kv_index *replica, const struct model *m,
-                                uint32_t ratio, struct rng *r)
+static void check_against_model(const struct kv_index *x, const struct kv_index *replica,
+                                const struct model *m, uint32_t ratio, struct rng *r)
 {
     uint32_t tokens[DEPTH * BIG], path[DEPTH], got[ENDPOINTS], copy[ENDPOINTS], size = 4 * ratio;
     uint64_t keys[DEPTH * BIG / 4], total = 0;
@@ -370,11 +448,15 @@ static void model_store(struct kv_index *x, struct model *m, uint32_t ratio, str
 {
     static const char *const medium[] = { "GPU", "cpu", "storage" };
     static const uint8_t most[] = { 7, 7, 3 };
-    uint32_t e = (uint32_t)rng_below(r, ENDPOINTS), tier = (uint32_t)rng_below(r, 8), path[DEPTH], tokens[DEPTH * BIG];
-    uint32_t len = node_path((uint32_t)rng_below(r, NODES), path), from = (uint32_t)rng_below(r, len), size = 4 * ratio;
+    uint32_t e = (uint32_t)rng_below(r, ENDPOINTS), tier = (uint32_t)rng_below(r, 8), path[DEPTH],
+             tokens[DEPTH * BIG];
+    uint32_t len = node_path((uint32_t)rng_below(r, NODES), path),
+             from = (uint32_t)rng_below(r, len), size = 4 * ratio;
     bool tier_only = rng_below(r, 10) == 0, orphan;
     uint64_t hashes[DEPTH];
-    struct kv_event ev = { .kind = KV_STORED, .hashes = hashes, .block_size = size, .tokens = tokens };
+    struct kv_event ev = {
+        .kind = KV_STORED, .hashes = hashes, .block_size = size, .tokens = tokens
+    };
 
     tier = tier < 5 ? 0 : tier - 5;
     for (uint32_t i = from; i < len; i++) {
@@ -418,13 +500,15 @@ static void random_interleavings_end_like_the_naive_model(void **state)
     (void)state;
     for (uint64_t seed = 1; seed <= COUNT(ratios); seed++) {
         uint32_t ratio = ratios[seed - 1];
-        struct kv_index *x = index_new(4, INDEX_HASH_XXH64, 0), *replica = index_new(4, INDEX_HASH_XXH64, 0);
+        struct kv_index *x = index_new(4, INDEX_HASH_XXH64, 0),
+                        *replica = index_new(4, INDEX_HASH_XXH64, 0);
         struct model *m = mem_zalloc(sizeof(*m));
         struct rng r;
 
         print_message("seed %d, engine block = %u canonical\n", (int)seed, ratio);
         rng_seed(&r, seed);
-        kv_index_set_watch(x, &(struct kv_index_watch){ mirror_add, mirror_del, mirror_clear, replica });
+        kv_index_set_watch(
+            x, &(struct kv_index_watch) { mirror_add, mirror_del, mirror_clear, replica });
         for (uint32_t e = 0; e < ENDPOINTS; e++) {
             char name[16];
 
@@ -445,7 +529,7 @@ static void random_interleavings_end_like_the_naive_model(void **state)
                 if (what < 995)
                     kv_index_clear(x, e);
                 else
-                    apply(x, e, (struct kv_event){ .kind = KV_CLEARED });
+                    apply(x, e, (struct kv_event) { .kind = KV_CLEARED });
                 memset(m->refs[e], 0, sizeof(m->refs[e]));
             }
             if (step % 50 == 0)
@@ -462,7 +546,7 @@ static void many_holders_of_few_blocks(void **state)
 {
     enum { EPS = 300, KEYS = 40 };
     struct kv_index *x = index_new(16, INDEX_HASH_XXH64, 0);
-    uint8_t (*has)[KEYS] = mem_zalloc(EPS * sizeof(*has));
+    uint8_t(*has)[KEYS] = mem_zalloc(EPS * sizeof(*has));
     uint32_t matched[EPS];
     struct rng r;
     size_t bytes_full;
@@ -535,22 +619,30 @@ static void endpoints_can_restart_without_end(void **state)
 static void the_index_stays_under_its_ceiling_and_old_blocks_go_first(void **state)
 {
     enum { MAX = 20000 };
-    struct kv_index *x = index_new(16, INDEX_HASH_XXH64, MAX), *replica = index_new(16, INDEX_HASH_XXH64, 0);
+    struct kv_index *x = index_new(16, INDEX_HASH_XXH64, MAX),
+                    *replica = index_new(16, INDEX_HASH_XXH64, 0);
     uint32_t a = endpoint(x, "a", "m"), tokens[16] = { 0 }, kept_old = 0, kept_new = 0, matched[1];
     struct count c = { 0 };
 
     (void)state;
     endpoint(replica, "a", "m");
-    kv_index_set_watch(x, &(struct kv_index_watch){ mirror_add, mirror_del, mirror_clear, replica });
+    kv_index_set_watch(x,
+                       &(struct kv_index_watch) { mirror_add, mirror_del, mirror_clear, replica });
     for (uint32_t i = 0; i < 3 * MAX; i++) {
         uint64_t hash = i + 1;
 
         tokens[0] = i;
-        apply(x, a, (struct kv_event){ .kind = KV_STORED, .hashes = &hash, .hash_count = 1, .tokens = tokens,
-                                       .token_count = 16, .block_size = 16 });
+        apply(x, a,
+              (struct kv_event) { .kind = KV_STORED,
+                                  .hashes = &hash,
+                                  .hash_count = 1,
+                                  .tokens = tokens,
+                                  .token_count = 16,
+                                  .block_size = 16 });
         assert_true(kv_index_total(x) <= MAX);
     }
-    assert_true(kv_index_total(x) > MAX / 100 * 99); /* a handle that goes may take a live pair along */
+    assert_true(kv_index_total(x) >
+                MAX / 100 * 99); /* a handle that goes may take a live pair along */
     assert_int_equal(kv_index_total(replica), kv_index_total(x));
     kv_index_each(x, count_pair, &c);
     assert_int_equal(c.pairs, kv_index_total(x));
@@ -565,7 +657,8 @@ static void the_index_stays_under_its_ceiling_and_old_blocks_go_first(void **sta
         else if (i >= 3 * MAX - MAX / 2)
             kept_new += matched[0];
     }
-    print_message("kept: %u of the oldest third, %u of the newest %u\n", kept_old, kept_new, MAX / 2);
+    print_message("kept: %u of the oldest third, %u of the newest %u\n", kept_old, kept_new,
+                  MAX / 2);
     assert_true(kept_old < MAX / 100 && kept_new > MAX / 2 * 95 / 100);
     /* Handles are bounded too: many more blocks than fit, none ever removed. */
     assert_true(kv_index_bytes(x) < (size_t)MAX * 100);
@@ -635,12 +728,18 @@ static void refused_memory_costs_hints_only(void **state)
 
             snprintf(name, sizeof(name), "%u", e);
             if (kv_index_endpoint(x, str_of(name), STR("m"), &id) == 0)
-                apply(x, id, (struct kv_event){ .kind = KV_STORED, .hashes = hashes, .hash_count = 64, .tokens = tokens,
-                                                .token_count = COUNT(tokens), .block_size = 4 });
+                apply(x, id,
+                      (struct kv_event) { .kind = KV_STORED,
+                                          .hashes = hashes,
+                                          .hash_count = 64,
+                                          .tokens = tokens,
+                                          .token_count = COUNT(tokens),
+                                          .block_size = 4 });
         }
         mem_fail_at(0);
         for (uint32_t e = 0; e < kv_index_endpoint_count(x); e++)
-            apply(x, e, (struct kv_event){ .kind = KV_REMOVED, .hashes = hashes, .hash_count = 64 });
+            apply(x, e,
+                  (struct kv_event) { .kind = KV_REMOVED, .hashes = hashes, .hash_count = 64 });
         assert_int_equal(kv_index_total(x), 0);
         kv_index_free(x);
     }

@@ -19,7 +19,7 @@
 #include <string.h>
 
 #define WAIT_MS 10000
-#define TOPIC "kv@10.9.8.7:80@m"
+#define TOPIC   "kv@10.9.8.7:80@m"
 #define ADDRESS "10.0.0.1:8000"
 
 /* ---- a bench: one loop, conditions waited for ---- */
@@ -98,10 +98,15 @@ static void stored(struct buf *out, uint32_t n)
 {
     uint64_t hash = n + 1;
     uint32_t tokens[16] = { n };
-    struct kv_event ev = { .kind = KV_STORED, .hashes = &hash, .hash_count = 1, .tokens = tokens, .token_count = 16,
-                           .block_size = 16, .medium = STR("GPU") };
+    struct kv_event ev = { .kind = KV_STORED,
+                           .hashes = &hash,
+                           .hash_count = 1,
+                           .tokens = tokens,
+                           .token_count = 16,
+                           .block_size = 16,
+                           .medium = STR("GPU") };
 
-    kv_batch_encode(out, &(struct kv_batch){ .ts = 1, .events = &ev, .count = 1 });
+    kv_batch_encode(out, &(struct kv_batch) { .ts = 1, .events = &ev, .count = 1 });
 }
 
 static uint64_t key_of(const struct kv_index *x, uint32_t n)
@@ -120,7 +125,7 @@ static void send_raw(struct bench *b, uint64_t seq, struct str payload)
 
     be64(be, seq);
     m.frame[0] = STR(TOPIC);
-    m.frame[1] = (struct str){ be, 8 };
+    m.frame[1] = (struct str) { be, 8 };
     m.frame[2] = payload;
     zmtp_pub_send(b->pub, &m);
 }
@@ -155,12 +160,12 @@ static void on_replay(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *
     out.frame[1] = STR(TOPIC);
     for (uint64_t s = MAX(b->asked, b->ring_first); s < b->ring_count; s++) {
         be64(be, s);
-        f[1] = (struct str){ be, 8 };
+        f[1] = (struct str) { be, 8 };
         f[2] = buf_view(&b->ring[s]);
         assert_int_equal(zmtp_router_send(peer, &out), 0);
     }
     be64(be, UINT64_MAX);
-    f[1] = (struct str){ be, 8 };
+    f[1] = (struct str) { be, 8 };
     f[2] = STR("");
     assert_int_equal(zmtp_router_send(peer, &out), 0);
 }
@@ -188,7 +193,10 @@ static void open_manager(struct bench *b, bool with_replay, uint16_t port)
 {
     char events[64], replay[64];
     struct kv_source_opts s = { .name = STR("w0"), .address = STR(ADDRESS) };
-    struct kv_manager_opts o = { .host = "127.0.0.1", .port = port, .sources = &s, .source_count = 1,
+    struct kv_manager_opts o = { .host = "127.0.0.1",
+                                 .port = port,
+                                 .sources = &s,
+                                 .source_count = 1,
                                  .index = { .block_tokens = 16 } };
     struct err e;
 
@@ -266,13 +274,17 @@ static bool is_answered(struct bench *b, uint64_t arg)
     return asking->over;
 }
 
-static int ask(struct bench *b, const char *method, const char *path, const char *body, struct buf *out)
+static int ask(struct bench *b, const char *method, const char *path, const char *body,
+               struct buf *out)
 {
     static const struct http_call_ops ops = { answer_head, answer_body, answer_end };
     struct http_client *c = http_client_new(b->l);
     struct answer a = { .b = b };
-    struct http_call_opts o = { .host = "127.0.0.1", .port = kv_manager_port(b->m), .method = str_of(method),
-                                .path = str_of(path), .body = str_of(body) };
+    struct http_call_opts o = { .host = "127.0.0.1",
+                                .port = kv_manager_port(b->m),
+                                .method = str_of(method),
+                                .path = str_of(path),
+                                .body = str_of(body) };
     struct http_call *call;
     struct err e;
 
@@ -293,7 +305,8 @@ static double metric(struct bench *b, const char *name)
 
     assert_int_equal(ask(b, "GET", "/metrics", NULL, &body), 200);
     buf_c(&body, 0);
-    for (at = strstr(body.p, name); at != NULL && at != body.p && at[-1] != '\n'; at = strstr(at + 1, name))
+    for (at = strstr(body.p, name); at != NULL && at != body.p && at[-1] != '\n';
+         at = strstr(at + 1, name))
         ;
     if (at != NULL)
         assert_int_equal(sscanf(at + strlen(name), " %lf", &v), 1);
@@ -318,8 +331,12 @@ static void events_reach_the_index_and_the_copy(void **state)
     for (uint32_t i = 0; i < 5; i++)
         send_block(&b, i, i);
     assert_true(wait_for(&b, has_blocks, 5));
-    assert_int_equal(replica_new(b.l, &(struct replica_opts){ .host = "127.0.0.1", .port = kv_manager_port(b.m),
-                                                              .index = { .block_tokens = 16 } }, &b.rep, &e), 0);
+    assert_int_equal(replica_new(b.l,
+                                 &(struct replica_opts) { .host = "127.0.0.1",
+                                                          .port = kv_manager_port(b.m),
+                                                          .index = { .block_tokens = 16 } },
+                                 &b.rep, &e),
+                     0);
     assert_int_equal(kv_index_total(replica_index(b.rep)), 0);
     assert_true(wait_for(&b, copy_has, 5)); /* the snapshot */
     send_block(&b, 5, 5);
@@ -330,21 +347,31 @@ static void events_reach_the_index_and_the_copy(void **state)
     key = key_of(replica_index(b.rep), 5);
     kv_index_match(replica_index(b.rep), &key, 1, matched, 1);
     assert_int_equal(matched[0], 1);
-    assert_int_equal(ask(&b, "POST", "/v1/lookup", "{\"model\":\"m\",\"token_ids\":[3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,9]}", &body), 200);
-    assert_true(str_eqz(buf_view(&body), "{\"endpoints\":[{\"address\":\"" ADDRESS "\",\"matched_blocks\":1}],"
-                                         "\"block_tokens\":16,\"blocks\":1}"));
+    assert_int_equal(ask(&b, "POST", "/v1/lookup",
+                         "{\"model\":\"m\",\"token_ids\":[3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,9]}",
+                         &body),
+                     200);
+    assert_true(str_eqz(buf_view(&body),
+                        "{\"endpoints\":[{\"address\":\"" ADDRESS "\",\"matched_blocks\":1}],"
+                        "\"block_tokens\":16,\"blocks\":1}"));
     buf_fini(&body);
-    assert_int_equal(ask(&b, "POST", "/v1/lookup", "{\"model\":\"x\",\"token_ids\":[3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}", &body), 200);
+    assert_int_equal(ask(&b, "POST", "/v1/lookup",
+                         "{\"model\":\"x\",\"token_ids\":[3,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]}",
+                         &body),
+                     200);
     assert_true(str_starts(buf_view(&body), STR("{\"endpoints\":[],")));
     buf_fini(&body);
     assert_int_equal(ask(&b, "GET", "/v1/index", NULL, &body), 200);
-    assert_true(str_find(buf_view(&body), STR("\"name\":\"w0\",\"address\":\"" ADDRESS "\",\"model\":\"m\",\"blocks\":6,"
+    assert_true(str_find(buf_view(&body), STR("\"name\":\"w0\",\"address\":\"" ADDRESS
+                                              "\",\"model\":\"m\",\"blocks\":6,"
                                               "\"up\":true,\"last_seq\":5,")) != SIZE_MAX);
     buf_fini(&body);
     assert_int_equal(ask(&b, "GET", "/health/ready", NULL, &body), 200);
     buf_fini(&body);
     assert_true(metric(&b, "llmd_kv_index_blocks") == 6);
-    assert_true(metric(&b, "llm_d_epp_kv_cache_events_messages_received_total{pod_identifier=\"" ADDRESS "\"}") == 6);
+    assert_true(metric(&b,
+                       "llm_d_epp_kv_cache_events_messages_received_total{pod_identifier=\"" ADDRESS
+                       "\"}") == 6);
     assert_true(metric(&b, "llm_d_epp_kv_cache_index_lookup_requests_total") == 2);
     assert_true(metric(&b, "llmd_kv_index_streams") == 1);
     finish(&b);
@@ -352,10 +379,17 @@ static void events_reach_the_index_and_the_copy(void **state)
 
 static void wrong_requests_get_honest_answers(void **state)
 {
-    static const struct { const char *method, *path, *body; int status; } cases[] = {
-        { "GET", "/nothing", NULL, 404 }, { "POST", "/metrics", "", 405 }, { "GET", "/v1/lookup", NULL, 405 },
-        { "POST", "/v1/lookup", "{", 400 }, { "POST", "/v1/lookup", "[]", 400 },
-        { "POST", "/v1/lookup", "{\"token_ids\":[1]}", 400 }, { "POST", "/v1/lookup", "{\"model\":\"m\"}", 400 },
+    static const struct {
+        const char *method, *path, *body;
+        int status;
+    } cases[] = {
+        { "GET", "/nothing", NULL, 404 },
+        { "POST", "/metrics", "", 405 },
+        { "GET", "/v1/lookup", NULL, 405 },
+        { "POST", "/v1/lookup", "{", 400 },
+        { "POST", "/v1/lookup", "[]", 400 },
+        { "POST", "/v1/lookup", "{\"token_ids\":[1]}", 400 },
+        { "POST", "/v1/lookup", "{\"model\":\"m\"}", 400 },
         { "POST", "/v1/lookup", "{\"model\":\"m\",\"token_ids\":[-1]}", 400 },
         { "POST", "/v1/lookup", "{\"model\":\"m\",\"token_ids\":[1.5]}", 400 },
         { "POST", "/v1/lookup", "{\"model\":\"m\",\"token_ids\":[4294967296]}", 400 },
@@ -432,8 +466,12 @@ static void a_lost_connection_drops_its_blocks_at_once(void **state)
 
     (void)state;
     begin(&b, false);
-    assert_int_equal(replica_new(b.l, &(struct replica_opts){ .host = "127.0.0.1", .port = kv_manager_port(b.m),
-                                                              .index = { .block_tokens = 16 } }, &b.rep, &e), 0);
+    assert_int_equal(replica_new(b.l,
+                                 &(struct replica_opts) { .host = "127.0.0.1",
+                                                          .port = kv_manager_port(b.m),
+                                                          .index = { .block_tokens = 16 } },
+                                 &b.rep, &e),
+                     0);
     send_block(&b, 0, 0);
     assert_true(wait_for(&b, copy_has, 1));
     zmtp_pub_close(b.pub);
@@ -444,7 +482,10 @@ static void a_lost_connection_drops_its_blocks_at_once(void **state)
     send_block(&b, 0, 5);
     assert_true(wait_for(&b, copy_has, 1));
     assert_true(metric(&b, "llmd_kv_resync_total{reason=\"disconnect\"}") == 1);
-    assert_true(metric(&b, "llm_d_epp_kv_cache_events_subscriber_reconnections_total{pod_identifier=\"" ADDRESS "\"}") == 1);
+    assert_true(
+        metric(&b,
+               "llm_d_epp_kv_cache_events_subscriber_reconnections_total{pod_identifier=\"" ADDRESS
+               "\"}") == 1);
     finish(&b);
 }
 
@@ -489,7 +530,8 @@ static void replay_closes_a_gap(void **state)
     assert_true(metric(&b, "llmd_kv_events_gap_total") == 1);
     assert_true(metric(&b, "llmd_kv_resync_total{reason=\"gap\"}") == 0);
     assert_int_equal(ask(&b, "GET", "/v1/index", NULL, &body), 200);
-    assert_true(str_find(buf_view(&body), STR("\"partial\":false,\"replaying\":false")) != SIZE_MAX);
+    assert_true(str_find(buf_view(&body), STR("\"partial\":false,\"replaying\":false")) !=
+                SIZE_MAX);
     buf_fini(&body);
     finish(&b);
 }
@@ -560,8 +602,13 @@ static void a_copy_outlives_its_manager_for_a_while(void **state)
     (void)state;
     begin(&b, true);
     port = kv_manager_port(b.m);
-    assert_int_equal(replica_new(b.l, &(struct replica_opts){ .host = "127.0.0.1", .port = port, .keep_ms = 600,
-                                                              .index = { .block_tokens = 16 } }, &b.rep, &e), 0);
+    assert_int_equal(replica_new(b.l,
+                                 &(struct replica_opts) { .host = "127.0.0.1",
+                                                          .port = port,
+                                                          .keep_ms = 600,
+                                                          .index = { .block_tokens = 16 } },
+                                 &b.rep, &e),
+                     0);
     for (uint32_t i = 0; i < 3; i++)
         publish(&b, i, false);
     assert_true(wait_for(&b, copy_has, 3));
@@ -581,8 +628,10 @@ static void a_copy_outlives_its_manager_for_a_while(void **state)
 
 static void a_manager_with_other_keys_is_not_followed(void **state)
 {
-    static const struct kv_index_opts others[] = { { .block_tokens = 32 }, { .block_tokens = 16, .seed = "42" },
-                                                   { .block_tokens = 16, .hash = INDEX_HASH_CBOR_FNV } };
+    static const struct kv_index_opts others[] = { { .block_tokens = 32 },
+                                                   { .block_tokens = 16, .seed = "42" },
+                                                   { .block_tokens = 16,
+                                                     .hash = INDEX_HASH_CBOR_FNV } };
 
     (void)state;
     for (size_t i = 0; i < COUNT(others); i++) {
@@ -592,8 +641,12 @@ static void a_manager_with_other_keys_is_not_followed(void **state)
         begin(&b, false);
         send_block(&b, 0, 0);
         assert_true(wait_for(&b, has_blocks, 1));
-        assert_int_equal(replica_new(b.l, &(struct replica_opts){ .host = "127.0.0.1", .port = kv_manager_port(b.m),
-                                                                  .index = others[i] }, &b.rep, &e), 0);
+        assert_int_equal(replica_new(b.l,
+                                     &(struct replica_opts) { .host = "127.0.0.1",
+                                                              .port = kv_manager_port(b.m),
+                                                              .index = others[i] },
+                                     &b.rep, &e),
+                         0);
         assert_true(wait_for(&b, after_ms, 400));
         assert_false(replica_up(b.rep));
         assert_int_equal(kv_index_total(replica_index(b.rep)), 0);
@@ -603,14 +656,23 @@ static void a_manager_with_other_keys_is_not_followed(void **state)
 
 static void sources_are_named_as_the_help_says(void **state)
 {
-    static const struct { const char *text; int rc; const char *name, *address, *events, *replay; } cases[] = {
+    static const struct {
+        const char *text;
+        int rc;
+        const char *name, *address, *events, *replay;
+    } cases[] = {
         { "w0=127.0.0.1:8000@127.0.0.1:5557", 0, "w0", "127.0.0.1:8000", "127.0.0.1:5557", NULL },
-        { "w0=127.0.0.1:8000@127.0.0.1:5557@127.0.0.1:5558", 0, "w0", "127.0.0.1:8000", "127.0.0.1:5557", "127.0.0.1:5558" },
+        { "w0=127.0.0.1:8000@127.0.0.1:5557@127.0.0.1:5558", 0, "w0", "127.0.0.1:8000",
+          "127.0.0.1:5557", "127.0.0.1:5558" },
         { "w0=@127.0.0.1:5557", 0, "w0", NULL, "127.0.0.1:5557", NULL },
         { "a=[::1]:80@[::1]:81", 0, "a", "[::1]:80", "[::1]:81", NULL },
-        { "", ERR_INVAL, 0, 0, 0, 0 }, { "w0", ERR_INVAL, 0, 0, 0, 0 }, { "=1.2.3.4:5@1.2.3.4:6", ERR_INVAL, 0, 0, 0, 0 },
-        { "w0=1.2.3.4:5", ERR_INVAL, 0, 0, 0, 0 }, { "w0=1.2.3.4:5@", ERR_INVAL, 0, 0, 0, 0 },
-        { "w0=1.2.3.4@1.2.3.4:6", ERR_INVAL, 0, 0, 0, 0 }, { "w0=1.2.3.4:5@1.2.3.4:0", ERR_INVAL, 0, 0, 0, 0 },
+        { "", ERR_INVAL, 0, 0, 0, 0 },
+        { "w0", ERR_INVAL, 0, 0, 0, 0 },
+        { "=1.2.3.4:5@1.2.3.4:6", ERR_INVAL, 0, 0, 0, 0 },
+        { "w0=1.2.3.4:5", ERR_INVAL, 0, 0, 0, 0 },
+        { "w0=1.2.3.4:5@", ERR_INVAL, 0, 0, 0, 0 },
+        { "w0=1.2.3.4@1.2.3.4:6", ERR_INVAL, 0, 0, 0, 0 },
+        { "w0=1.2.3.4:5@1.2.3.4:0", ERR_INVAL, 0, 0, 0, 0 },
         { "w0=1.2.3.4:5@1.2.3.4:6@1.2.3.4:7@1.2.3.4:8", ERR_INVAL, 0, 0, 0, 0 },
     };
 
@@ -624,8 +686,10 @@ static void sources_are_named_as_the_help_says(void **state)
         if (cases[i].rc != 0)
             continue;
         assert_true(str_eqz(s.name, cases[i].name) && str_eqz(s.events, cases[i].events));
-        assert_true(cases[i].address != NULL ? str_eqz(s.address, cases[i].address) : s.address.p == NULL);
-        assert_true(cases[i].replay != NULL ? str_eqz(s.replay, cases[i].replay) : s.replay.p == NULL);
+        assert_true(cases[i].address != NULL ? str_eqz(s.address, cases[i].address)
+                                             : s.address.p == NULL);
+        assert_true(cases[i].replay != NULL ? str_eqz(s.replay, cases[i].replay)
+                                            : s.replay.p == NULL);
     }
 }
 

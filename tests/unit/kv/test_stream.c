@@ -44,23 +44,51 @@ static int note(void *ctx, const struct kv_frame *f)
             buf_f(&s->text, " %llx", (unsigned long long)kv_frame_key(f, i));
         buf_c(&s->text, ';');
         break;
-    case KV_FRAME_CLEAR: buf_f(&s->text, "clear %u;", f->endpoint); break;
-    case KV_FRAME_READY: buf_f(&s->text, "ready %llu;", (unsigned long long)f->pairs); break;
-    case KV_FRAME_BEAT: buf_f(&s->text, "beat %llu;", (unsigned long long)f->pairs); break;
+    case KV_FRAME_CLEAR:
+        buf_f(&s->text, "clear %u;", f->endpoint);
+        break;
+    case KV_FRAME_READY:
+        buf_f(&s->text, "ready %llu;", (unsigned long long)f->pairs);
+        break;
+    case KV_FRAME_BEAT:
+        buf_f(&s->text, "beat %llu;", (unsigned long long)f->pairs);
+        break;
     }
     return ++s->frames == s->stop_at ? ERR_CANCELLED : 0;
 }
 
-static const char whole[] =
-    "\x21\0\0\0\x01\0\0\0" "LLMDIDX1" "\x01\0\0\0" "\x10\0\0\0" "\0\0\0\0" "\0\x10\0\0\0\0\0\0" "seed!"
-    "\x0a\0\0\0\x02\0\0\0" "\x03\0\0\0" "\x03\0" "a:1" "m"
-    "\x18\0\0\0\x03\0\0\0" "\x03\0\0\0" "\x01\0\0\0\0\0\0\0" "\x03\0\0\0" "\xef\xcd\xab\x89\x67\x45\x23\x01"
-    "\x14\0\0\0\x04\0\0\0" "\x03\0\0\0" "\x0a\0\0\0\0\0\0\0" "\x0b\0\0\0\0\0\0\0"
-    "\x0c\0\0\0\x05\0\0\0" "\x03\0\0\0" "\x0a\0\0\0\0\0\0\0"
-    "\x04\0\0\0\x06\0\0\0" "\x03\0\0\0"
-    "\x08\0\0\0\x07\0\0\0" "\x02\0\0\0\0\0\0\0"
-    "\x08\0\0\0\x08\0\0\0" "\x05\0\0\0\0\0\0\0";
-static const char words[] = "hello 1 16 0 4096 seed!;ep 3 a:1 m;pair 3 1;pair 3 123456789abcdef;add 3 a b;del 3 a;"
+static const char whole[] = "\x21\0\0\0\x01\0\0\0"
+                            "LLMDIDX1"
+                            "\x01\0\0\0"
+                            "\x10\0\0\0"
+                            "\0\0\0\0"
+                            "\0\x10\0\0\0\0\0\0"
+                            "seed!"
+                            "\x0a\0\0\0\x02\0\0\0"
+                            "\x03\0\0\0"
+                            "\x03\0"
+                            "a:1"
+                            "m"
+                            "\x18\0\0\0\x03\0\0\0"
+                            "\x03\0\0\0"
+                            "\x01\0\0\0\0\0\0\0"
+                            "\x03\0\0\0"
+                            "\xef\xcd\xab\x89\x67\x45\x23\x01"
+                            "\x14\0\0\0\x04\0\0\0"
+                            "\x03\0\0\0"
+                            "\x0a\0\0\0\0\0\0\0"
+                            "\x0b\0\0\0\0\0\0\0"
+                            "\x0c\0\0\0\x05\0\0\0"
+                            "\x03\0\0\0"
+                            "\x0a\0\0\0\0\0\0\0"
+                            "\x04\0\0\0\x06\0\0\0"
+                            "\x03\0\0\0"
+                            "\x08\0\0\0\x07\0\0\0"
+                            "\x02\0\0\0\0\0\0\0"
+                            "\x08\0\0\0\x08\0\0\0"
+                            "\x05\0\0\0\0\0\0\0";
+static const char words[] =
+    "hello 1 16 0 4096 seed!;ep 3 a:1 m;pair 3 1;pair 3 123456789abcdef;add 3 a b;del 3 a;"
     "clear 3;ready 2;beat 5;";
 
 static void what_is_written_is_what_the_page_says(void **state)
@@ -99,7 +127,7 @@ static void it_reads_alike_however_it_is_cut(void **state)
             size_t n = MIN(step, sizeof(whole) - 1 - at);
             char *exact = mem_dup(whole + at, n);
 
-            assert_int_equal(kv_stream_feed(&r, (struct str){ exact, n }, note, &s), 0);
+            assert_int_equal(kv_stream_feed(&r, (struct str) { exact, n }, note, &s), 0);
             mem_free(exact);
         }
         assert_true(str_eqz(buf_view(&s.text), words));
@@ -110,19 +138,34 @@ static void it_reads_alike_however_it_is_cut(void **state)
 
 static void malformed_frames_end_the_stream(void **state)
 {
-    static const struct { const char *p; size_t n; int rc; } cases[] = {
+    static const struct {
+        const char *p;
+        size_t n;
+        int rc;
+    } cases[] = {
 #define CASE(z, rc) { (z), sizeof(z) - 1, (rc) }
-        CASE("\x01\0\x01\0\x04\0\0\0", ERR_PARSE),                /* longer than a frame may be */
+        CASE("\x01\0\x01\0\x04\0\0\0", ERR_PARSE), /* longer than a frame may be */
         CASE("\xff\xff\xff\xff\x04\0\0\0", ERR_PARSE),
-        CASE("\x04\0\0\0\x06\x01\0\0\0\0\0\0", ERR_PARSE),        /* the zero bytes are not */
-        CASE("\x03\0\0\0\x06\0\0\0\0\0\0", ERR_PARSE),            /* CLEAR of 3 bytes */
-        CASE("\x04\0\0\0\x04\0\0\0\0\0\0\0", ERR_PARSE),          /* ADD of nothing */
+        CASE("\x04\0\0\0\x06\x01\0\0\0\0\0\0", ERR_PARSE), /* the zero bytes are not */
+        CASE("\x03\0\0\0\x06\0\0\0\0\0\0", ERR_PARSE),     /* CLEAR of 3 bytes */
+        CASE("\x04\0\0\0\x04\0\0\0\0\0\0\0", ERR_PARSE),   /* ADD of nothing */
         CASE("\x05\0\0\0\x04\0\0\0\0\0\0\0\0", ERR_PARSE),
-        CASE("\x0b\0\0\0\x03\0\0\0" "01234567890", ERR_PARSE),    /* PAIRS of 11 bytes */
-        CASE("\x07\0\0\0\x07\0\0\0" "0123456", ERR_PARSE),
-        CASE("\x06\0\0\0\x02\0\0\0" "\0\0\0\0\x01\0", ERR_PARSE), /* address longer than the frame */
-        CASE("\x1c\0\0\0\x01\0\0\0" "LLMDIDX2" "01234567890123456789", ERR_PARSE),
-        CASE("\x02\0\0\0\x63\0\0\0" "ab", 0),                     /* a type of later days */
+        CASE("\x0b\0\0\0\x03\0\0\0"
+             "01234567890",
+             ERR_PARSE), /* PAIRS of 11 bytes */
+        CASE("\x07\0\0\0\x07\0\0\0"
+             "0123456",
+             ERR_PARSE),
+        CASE("\x06\0\0\0\x02\0\0\0"
+             "\0\0\0\0\x01\0",
+             ERR_PARSE), /* address longer than the frame */
+        CASE("\x1c\0\0\0\x01\0\0\0"
+             "LLMDIDX2"
+             "01234567890123456789",
+             ERR_PARSE),
+        CASE("\x02\0\0\0\x63\0\0\0"
+             "ab",
+             0), /* a type of later days */
     };
 
     (void)state;
@@ -132,7 +175,7 @@ static void malformed_frames_end_the_stream(void **state)
 
         buf_init(&s.text, 4096);
         kv_stream_reader_init(&r);
-        if (kv_stream_feed(&r, (struct str){ cases[i].p, cases[i].n }, note, &s) != cases[i].rc)
+        if (kv_stream_feed(&r, (struct str) { cases[i].p, cases[i].n }, note, &s) != cases[i].rc)
             fail_msg("case %zu", i);
         assert_int_equal(s.frames, 0);
         kv_stream_reader_fini(&r);
@@ -148,7 +191,8 @@ static void a_refused_frame_stops_the_reading(void **state)
     (void)state;
     buf_init(&s.text, 4096);
     kv_stream_reader_init(&r);
-    assert_int_equal(kv_stream_feed(&r, (struct str){ whole, sizeof(whole) - 1 }, note, &s), ERR_CANCELLED);
+    assert_int_equal(kv_stream_feed(&r, (struct str) { whole, sizeof(whole) - 1 }, note, &s),
+                     ERR_CANCELLED);
     assert_int_equal(s.frames, 2);
     kv_stream_reader_fini(&r);
     buf_fini(&s.text);
