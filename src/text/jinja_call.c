@@ -143,7 +143,7 @@ bool jrun_loop(struct jinja *j, const struct jnode *n, const struct jv *over, st
 {
     struct jframe *around = j->frame;
     struct jloop *l = arena_try_zero(j->a, 1, sizeof(*l));
-    bool ok = true;
+    bool ok = true, finished = false;
 
     if (l == NULL)
         return jfail_memory(j);
@@ -158,13 +158,15 @@ bool jrun_loop(struct jinja *j, const struct jnode *n, const struct jv *over, st
         return false;
     for (; l->index < l->count && ok; l->index++) {
         ok = jstep(j, 1) && turn(j, n, l);
+        finished = finished || j->flow == JFLOW_NEXT;
         if (j->flow == JFLOW_BREAK) {
             j->flow = JFLOW_NEXT;
             break;
         }
         j->flow = JFLOW_NEXT;
     }
-    if (ok && l->count == 0 && n->list2 != NULL) {
+    /* as jinja2 has it: also when every turn ended in break or continue */
+    if (ok && !finished && n->list2 != NULL) {
         j->frame->count = 0;
         ok = jexec(j, n->list2);
     }

@@ -247,10 +247,8 @@ static bool eval_slice(struct jinja *j, const struct jv *obj, const struct jnode
         return false;
     if (obj->type == J_UNDEF)
         return undefined_use(j, obj);
-    if (obj->type != J_STR && ((obj->type != J_LIST && obj->type != J_TUPLE) || obj->list->kind != JLIST_PLAIN)) {
-        *out = jv_undef(STR_NONE);
-        return true;
-    }
+    if (obj->type != J_STR && ((obj->type != J_LIST && obj->type != J_TUPLE) || obj->list->kind != JLIST_PLAIN))
+        return jfail(j, ERR_INVAL, "'%s' object is not subscriptable", jv_type_name(obj));
     if (step == 0 || step < -JINJA_RANGE_MAX || step > JINJA_RANGE_MAX)
         return jfail(j, ERR_INVAL, "slice step cannot be zero or huge");
     if (!jv_length(j, obj, &length))

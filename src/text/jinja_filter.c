@@ -134,6 +134,8 @@ static bool f_indent(struct jinja *j, struct jargs *args, struct jv *out)
         return jfail(j, ERR_LIMIT, "indent() is limited to %d", INDENT_MAX);
     else
         pad.n = n < 0 ? 0 : (size_t)n;
+    if (args->v[0].type != J_STR)
+        return jfail(j, ERR_INVAL, "indent() takes text, not '%s'", jv_type_name(&args->v[0]));
     if (!text_of(j, args, &t) || !jsb_init(&b, j, 0))
         return false;
     for (size_t at = 0; at <= t.n;) {
@@ -354,7 +356,7 @@ static bool f_round(struct jinja *j, struct jargs *args, struct jv *out)
         return false;
     if (!jv_is_number(v) || precision < -30 || precision > 30)
         return jfail(j, ERR_INVAL, "round() takes a number and a precision");
-    *out = *v;
+    *out = v->type == J_BOOL ? jv_int(v->b) : *v;
     d = jv_double(v);
     scale = pow(10, (double)precision);
     if (str_eqz(how, "ceil")) {

@@ -216,7 +216,7 @@ bool jformat_percent(struct jinja *j, struct jtext f, const struct jv *args, str
     }
     if (!jsb_text(&b, jtext_sub(f, from, s.n - from)))
         return false;
-    if (used != SIZE_MAX && used < (args->type == J_TUPLE ? args->list->count : args->type == J_DICT ? 0 : 1))
+    if (used != SIZE_MAX && used < (args->type == J_TUPLE ? args->list->count : args->type == J_DICT || args->type == J_LIST ? 0 : 1))
         return jfail(j, ERR_INVAL, "not all arguments converted during string formatting");
     *out = jv_text(jsb_done(&b));
     return true;

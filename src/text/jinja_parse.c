@@ -209,7 +209,7 @@ static struct jnode *parse_if(struct jparser *p)
         if (branch == NULL)
             return NULL;
         if (!has_else) {
-            branch->a = jparse_exprs(p, true);
+            branch->a = jparse_exprs(p, false); /* no `a if b else c` here without parentheses */
             if (branch->a == NULL)
                 return NULL;
         }

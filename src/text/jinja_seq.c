@@ -326,8 +326,9 @@ static bool merge_sort(struct jinja *j, struct sortee *s, struct sortee *tmp, si
     return true;
 }
 
+/* in_list: keys are compared as lists of one, in which equal ones need not have an order. */
 static bool sorted(struct jinja *j, const struct jv *items, size_t count, const struct jv *path, bool fold,
-                   bool backwards, struct sortee **out)
+                   bool backwards, bool in_list, struct sortee **out)
 {
     struct sortee *s = arena_try_zero(j->a, count * 2, sizeof(*s));
 
@@ -337,6 +338,12 @@ static bool sorted(struct jinja *j, const struct jv *items, size_t count, const 
         s[i].item = items[i];
         if (!jstep(j, 1) || !sort_key(j, &items[i], path, fold, &s[i].key))
             return false;
+        if (in_list && s[i].key.type != J_STR && !jv_is_number(&s[i].key)) {
+            struct jv key = s[i].key;
+
+            if (!copy(j, &key, 1, false, false, &s[i].key))
+                return false;
+        }
     }
     *out = s;
     return merge_sort(j, s, s + count, count, backwards);
@@ -355,7 +362,7 @@ bool jseq_sort(struct jinja *j, struct jargs *args, struct jv *out)
     size_t count;
 
     if (!items_of(j, args, &items, &count) ||
-        !sorted(j, items, count, jarg(args, 3, "attribute"), fold, backwards, &s) || !begin(j, count, false, &r))
+        !sorted(j, items, count, jarg(args, 3, "attribute"), fold, backwards, true, &s) || !begin(j, count, false, &r))
         return false;
     for (size_t i = 0; i < count; i++)
         r.list->v[r.list->count++] = s[i].item;
@@ -388,7 +395,7 @@ bool jseq_dictsort(struct jinja *j, struct jargs *args, struct jv *out)
     for (size_t i = 0; i < d->dict->count; i++)
         if (!pair_of(j, &d->dict->e[i].key, &d->dict->e[i].value, &pairs.list->v[pairs.list->count++]))
             return false;
-    if (!sorted(j, pairs.list->v, pairs.list->count, which, fold, backwards, &s))
+    if (!sorted(j, pairs.list->v, pairs.list->count, which, fold, backwards, false, &s))
         return false;
     for (size_t i = 0; i < pairs.list->count; i++)
         r.list->v[r.list->count++] = s[i].item;
@@ -406,7 +413,7 @@ bool jseq_groupby(struct jinja *j, struct jargs *args, struct jv *out)
 
     if (path == NULL)
         return jfail(j, ERR_INVAL, "groupby() takes an attribute");
-    if (!items_of(j, args, &items, &count) || !sorted(j, items, count, path, fold, false, &s) ||
+    if (!items_of(j, args, &items, &count) || !sorted(j, items, count, path, fold, false, false, &s) ||
         !begin(j, 0, false, &r))
         return false;
     for (size_t i = 0; i < count; i++) {

@@ -273,11 +273,13 @@ bool jv_order(struct jinja *j, const struct jv *a, const struct jv *b, int *out)
     if (a->type != b->type || (a->type != J_LIST && a->type != J_TUPLE))
         return jfail(j, ERR_INVAL, "'<' not supported between '%s' and '%s'", jv_type_name(a), jv_type_name(b));
     for (size_t i = 0; i < a->list->count && i < b->list->count && *out == 0; i++) {
-        bool ok;
+        bool ok, same;
 
         if (!jstep(j, 1) || !jenter(j))
             return false;
-        ok = jv_order(j, &a->list->v[i], &b->list->v[i], out);
+        /* what is equal need not have an order */
+        ok = jv_equal(j, &a->list->v[i], &b->list->v[i], &same) &&
+             (same || jv_order(j, &a->list->v[i], &b->list->v[i], out));
         jleave(j);
         if (!ok)
             return false;
@@ -301,8 +303,8 @@ bool jv_contains(struct jinja *j, const struct jv *in, const struct jv *what, bo
         return jbytes(j, in->s.n);
     }
     if (in->type == J_DICT) {
-        *out = jdict_get(in->dict, what) != NULL;
-        return true;
+        *out = jv_hashable(j, what) && jdict_get(in->dict, what) != NULL;
+        return j->rc == 0;
     }
     if (!jv_items(j, in, &items, &count) || !jstep(j, count / 4))
         return false;
