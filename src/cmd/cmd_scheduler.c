@@ -15,7 +15,7 @@ struct opts {
     const char *listen, *cache, *model, *seed, *log_level;
     struct opt_list endpoints;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_size;
-    uint32_t first_byte_ms, gap_ms, total_ms, shutdown_s, split_min_tokens;
+    uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, shutdown_s, split_min_tokens;
     uint64_t body_bytes_max, bodies_bytes_max;
     double prefill_ms, decode_ms;
     bool split, allow_special, insecure;
@@ -36,6 +36,7 @@ static const struct opt_desc table[] = {
     { "stuck-ms", OPT_U32, AT(stuck_ms), "15000", "MS", 1000, 600000, "a worker that says it made no progress for so long is out" },
     { "max-inflight", OPT_U32, AT(inflight_max), "1024", "N", 1, 1000000, "unfinished requests; past it 429" },
     { "max-retries", OPT_U32, AT(retries_max), "2", "N", 0, 10, "further attempts at other workers before the first byte" },
+    { "wait-ms", OPT_U32, AT(wait_ms), "3000", "MS", 0, 600000, "with nobody in rotation, wait so long for a worker that was there until lately" },
     { "first-byte-ms", OPT_U32, AT(first_byte_ms), "600000", "MS", 100, 3600000, "longest wait for a worker's first byte" },
     { "gap-ms", OPT_U32, AT(gap_ms), "120000", "MS", 100, 3600000, "longest silence within an answer" },
     { "request-ms", OPT_U32, AT(total_ms), "3600000", "MS", 1000, 86400000, "longest request" },
@@ -170,6 +171,7 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     go->stuck_ms = o->stuck_ms;
     go->inflight_max = o->inflight_max;
     go->retries_max = o->retries_max == 0 ? UINT32_MAX : o->retries_max;
+    go->wait_ms = o->wait_ms == 0 ? UINT32_MAX : o->wait_ms;
     go->first_byte_ms = o->first_byte_ms;
     go->gap_ms = o->gap_ms;
     go->total_ms = o->total_ms;

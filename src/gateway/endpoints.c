@@ -1,8 +1,8 @@
 /* Endpoints: what is known of each, and whether it is in rotation.
  *
  *   every scrape_ms   GET /metrics     unless the last one is still on its way
- *   every second      GET /v1/models   until known, then every MODELS_MS
- *   every second      GET /health/ready
+ *   every RETURN_MS   GET /v1/models   until known, then every MODELS_MS
+ *   every RETURN_MS   GET /health/ready   until it is, then every READY_MS
  *
  * What follows from the answers, by the age of the last good one:
  *
@@ -28,17 +28,18 @@
 #define MODELS_BYTES_MAX ((size_t)1 << 20)
 #define CONNECT_MS 1000
 #define READY_MS 1000
+#define RETURN_MS 100     /* the same, of one that is on its way back */
 #define MODELS_MS 5000
-#define MODELS_WAIT_MS 500  /* between tries until they are known */
 #define ERRORS_ROW 5
 #define EJECT_MS 30000
 #define EJECT_MS_MAX 300000
 #define SLOW_START_MS 10000 /* after an ejection: a tenth of the weight */
 #define PAUSE_MS_MAX 30000
+#define RECENT_MS 30000     /* in rotation so lately: it may well come back */
 
 enum family {
     F_RUNNING, F_WAITING, F_KV_USAGE, F_CACHE_CONFIG, F_BLOCKS_IN_USE, F_BLOCKS_TOTAL, F_STALLED,
-    F_START_TIME, F_SG_RUNNING, F_SG_WAITING, F_SG_USAGE, F_COUNT
+    F_START_TIME, F_PROMPT_TOKENS, F_SG_RUNNING, F_SG_WAITING, F_SG_USAGE, F_COUNT
 };
 
 static const struct str families[F_COUNT] = {
@@ -50,6 +51,7 @@ static const struct str families[F_COUNT] = {
     [F_BLOCKS_TOTAL] = { "llmd_blocks_total", 17 },
     [F_STALLED] = { "llmd_worker_seconds_since_progress", 34 },
     [F_START_TIME] = { "process_start_time_seconds", 26 },
+    [F_PROMPT_TOKENS] = { "vllm:prompt_tokens_total", 24 },
     [F_SG_RUNNING] = { "sglang:num_running_reqs", 23 },
     [F_SG_WAITING] = { "sglang:num_queue_reqs", 21 },
     [F_SG_USAGE] = { "sglang:token_usage", 18 },
@@ -93,6 +95,7 @@ static void forgive(struct endpoint *ep)
 static void endpoint_restarted(struct endpoint *ep)
 {
     forgive(ep);
+    ep->ready_known = ep->models_known = ep->was_used = false;
     LOG_INFO("endpoint restarted endpoint=%s", ep->address);
     if (ep->g->prefix != NULL)
         prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
@@ -115,8 +118,11 @@ static void take_scrape(struct endpoint *ep)
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
-    if (ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1)
+    /* a start time that moved, or a counter that fell: another process, come back between two scrapes */
+    if ((ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1) ||
+        (s.has[F_PROMPT_TOKENS] && s.v[F_PROMPT_TOKENS] < ep->prompt_tokens))
         endpoint_restarted(ep);
+    ep->prompt_tokens = s.v[F_PROMPT_TOKENS];
     if (s.has[F_START_TIME])
         ep->start_time = s.v[F_START_TIME];
 }
@@ -186,17 +192,18 @@ static void forget_models(struct endpoint *ep)
     ep->model_count = 0;
 }
 
-static void take_models(struct endpoint *ep)
+static bool take_models(struct endpoint *ep)
 {
     struct arena a;
     const struct json *root, *data;
     struct err e;
-    bool had = ep->model_count != 0;
+    bool well = false;
 
     arena_init(&a, (size_t)8 << 20);
     if (json_parse(&a, buf_view(&ep->models_body), NULL, &root, &e) == 0 &&
         json_is(data = json_get(root, "data"), JSON_ARRAY)) {
         forget_models(ep);
+        well = true;
         for (const struct json *j = data->first; j != NULL; j = j->next) {
             struct str id;
             uint64_t len;
@@ -209,9 +216,11 @@ static void take_models(struct endpoint *ep)
         }
     }
     arena_fini(&a);
-    if (!had && ep->model_count != 0)
+    well = ep->model_count != 0 && well;
+    if (well && !ep->models_known)
         LOG_INFO("endpoint serves endpoint=%s model=%.*s models=%" PRIu32, ep->address,
                  STR_ARG(ep->models_list[0]), ep->model_count);
+    return well;
 }
 
 static void models_end(void *ctx, int rc, bool sent, bool got)
@@ -222,11 +231,11 @@ static void models_end(void *ctx, int rc, bool sent, bool got)
     (void)sent;
     (void)got;
     ep->models = NULL;
-    if (well)
-        take_models(ep);
+    if (well && take_models(ep))
+        ep->models_known = true;
     else
         metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
-    ep->models_due_ms = clock_ms() + (well && ep->model_count != 0 ? MODELS_MS : MODELS_WAIT_MS);
+    ep->models_due_ms = clock_ms() + (ep->models_known ? MODELS_MS : RETURN_MS);
     endpoints_judge(ep);
 }
 
@@ -253,12 +262,12 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
     (void)sent;
     (void)got;
     ep->ready = NULL;
-    ep->ready_due_ms = clock_ms() + READY_MS;
     /* vLLM has no such page (404): there, being asked for models has to do */
     if (rc == 0) {
         ep->is_ready = ep->ready_status != 503;
         ep->ready_known = true;
     }
+    ep->ready_due_ms = clock_ms() + (ep->ready_known && ep->is_ready ? READY_MS : RETURN_MS);
     endpoints_judge(ep);
 }
 
@@ -310,7 +319,7 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
         *reason = "says that its running requests make no progress";
         return SCHED_FROZEN;
     }
-    if (ep->model_count == 0) {
+    if (!ep->models_known) {
         *reason = "has not said which models it serves";
         return SCHED_LOADING;
     }
@@ -334,9 +343,10 @@ void endpoints_judge(struct endpoint *ep)
     ep->reason = reason;
     if (use == SCHED_USED)
         ep->was_used = true;
-    else if (use == SCHED_UNREACHABLE) {
-        ep->was_used = ep->ready_known = false; /* what comes back is a new process */
-    }
+    else if (use == SCHED_UNREACHABLE) /* what comes back is a new process */
+        ep->was_used = ep->ready_known = ep->models_known = false;
+    if (use == SCHED_USED || use == SCHED_STALE)
+        ep->last_in_ms = clock_ms();
     if (use == ep->use)
         return;
     LOG_INFO("endpoint is %s endpoint=%s was=%s reason=\"%s\"", sched_use_name(use), ep->address,
@@ -347,7 +357,6 @@ void endpoints_judge(struct endpoint *ep)
         /* its memory went with it */
         if (ep->g->prefix != NULL)
             prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
-        forget_models(ep);
         forgive(ep);
     }
     ep->use = use;
@@ -374,6 +383,19 @@ struct str endpoints_model(const struct gateway *g)
 static bool in_rotation(const struct endpoint *ep)
 {
     return ep->use == SCHED_USED || ep->use == SCHED_STALE;
+}
+
+bool endpoints_may_return(const struct gateway *g, struct str model)
+{
+    uint64_t now = clock_ms();
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        const struct endpoint *ep = &g->endpoints[i];
+
+        if (ep->last_in_ms != 0 && now - ep->last_in_ms <= RECENT_MS && endpoint_serves(ep, model))
+            return true;
+    }
+    return false;
 }
 
 bool endpoints_any_usable(const struct gateway *g)
@@ -460,7 +482,7 @@ void endpoint_succeeded(struct endpoint *ep)
     ep->errors_row = 0;
 }
 
-void endpoint_failed(struct endpoint *ep)
+void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
 {
     struct gateway *g = ep->g;
     uint64_t now = clock_ms();
@@ -469,8 +491,12 @@ void endpoint_failed(struct endpoint *ep)
     /* Out already by what its scrapes say, and back by the same: a count would keep it out longer. */
     if (ep->use == SCHED_FROZEN || ep->use == SCHED_UNREACHABLE)
         return;
-    ep->errors_row++;
     ep->on_probe = false;
+    /* In a row means one after the other: what breaks many requests at once is one error. */
+    if (dispatched_ns < ep->last_error_ns)
+        return;
+    ep->last_error_ns = clock_ns();
+    ep->errors_row++;
     if (ep->errors_row < ERRORS_ROW)
         return;
     for (uint32_t i = 0; i < g->endpoint_count; i++)

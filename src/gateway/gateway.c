@@ -163,6 +163,7 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->first_byte_ms = or_default(o->first_byte_ms, 600000);
     g->gap_ms = or_default(o->gap_ms, 120000);
     g->total_ms = or_default(o->total_ms, 3600000);
+    g->wait_ms = o->wait_ms == UINT32_MAX ? 0 : or_default(o->wait_ms, 3000);
     g->no_split = o->no_split;
     g->cache = o->cache != NULL ? mem_strdup(o->cache) : NULL;
     g->started_s = clock_wall_s();

@@ -36,6 +36,7 @@ struct gateway_opts {
     uint32_t inflight_max; /* 0 = 1024 */
     uint32_t retries_max;  /* further attempts; UINT32_MAX = none; 0 = 2 */
     uint32_t first_byte_ms, gap_ms, total_ms; /* 0 = 600 s, 120 s, 3600 s */
+    uint32_t wait_ms;      /* for a worker that was there until lately; 0 = 3 s, UINT32_MAX = none */
     size_t body_bytes_max; /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;

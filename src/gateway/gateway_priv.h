@@ -32,7 +32,7 @@ enum gateway_metric {
     M_L_PREDICTED, M_L_REAL, M_L_TTFT, M_L_INFLIGHT, M_L_CUT, M_L_CLIENT_GONE, M_L_STRIPPED,
     M_L_ESTIMATE, M_L_RENDER_FAILED, M_L_ENDPOINT_STATE, M_L_ENDPOINT_INFLIGHT, M_L_ENDPOINT_REQUESTS,
     M_L_PREFILL_RATE, M_L_DECODE_RATE, M_L_EJECTED, M_L_INDEX_BLOCKS, M_L_REPLICA_UP,
-    M_L_READ_SECONDS, M_L_WASTED, M_COUNT
+    M_L_READ_SECONDS, M_L_WASTED, M_L_WAITED, M_COUNT
 };
 
 struct metrics *gateway_metrics_new(void);
@@ -57,16 +57,18 @@ struct endpoint {
     uint64_t last_ok_ms;          /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
     uint64_t models_due_ms, ready_due_ms;
+    uint64_t last_in_ms;          /* last seen in rotation; 0 = never */
     bool refused;                 /* the last try could not even connect */
+    bool models_known;            /* said since it was last reached anew */
     bool ready_known, is_ready;   /* by /health/ready; true for an endpoint that has no such page */
 
-    double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time;
+    double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
     double stalled_s;             /* age of its last step while requests run, by its own word */
     bool ours, has_blocks;        /* one of our workers, by its metrics */
     bool was_used;                /* since it was last reached anew */
     uint32_t slots, block_tokens; /* 0: not said */
 
-    struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd */
+    struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd; kept while it is away */
     uint32_t model_count, max_model_len;
 
     uint64_t bookings;
@@ -75,6 +77,7 @@ struct endpoint {
     struct sched_learner learner;
 
     uint32_t errors_row, ejections;
+    uint64_t last_error_ns;
     uint64_t ejected_until_ms, paused_until_ms, slow_until_ms;
     bool on_probe;                /* one request is finding out whether it is well again */
 
@@ -93,11 +96,13 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
 /* Sets use and reason from what is known now. */
 void endpoints_judge(struct endpoint *ep);
 /* Some endpoint that leads to an answer is in rotation. */
+/* Nobody serves the model now, but somebody did until lately. */
+bool endpoints_may_return(const struct gateway *g, struct str model);
 bool endpoints_any_usable(const struct gateway *g);
 /* The books of errors: that a request goes there, and what it ended with. */
 void endpoint_dispatched(struct endpoint *ep);
 void endpoint_succeeded(struct endpoint *ep);
-void endpoint_failed(struct endpoint *ep);
+void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns);
 void endpoint_pause(struct endpoint *ep, uint32_t ms);
 
 /* ---- who holds what (prefix.c) ---- */
@@ -140,7 +145,7 @@ struct exchange {
     const char *path;             /* the route's, static */
     char id[REQUEST_ID_MAX + 1];
     struct reading reading;
-    bool was_read, explain, entered, gone;
+    bool was_read, explain, entered, gone, waited;
 
     bool *tried;                  /* per endpoint */
     uint32_t attempts, resets;
@@ -235,7 +240,7 @@ struct gateway {
 
     struct sched_conf conf;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
-    uint32_t first_byte_ms, gap_ms, total_ms;
+    uint32_t first_byte_ms, gap_ms, total_ms, wait_ms;
     bool no_split;
     char *cache;
     char address[300];            /* where it listens */

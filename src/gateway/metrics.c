@@ -97,6 +97,8 @@ static const struct metric_desc table[M_COUNT] = {
     [M_L_READ_SECONDS] = { METRIC_HISTOGRAM, "llmd_scheduler_read_seconds",
                            "Time to parse, render, tokenize and key a request.", { NULL },
                            HIST(quick_buckets) },
+    [M_L_WAITED] = { METRIC_COUNTER, "llmd_scheduler_waited_total",
+                     "Requests that waited for a worker to come back.", { NULL }, NONE },
     [M_L_WASTED] = { METRIC_COUNTER, "llmd_wasted_tokens_total",
                      "Answer tokens of attempts that were cut.", { NULL }, NONE },
 };

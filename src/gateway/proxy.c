@@ -24,6 +24,7 @@
 #define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)   /* without */
 #define HEADERS_OUT_MAX 112
 #define BACKOFF_MS 25
+#define WAIT_STEP_MS 50
 #define BACKOFF_MS_MAX 1000
 #define RESETS_MAX 1          /* a reset may have cost work already: one more try, no more */
 #define DEADLINE_LEFT_MS 250  /* no attempt with less */
@@ -241,6 +242,14 @@ static void backed_off(void *ctx)
     attempt(ctx);
 }
 
+/* Tries again after so long. */
+static void arm(struct exchange *x, uint64_t ms)
+{
+    if (x->timer == NULL)
+        x->timer = loop_timer_new(x->g->loop, backed_off, x);
+    loop_timer_arm(x->timer, ms, 0);
+}
+
 static bool may_retry(const struct exchange *x, enum attempt_end why)
 {
     uint64_t left_ms = x->g->total_ms - MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)x->g->total_ms);
@@ -262,7 +271,7 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
     if (why == ATT_BUSY)
         endpoint_pause(ep, MAX(x->retry_after_s, 1u) * 1000);
     else
-        endpoint_failed(ep);
+        endpoint_failed(ep, x->t_dispatch);
     x->tried[ep - g->endpoints] = true;
     x->resets += why != ATT_CONNECT && why != ATT_BUSY;
     route_release(x);
@@ -276,9 +285,7 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
         return;
     }
     x->last_failure = why;
-    if (x->timer == NULL)
-        x->timer = loop_timer_new(g->loop, backed_off, x);
-    loop_timer_arm(x->timer, rng_below(&g->rng, backoff), 0);
+    arm(x, rng_below(&g->rng, backoff));
 }
 
 static struct http_headers request_headers(struct exchange *x, struct http_header *out)
@@ -325,6 +332,27 @@ static void dispatch(struct exchange *x)
     }
 }
 
+/* Between the end of a worker and its return there may be a second in which nobody is there; a
+ * request that has cost nothing yet can wait for that. */
+static bool wait_for_return(struct exchange *x)
+{
+    struct gateway *g = x->g;
+    uint64_t waited_ms = (clock_ns() - x->t_start) / 1000000;
+    bool was_refused = x->attempts > 0 && x->last_failure == ATT_BUSY;
+
+    if (g->draining || was_refused || x->attempts > g->retries_max || waited_ms >= g->wait_ms ||
+        !endpoints_may_return(g, x->reading.model))
+        return false;
+    /* who could not be reached may be tried anew; who broke off may not */
+    if (x->attempts > 0 && x->last_failure == ATT_CONNECT)
+        memset(x->tried, 0, g->endpoint_count * sizeof(*x->tried));
+    if (!x->waited)
+        metric_add(gateway_cell(g, M_L_WAITED, NULL, NULL), 1);
+    x->waited = true;
+    arm(x, WAIT_STEP_MS);
+    return true;
+}
+
 /* Nobody is there for it: why is worth saying exactly. */
 static void refuse_nobody(struct exchange *x)
 {
@@ -332,6 +360,8 @@ static void refuse_nobody(struct exchange *x)
     struct str model = x->reading.model;
     uint32_t knowing = 0, serving = 0;
 
+    if (wait_for_return(x))
+        return;
     if (x->attempts > 0) {
         attempt_refuse(x, (enum attempt_end)x->last_failure);
         return;
@@ -468,7 +498,7 @@ static void whole_end(struct exchange *x)
         attempt_failed(x, ATT_BUSY);
     } else if (x->status >= 500) {
         /* its text may quote the prompt: ours is given instead */
-        endpoint_failed(x->decode);
+        endpoint_failed(x->decode, x->t_dispatch);
         exchange_fail(x, x->status == 504 ? 504 : x->status == 501 ? 501 : 502,
                       "InternalServerError", "upstream_error", "the worker failed");
     } else {

@@ -70,8 +70,8 @@ void stream_cut(struct exchange *x, const char *code, const char *message)
     x->failure = code;
     metric_add(gateway_cell(x->g, M_L_CUT, code, NULL), 1);
     metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
-    if (x->decode != NULL && !str_eqz(str_of(code), "shutting_down"))
-        endpoint_failed(x->decode);
+    if (x->decode != NULL && str_eqz(STR("upstream_cut"), code))
+        endpoint_failed(x->decode, x->t_dispatch);
     (void)oai_fail(&e, 502, "InternalServerError", code, NULL, "%s", message);
     buf_init(&b, (size_t)4 << 10);
     oai_sse_error(&b, &e);

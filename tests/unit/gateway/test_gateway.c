@@ -375,7 +375,7 @@ static void start_workers(uint32_t count)
 static struct gateway_opts quick(void)
 {
     return (struct gateway_opts){ .host = "127.0.0.1", .scrape_ms = 10, .stale_ms = 250,
-                                  .frozen_ms = 500 };
+                                  .frozen_ms = 500, .wait_ms = UINT32_MAX };
 }
 
 static void start_gateway(uint32_t count, struct gateway_opts o, const enum sched_role *roles)
@@ -568,6 +568,96 @@ static void nobody_usable_is_503_with_advice(void **state)
     assert_string_equal(s->should_retry, "true");
     assert_int_equal(ready->status, 503);
     assert_int_equal(models->status, 503);
+    stop();
+}
+
+static void open_again(struct worker *k)
+{
+    struct http_server_opts o = { .host = "127.0.0.1" };
+    struct str port = str_of(k->address);
+    uint64_t n;
+    struct err e;
+
+    (void)str_cut(&port, ':');
+    assert_true(str_u64(port, &n));
+    o.port = (uint16_t)n;
+    assert_int_equal(http_server_open(w.loop, &o, worker_handle, k, &k->server, &e), 0);
+}
+
+static void a_request_waits_for_a_worker_that_comes_back(void **state)
+{
+    struct gateway_opts o = quick();
+    struct shot *s, *other;
+
+    (void)state;
+    start_workers(1);
+    o.wait_ms = 2000;
+    start_gateway(1, o, NULL);
+    WAIT(all_used);
+    http_server_close(w.worker[0].server);
+    w.worker[0].server = NULL;
+    s = shoot(CHAT, ASK); /* not even noticed yet */
+    WAIT(first_unreachable);
+    other = shoot(CHAT, ASK_STREAM);
+    (void)wait_ms(never, 100);
+    assert_false(s->ended || other->ended);
+    open_again(&w.worker[0]);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_int_equal(other->status, 200);
+    assert_true(metric_of(M_L_WAITED, NULL) == 2);
+    stop();
+}
+
+static void the_wait_has_an_end(void **state)
+{
+    struct gateway_opts o = quick();
+    struct shot *s, *other;
+
+    (void)state;
+    start_workers(1);
+    o.wait_ms = 150;
+    start_gateway(1, o, NULL);
+    WAIT(all_used);
+    http_server_close(w.worker[0].server);
+    w.worker[0].server = NULL;
+    WAIT(first_unreachable);
+    s = shoot(CHAT, ASK);
+    other = shoot(CHAT, "{\"model\":\"nobody\",\"messages\":[]}");
+    WAIT(all_ended);
+    assert_int_equal(s->status, 503);
+    assert_int_equal(other->status, 404); /* what was served is remembered */
+    stop();
+}
+
+/* Eight streams that break at once are one error, and no reason to leave a worker alone. */
+static bool eight_begun(void)
+{
+    for (uint32_t i = 0; i < 8; i++)
+        if (shots[i].body.len == 0)
+            return false;
+    return true;
+}
+
+static void what_breaks_many_at_once_is_one_error(void **state)
+{
+    struct worker *k = &w.worker[0];
+
+    (void)state;
+    start(1);
+    k->hold_after_first = true;
+    for (int i = 0; i < 8; i++)
+        (void)shoot(CHAT, ASK_STREAM);
+    WAIT(eight_begun);
+    for (uint32_t i = 0; i < k->held_count; i++) {
+        k->live--;
+        http_reply_abort(k->held[i]);
+    }
+    k->held_count = 0;
+    WAIT(all_ended);
+    assert_int_equal(w.g->endpoints[0].errors_row, 1);
+    for (int i = 0; i < 8; i++)
+        assert_true(has(&shots[i], "upstream_cut"));
     stop();
 }
 
@@ -1246,6 +1336,9 @@ int main(void)
         cmocka_unit_test(bad_requests_are_refused_here),
         cmocka_unit_test(pages_tell_of_the_workers),
         cmocka_unit_test(nobody_usable_is_503_with_advice),
+        cmocka_unit_test(a_request_waits_for_a_worker_that_comes_back),
+        cmocka_unit_test(the_wait_has_an_end),
+        cmocka_unit_test(what_breaks_many_at_once_is_one_error),
         cmocka_unit_test(a_worker_that_is_not_ready_gets_nothing),
         cmocka_unit_test(failures_before_the_first_byte_are_tried_elsewhere),
         cmocka_unit_test(a_dead_worker_costs_a_retry_and_no_answer),
