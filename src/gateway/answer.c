@@ -1,6 +1,7 @@
 /* Answers are looked at, never parsed: lines that begin with "data:" are counted, and only a text
  * that contains a usage object has that object read.  Inside JSON strings a quote is escaped and a
- * line end cannot stand, so neither a forged usage nor a forged end mark can come out of content. */
+ * line end cannot stand, so neither a forged usage nor a forged end mark can come out of content.
+ */
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/answer.h"
 #include "base/arena.h"

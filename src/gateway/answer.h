@@ -13,9 +13,9 @@ struct answer_usage {
 };
 
 struct answer_seen {
-    uint32_t events;   /* data lines, the end mark left out */
-    bool done;         /* the end mark "data: [DONE]" */
-    bool error;        /* a data line that begins with an error object */
+    uint32_t events; /* data lines, the end mark left out */
+    bool done;       /* the end mark "data: [DONE]" */
+    bool error;      /* a data line that begins with an error object */
 };
 
 /* Bytes of s up to and with the last blank line that ends an event; 0 when there is none. */

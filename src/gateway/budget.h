@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define RETRY_WINDOW_S 10
+#define RETRY_WINDOW_S    10
 #define RETRY_FLOOR_PER_S 3
 
 /* Zeroed is valid. */

@@ -26,20 +26,31 @@
 
 #define SCRAPE_BYTES_MAX ((size_t)4 << 20)
 #define MODELS_BYTES_MAX ((size_t)1 << 20)
-#define CONNECT_MS 1000
-#define READY_MS 1000
-#define RETURN_MS 100     /* the same, of one that is on its way back */
-#define MODELS_MS 5000
-#define ERRORS_ROW 5
-#define EJECT_MS 30000
-#define EJECT_MS_MAX 300000
-#define SLOW_START_MS 10000 /* after an ejection: a tenth of the weight */
-#define PAUSE_MS_MAX 30000
-#define RECENT_MS 30000     /* in rotation so lately: it may well come back */
+#define CONNECT_MS       1000
+#define READY_MS         1000
+#define RETURN_MS        100 /* the same, of one that is on its way back */
+#define MODELS_MS        5000
+#define ERRORS_ROW       5
+#define EJECT_MS         30000
+#define EJECT_MS_MAX     300000
+#define SLOW_START_MS    10000 /* after an ejection: a tenth of the weight */
+#define PAUSE_MS_MAX     30000
+#define RECENT_MS        30000 /* in rotation so lately: it may well come back */
 
 enum family {
-    F_RUNNING, F_WAITING, F_KV_USAGE, F_CACHE_CONFIG, F_BLOCKS_IN_USE, F_BLOCKS_TOTAL, F_STALLED,
-    F_START_TIME, F_PROMPT_TOKENS, F_SG_RUNNING, F_SG_WAITING, F_SG_USAGE, F_COUNT
+    F_RUNNING,
+    F_WAITING,
+    F_KV_USAGE,
+    F_CACHE_CONFIG,
+    F_BLOCKS_IN_USE,
+    F_BLOCKS_TOTAL,
+    F_STALLED,
+    F_START_TIME,
+    F_PROMPT_TOKENS,
+    F_SG_RUNNING,
+    F_SG_WAITING,
+    F_SG_USAGE,
+    F_COUNT
 };
 
 static const struct str families[F_COUNT] = {
@@ -111,6 +122,10 @@ static void take_scrape(struct endpoint *ep)
     ep->running = bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING], 1e6);
     ep->waiting = bounded(s.v[F_WAITING] + s.v[F_SG_WAITING], 1e6);
     ep->kv_usage = bounded(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), 1);
+    /* What ran of ours since the scrape before may be in these numbers, finished or not, and is in our
+     * own books already; only what exceeds it is somebody else's. */
+    ep->foreign = MAX(0.0, ep->running + ep->waiting -
+                               MAX(ep->inflight_peak, ep->inflight_peak_before));
     ep->has_blocks = s.has[F_BLOCKS_IN_USE];
     ep->blocks_in_use = bounded(s.v[F_BLOCKS_IN_USE], 1e15);
     ep->blocks_total = bounded(s.v[F_BLOCKS_TOTAL], 1e15);
@@ -118,7 +133,8 @@ static void take_scrape(struct endpoint *ep)
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
-    /* a start time that moved, or a counter that fell: another process, come back between two scrapes */
+    /* a start time that moved, or a counter that fell: another process, come back between two
+     * scrapes */
     if ((ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1) ||
         (s.has[F_PROMPT_TOKENS] && s.v[F_PROMPT_TOKENS] < ep->prompt_tokens))
         endpoint_restarted(ep);
@@ -210,7 +226,7 @@ static bool take_models(struct endpoint *ep)
 
             if (!json_str(json_get(j, "id"), &id) || ep->model_count == ENDPOINT_MODELS_MAX)
                 continue;
-            ep->models_list[ep->model_count++] = (struct str){ str_dup(id), id.n };
+            ep->models_list[ep->model_count++] = (struct str) { str_dup(id), id.n };
             if (json_u64(json_get(j, "max_model_len"), &len))
                 ep->max_model_len = (uint32_t)MIN(len, (uint64_t)UINT32_MAX);
         }
@@ -436,12 +452,12 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         const struct endpoint *ep = &g->endpoints[i];
 
-        snap[i] = (struct sched_endpoint){
+        snap[i] = (struct sched_endpoint) {
             .address = str_of(ep->address),
             .role = ep->role,
             .use = ep->use,
-            .waiting = ep->waiting,
-            .running = ep->running,
+            .waiting = MIN(ep->waiting, ep->foreign),
+            .running = ep->inflight + ep->foreign - MIN(ep->waiting, ep->foreign),
             .kv_usage = ep->kv_usage,
             .inflight = ep->inflight,
             .inflight_prefill_tokens = ep->prefill_tokens,
@@ -488,7 +504,8 @@ void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
     uint64_t now = clock_ms();
     uint32_t out = 0;
 
-    /* Out already by what its scrapes say, and back by the same: a count would keep it out longer. */
+    /* Out already by what its scrapes say, and back by the same: a count would keep it out longer.
+     */
     if (ep->use == SCHED_FROZEN || ep->use == SCHED_UNREACHABLE)
         return;
     ep->on_probe = false;
@@ -534,6 +551,8 @@ void endpoints_tick(struct gateway *g)
         if (ep->scrape == NULL) {
             buf_reset(&ep->scrape_body);
             ep->scrape_status = 0;
+            ep->inflight_peak_before = ep->inflight_peak;
+            ep->inflight_peak = ep->inflight;
             ask(ep, "/metrics", SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
         }
         if (up && ep->models == NULL && ep->models_due_ms <= now) {
@@ -583,8 +602,8 @@ int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *
             if (strcmp(g->endpoints[k].address, ep->address) == 0)
                 return err_set(e, ERR_INVAL, "endpoint %s is given twice", ep->address);
         for (unsigned u = 0; u < COUNT(ep->m_state); u++)
-            ep->m_state[u] = gateway_cell(g, M_L_ENDPOINT_STATE, ep->address,
-                                          sched_use_name((enum sched_use)u));
+            ep->m_state[u] =
+                gateway_cell(g, M_L_ENDPOINT_STATE, ep->address, sched_use_name((enum sched_use)u));
         metric_set(ep->m_state[ep->use], 1);
         ep->m_inflight = gateway_cell(g, M_L_ENDPOINT_INFLIGHT, ep->address, NULL);
         ep->m_requests = gateway_cell(g, M_L_ENDPOINT_REQUESTS, ep->address, NULL);

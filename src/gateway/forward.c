@@ -10,14 +10,26 @@
 #include <ctype.h>
 
 static const char *const connection_headers[] = {
-    "connection",  "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-    "te",          "trailer",    "transfer-encoding",  "upgrade",             "host",
-    "content-length", "expect",  "accept-encoding",    "x-request-id",        "x-llmd-explain",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "host",
+    "content-length",
+    "expect",
+    "accept-encoding",
+    "x-request-id",
+    "x-llmd-explain",
 };
 
 static const char *const steering_prefixes[] = {
-    "x-gateway-", "x-prefiller-", "x-encoder-", "x-kv-cache-", "x-data-parallel-", "x-llm-d-",
-    "x-envoy-",   "x-forwarded",  "forwarded",  "x-slo-",
+    "x-gateway-", "x-prefiller-", "x-encoder-",  "x-kv-cache-", "x-data-parallel-",
+    "x-llm-d-",   "x-envoy-",     "x-forwarded", "forwarded",   "x-slo-",
 };
 
 static bool starts_icase(struct str s, const char *prefix)

@@ -12,11 +12,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SWEEP_MS 250
+#define SWEEP_MS      250
 #define DRAIN_LOOK_MS 20
 #define DRAIN_LAST_MS 1000 /* for the last words of what the timeout ended */
-#define RECEIPT_PATH "/v1/receipts/"
-#define MODEL_PATH "/v1/models/"
+#define RECEIPT_PATH  "/v1/receipts/"
+#define MODEL_PATH    "/v1/models/"
 
 struct route {
     const char *method, *path;
@@ -192,7 +192,8 @@ static int open_server(struct gateway *g, const struct gateway_opts *o, struct e
 int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o, struct err *e)
 {
     struct gateway *g = mem_zalloc(sizeof(*g));
-    struct reader_opts ro = { .model = o->model, .seed = o->seed,
+    struct reader_opts ro = { .model = o->model,
+                              .seed = o->seed,
                               .allow_special_in_content = o->allow_special_in_content };
     int rc;
 
@@ -261,7 +262,8 @@ static void drain_timeout(void *ctx)
         proxy_break_all(g, "shutting_down", "server is shutting down");
     }
     /* ended answers may still be on their way to slow clients */
-    if ((g->inflight != 0 || http_server_unsent(g->server) != 0) && clock_ms() < g->drain_until_ms) {
+    if ((g->inflight != 0 || http_server_unsent(g->server) != 0) &&
+        clock_ms() < g->drain_until_ms) {
         loop_timer_arm(g->drain_timer, DRAIN_LOOK_MS, 0);
         return;
     }

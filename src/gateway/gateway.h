@@ -5,7 +5,8 @@
  * What it promises: a retry only before the first byte, a cut answer never looks finished, a
  * client that leaves frees its worker at once, and every queue, wait and retry has a ceiling.
  * Source: the project's scheduler page, 2.7, 3, 8, 12; its reliability page, 3.7, 3.8, 4.9, 4.10.
- * Threads: everything on the loop it was opened on; one thread of its own tokenizes long prompts. */
+ * Threads: everything on the loop it was opened on; one thread of its own tokenizes long prompts.
+ */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
@@ -16,14 +17,14 @@
 #define GATEWAY_ENDPOINTS_MAX 256
 
 struct gateway_endpoint_opts {
-    const char *address;   /* "HOST:PORT", copied */
+    const char *address; /* "HOST:PORT", copied */
     enum sched_role role;
-    bool role_given;       /* stated by the operator: it takes part in splits whatever it runs */
+    bool role_given; /* stated by the operator: it takes part in splits whatever it runs */
 };
 
 struct gateway_opts {
-    const char *host;      /* to listen on */
-    uint16_t port;         /* 0 = any free */
+    const char *host; /* to listen on */
+    uint16_t port;    /* 0 = any free */
     const struct gateway_endpoint_opts *endpoints;
     uint32_t endpoint_count;
     const char *cache;     /* "HOST:PORT" of the cache manager's replica stream, or NULL */
@@ -31,13 +32,13 @@ struct gateway_opts {
     const char *seed;      /* of index keys; NULL = "" */
     uint32_t block_tokens; /* 0 = 16 */
     uint32_t scrape_ms;    /* 0 = 100 */
-    uint32_t stale_ms, frozen_ms; /* no scrape answered for so long; 0 = 1000, 3000 */
-    uint32_t stuck_ms;     /* busy without progress; 0 = 15000 */
-    uint32_t inflight_max; /* 0 = 1024 */
-    uint32_t retries_max;  /* further attempts; UINT32_MAX = none; 0 = 2 */
+    uint32_t stale_ms, frozen_ms;             /* no scrape answered for so long; 0 = 1000, 3000 */
+    uint32_t stuck_ms;                        /* busy without progress; 0 = 15000 */
+    uint32_t inflight_max;                    /* 0 = 1024 */
+    uint32_t retries_max;                     /* further attempts; UINT32_MAX = none; 0 = 2 */
     uint32_t first_byte_ms, gap_ms, total_ms; /* 0 = 600 s, 120 s, 3600 s */
-    uint32_t wait_ms;      /* for a worker that was there until lately; 0 = 3 s, UINT32_MAX = none */
-    size_t body_bytes_max; /* 0 = 16 MiB */
+    uint32_t wait_ms; /* for a worker that was there until lately; 0 = 3 s, UINT32_MAX = none */
+    size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
     bool allow_special_in_content;
@@ -53,7 +54,8 @@ uint16_t gateway_port(const struct gateway *g);
 /* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
  * after timeout_ms, when what still runs was ended with an error event. */
 void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx);
-/* Breaks what is left.  NULL is fine.  Never from one of the gateway's own callbacks but drain's. */
+/* Breaks what is left.  NULL is fine.  Never from one of the gateway's own callbacks but drain's.
+ */
 void gateway_close(struct gateway *g);
 /* Unfinished requests. */
 uint32_t gateway_inflight(const struct gateway *g);

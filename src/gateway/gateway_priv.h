@@ -25,14 +25,48 @@
 /* ---- metrics (metrics.c) ---- */
 
 enum gateway_metric {
-    M_REQUESTS, M_REQUEST_SECONDS, M_TTFT, M_INPUT_TOKENS, M_CACHED_TOKENS, M_OUTPUT_TOKENS,
-    M_READY_ENDPOINTS, M_QUEUE_SIZE, M_KV_USAGE, M_RUNNING, M_ENDPOINT_QUEUE, M_DECISION,
-    M_DECIDE_SECONDS, M_POLL_ERRORS, M_INFO,
-    M_L_REQUESTS, M_L_REJECTED, M_L_RETRIES, M_L_RETRY_REFUSED, M_L_SPLIT, M_L_NOT_SPLIT,
-    M_L_PREDICTED, M_L_REAL, M_L_TTFT, M_L_INFLIGHT, M_L_CUT, M_L_CLIENT_GONE, M_L_STRIPPED,
-    M_L_ESTIMATE, M_L_RENDER_FAILED, M_L_ENDPOINT_STATE, M_L_ENDPOINT_INFLIGHT, M_L_ENDPOINT_REQUESTS,
-    M_L_PREFILL_RATE, M_L_DECODE_RATE, M_L_EJECTED, M_L_INDEX_BLOCKS, M_L_REPLICA_UP,
-    M_L_READ_SECONDS, M_L_WASTED, M_L_WAITED, M_COUNT
+    M_REQUESTS,
+    M_REQUEST_SECONDS,
+    M_TTFT,
+    M_INPUT_TOKENS,
+    M_CACHED_TOKENS,
+    M_OUTPUT_TOKENS,
+    M_READY_ENDPOINTS,
+    M_QUEUE_SIZE,
+    M_KV_USAGE,
+    M_RUNNING,
+    M_ENDPOINT_QUEUE,
+    M_DECISION,
+    M_DECIDE_SECONDS,
+    M_POLL_ERRORS,
+    M_INFO,
+    M_L_REQUESTS,
+    M_L_REJECTED,
+    M_L_RETRIES,
+    M_L_RETRY_REFUSED,
+    M_L_SPLIT,
+    M_L_NOT_SPLIT,
+    M_L_PREDICTED,
+    M_L_REAL,
+    M_L_TTFT,
+    M_L_INFLIGHT,
+    M_L_CUT,
+    M_L_CLIENT_GONE,
+    M_L_STRIPPED,
+    M_L_ESTIMATE,
+    M_L_RENDER_FAILED,
+    M_L_ENDPOINT_STATE,
+    M_L_ENDPOINT_INFLIGHT,
+    M_L_ENDPOINT_REQUESTS,
+    M_L_PREFILL_RATE,
+    M_L_DECODE_RATE,
+    M_L_EJECTED,
+    M_L_INDEX_BLOCKS,
+    M_L_REPLICA_UP,
+    M_L_READ_SECONDS,
+    M_L_WASTED,
+    M_L_WAITED,
+    M_COUNT
 };
 
 struct metrics *gateway_metrics_new(void);
@@ -41,26 +75,26 @@ struct metrics *gateway_metrics_new(void);
 
 struct endpoint {
     struct gateway *g;
-    char *address;                /* as given */
+    char *address; /* as given */
     char host[256];
     uint16_t port;
     enum sched_role role;
     bool role_given;
 
     enum sched_use use;
-    const char *reason;           /* a sentence for status, static */
-    struct http_call *scrape;     /* NULL: none is running */
+    const char *reason;       /* a sentence for status, static */
+    struct http_call *scrape; /* NULL: none is running */
     struct http_call *models;
     struct http_call *ready;
     struct buf scrape_body, models_body;
     int scrape_status, models_status, ready_status;
-    uint64_t last_ok_ms;          /* last scrape answered; 0 = never */
+    uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
     uint64_t models_due_ms, ready_due_ms;
-    uint64_t last_in_ms;          /* last seen in rotation; 0 = never */
-    bool refused;                 /* the last try could not even connect */
-    bool models_known;            /* said since it was last reached anew */
-    bool ready_known, is_ready;   /* by /health/ready; true for an endpoint that has no such page */
+    uint64_t last_in_ms;        /* last seen in rotation; 0 = never */
+    bool refused;               /* the last try could not even connect */
+    bool models_known;          /* said since it was last reached anew */
+    bool ready_known, is_ready; /* by /health/ready; true for an endpoint that has no such page */
 
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
     double stalled_s;             /* age of its last step while requests run, by its own word */
@@ -73,13 +107,15 @@ struct endpoint {
 
     uint64_t bookings;
     uint32_t inflight, decoding;
+    uint32_t inflight_peak, inflight_peak_before; /* since the last scrape began, and the one before */
+    double foreign;               /* requests there that are not ours, by the last scrape */
     double prefill_tokens;
     struct sched_learner learner;
 
     uint32_t errors_row, ejections;
     uint64_t last_error_ns;
     uint64_t ejected_until_ms, paused_until_ms, slow_until_ms;
-    bool on_probe;                /* one request is finding out whether it is well again */
+    bool on_probe; /* one request is finding out whether it is well again */
 
     struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_requests,
         *m_prefill, *m_decode, *m_ejected;
@@ -137,47 +173,47 @@ struct candidate {
 struct exchange {
     struct exchange *next, *prev;
     struct gateway *g;
-    struct http_req *req;         /* NULL: answered, or the client is gone */
-    struct http_call *call;       /* NULL: between attempts */
-    struct reader_job *job;       /* NULL: not being read by the thread */
-    struct loop_timer *timer;     /* back-off */
+    struct http_req *req;     /* NULL: answered, or the client is gone */
+    struct http_call *call;   /* NULL: between attempts */
+    struct reader_job *job;   /* NULL: not being read by the thread */
+    struct loop_timer *timer; /* back-off */
     enum route_kind kind;
-    const char *path;             /* the route's, static */
+    const char *path; /* the route's, static */
     char id[REQUEST_ID_MAX + 1];
     struct reading reading;
     bool was_read, explain, entered, gone, waited;
 
-    bool *tried;                  /* per endpoint */
+    bool *tried; /* per endpoint */
     uint32_t attempts, resets;
-    uint32_t last_failure;        /* proxy.c's enum attempt_end */
+    uint32_t last_failure; /* proxy.c's enum attempt_end */
     struct sched_decision decision;
     struct candidate candidate[CANDIDATES_SHOWN]; /* of the last decision, for the receipt */
     uint32_t candidate_count;
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
     double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
-    bool alone;                   /* nothing else of ours ran there when it was sent */
-    uint64_t booking;             /* its number at the endpoint: a later one ran beside it */
+    bool alone;       /* nothing else of ours ran there when it was sent */
+    uint64_t booking; /* its number at the endpoint: a later one ran beside it */
     uint32_t predicted_cached;
     const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */
 
-    int status;                   /* upstream's; 0: no head yet */
+    int status; /* upstream's; 0: no head yet */
     uint32_t retry_after_s;
     bool streaming, started;
-    bool ended;                   /* upstream is done; only pending bytes keep this alive */
-    bool cut;                     /* ended, and the client must see that something is missing */
-    struct buf body;              /* whole answers; streams: an unfinished event */
-    struct buf pending;           /* bytes that the client was too slow for */
+    bool ended;         /* upstream is done; only pending bytes keep this alive */
+    bool cut;           /* ended, and the client must see that something is missing */
+    struct buf body;    /* whole answers; streams: an unfinished event */
+    struct buf pending; /* bytes that the client was too slow for */
     bool paused;
     char content_type[128];
     struct answer_usage usage;
     struct answer_seen seen;
-    double streams_sum;           /* other streams beside it, summed per event */
+    double streams_sum; /* other streams beside it, summed per event */
 
     /* clock_ns; 0 = not yet */
     uint64_t t_start, t_read, t_dispatch, t_first, t_last, t_wrote;
-    int answered;                 /* status given to the client; 0 = none */
-    const char *failure;          /* why it ended badly, static; NULL = well */
+    int answered;        /* status given to the client; 0 = none */
+    const char *failure; /* why it ended badly, static; NULL = well */
 };
 
 /* Headers (forward.c). */
@@ -227,8 +263,8 @@ void status_ready(struct gateway *g, struct http_req *r);
 struct gateway {
     struct loop *loop;
     struct http_server *server;
-    struct http_client *client;   /* requests */
-    struct http_client *probes;   /* scrapes: never behind a request */
+    struct http_client *client; /* requests */
+    struct http_client *probes; /* scrapes: never behind a request */
     struct loop_timer *tick, *sweep, *drain_timer;
     struct metrics *metrics;
     struct metric_cell *m_inflight;
@@ -243,7 +279,7 @@ struct gateway {
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms;
     bool no_split;
     char *cache;
-    char address[300];            /* where it listens */
+    char address[300]; /* where it listens */
 
     struct endpoint *endpoints;
     uint32_t endpoint_count;
@@ -259,7 +295,7 @@ struct gateway {
     uint32_t inflight;
 
     bool draining, drained, drain_broken;
-    uint64_t drain_until_ms;      /* by then even unsent bytes are given up */
+    uint64_t drain_until_ms; /* by then even unsent bytes are given up */
     loop_fn *drain_fn;
     void *drain_ctx;
     double started_s;

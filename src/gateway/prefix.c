@@ -24,34 +24,34 @@
 #include "kv/replica.h"
 #include <inttypes.h>
 
-#define NOTE_MS 5000
-#define NOTES_MAX (1u << 18)          /* keys that can expire; past it the oldest expire early */
+#define NOTE_MS         5000
+#define NOTES_MAX       (1u << 18) /* keys that can expire; past it the oldest expire early */
 #define NOTE_BLOCKS_MAX ((size_t)1 << 20)
-#define NOTE_KEYS_MAX 2048            /* of one prompt */
-#define NOTE_DENSE 64                 /* blocks: 1,024 tokens of 16 */
-#define NOTE_SPARSE 512
+#define NOTE_KEYS_MAX   2048 /* of one prompt */
+#define NOTE_DENSE      64   /* blocks: 1,024 tokens of 16 */
+#define NOTE_SPARSE     512
 
 struct note {
     uint64_t key, at_ms;
-    uint32_t endpoint;                /* of the notes' index */
+    uint32_t endpoint; /* of the notes' index */
 };
 
 struct prefix {
     struct gateway *g;
     struct kv_index *notes;
-    struct note *ring;                /* NOTES_MAX; the oldest first */
+    struct note *ring; /* NOTES_MAX; the oldest first */
     size_t first, count;
-    uint32_t *note_id;                /* the gateway's endpoint to the index's */
-    uint32_t *found;                  /* scratch: one per endpoint */
-    uint32_t *held, held_cap;         /* scratch: one per endpoint of the replica */
-    uint64_t *keys;                   /* scratch: NOTE_KEYS_MAX */
-    struct replica *replica;          /* NULL: no cache manager was named */
+    uint32_t *note_id;        /* the gateway's endpoint to the index's */
+    uint32_t *found;          /* scratch: one per endpoint */
+    uint32_t *held, held_cap; /* scratch: one per endpoint of the replica */
+    uint64_t *keys;           /* scratch: NOTE_KEYS_MAX */
+    struct replica *replica;  /* NULL: no cache manager was named */
     bool was_up;
     struct map sharing;
 };
 
-static int follow_cache(struct prefix *p, const struct gateway_opts *o, const struct kv_index_opts *k,
-                        struct err *e)
+static int follow_cache(struct prefix *p, const struct gateway_opts *o,
+                        const struct kv_index_opts *k, struct err *e)
 {
     struct replica_opts r = { .index = *k };
     char host[256];
@@ -68,8 +68,10 @@ static int follow_cache(struct prefix *p, const struct gateway_opts *o, const st
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e)
 {
     struct prefix *p = mem_zalloc(sizeof(*p));
-    struct kv_index_opts k = { .block_tokens = g->block_tokens, .hash = INDEX_HASH_XXH64,
-                               .seed = o->seed, .blocks_max = NOTE_BLOCKS_MAX };
+    struct kv_index_opts k = { .block_tokens = g->block_tokens,
+                               .hash = INDEX_HASH_XXH64,
+                               .seed = o->seed,
+                               .blocks_max = NOTE_BLOCKS_MAX };
 
     p->g = g;
     p->notes = kv_index_new(&k);
@@ -78,8 +80,8 @@ struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struc
     p->found = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*p->found));
     p->keys = mem_zalloc(NOTE_KEYS_MAX * sizeof(*p->keys));
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (kv_index_endpoint(p->notes, str_of(g->endpoints[i].address), STR(""),
-                              &p->note_id[i]) != 0) {
+        if (kv_index_endpoint(p->notes, str_of(g->endpoints[i].address), STR(""), &p->note_id[i]) !=
+            0) {
             (void)err_set(e, ERR_LIMIT, "too many endpoints for the index");
             prefix_free(p);
             return NULL;
@@ -208,7 +210,7 @@ void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r)
             continue;
         if (p->count == NOTES_MAX)
             note_drop(p);
-        p->ring[(p->first + p->count++) % NOTES_MAX] = (struct note){ p->keys[i], now, id };
+        p->ring[(p->first + p->count++) % NOTES_MAX] = (struct note) { p->keys[i], now, id };
     }
 }
 

@@ -11,7 +11,8 @@
 /* which: index into names.  labels: the text between the braces, or empty. */
 typedef void prom_sample_fn(void *ctx, size_t which, struct str labels, double value);
 
-/* Calls fn for every sample whose whole name is one of names.  Returns the broken lines among them. */
+/* Calls fn for every sample whose whole name is one of names.  Returns the broken lines among them.
+ */
 size_t prom_scan(struct str text, const struct str *names, size_t count, prom_sample_fn *fn,
                  void *ctx);
 /* The value of a label, as written (escapes kept).  false: absent or the labels are broken. */

@@ -20,14 +20,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#define READ_INLINE_BYTES ((size_t)16 << 10)           /* with a tokenizer: about a millisecond */
-#define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)   /* without */
-#define HEADERS_OUT_MAX 112
-#define BACKOFF_MS 25
-#define WAIT_STEP_MS 50
-#define BACKOFF_MS_MAX 1000
-#define RESETS_MAX 1          /* a reset may have cost work already: one more try, no more */
-#define DEADLINE_LEFT_MS 250  /* no attempt with less */
+#define READ_INLINE_BYTES          ((size_t)16 << 10) /* with a tokenizer: about a millisecond */
+#define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)  /* without */
+#define HEADERS_OUT_MAX            112
+#define BACKOFF_MS                 25
+#define WAIT_STEP_MS               50
+#define BACKOFF_MS_MAX             1000
+#define RESETS_MAX                 1 /* a reset may have cost work already: one more try, no more */
+#define DEADLINE_LEFT_MS           250 /* no attempt with less */
 
 static void attempt(struct exchange *x);
 
@@ -46,14 +46,14 @@ static void reply_error(struct gateway *g, struct http_req *r, const struct oai_
     snprintf(ms, sizeof(ms), "%" PRIu32, MIN(retry_after_s, 3600u) * 1000);
     snprintf(code, sizeof(code), "%d", e->status);
     if (e->status == 429 || e->status == 503) {
-        extra[headers.count++] = (struct http_header){ STR("Retry-After"), str_of(seconds) };
-        extra[headers.count++] = (struct http_header){ STR("retry-after-ms"), str_of(ms) };
+        extra[headers.count++] = (struct http_header) { STR("Retry-After"), str_of(seconds) };
+        extra[headers.count++] = (struct http_header) { STR("retry-after-ms"), str_of(ms) };
     }
-    extra[headers.count++] = (struct http_header){
-        STR("x-should-retry"), e->status == 429 || e->status >= 502 ? STR("true") : STR("false")
-    };
+    extra[headers.count++] =
+        (struct http_header) { STR("x-should-retry"),
+                               e->status == 429 || e->status >= 502 ? STR("true") : STR("false") };
     if (id != NULL)
-        extra[headers.count++] = (struct http_header){ STR("x-request-id"), str_of(id) };
+        extra[headers.count++] = (struct http_header) { STR("x-request-id"), str_of(id) };
     buf_init(&b, (size_t)8 << 10);
     oai_error_body(e, &b);
     metric_add(gateway_cell(g, M_L_REQUESTS, code, NULL), 1);
@@ -252,7 +252,8 @@ static void arm(struct exchange *x, uint64_t ms)
 
 static bool may_retry(const struct exchange *x, enum attempt_end why)
 {
-    uint64_t left_ms = x->g->total_ms - MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)x->g->total_ms);
+    uint64_t left_ms =
+        x->g->total_ms - MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)x->g->total_ms);
 
     return why != ATT_BROKEN && x->attempts <= x->g->retries_max && left_ms >= DEADLINE_LEFT_MS &&
            !(why != ATT_CONNECT && why != ATT_BUSY && x->resets > RESETS_MAX);
@@ -295,10 +296,11 @@ static struct http_headers request_headers(struct exchange *x, struct http_heade
 
     if (stripped != 0 && x->attempts == 1)
         metric_add(gateway_cell(x->g, M_L_STRIPPED, NULL, NULL), stripped);
-    out[n++] = (struct http_header){ STR("x-request-id"), str_of(x->id) };
+    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->id) };
     if (x->prefill != NULL)
-        out[n++] = (struct http_header){ STR("x-prefiller-host-port"), str_of(x->prefill->address) };
-    return (struct http_headers){ out, n };
+        out[n++] =
+            (struct http_header) { STR("x-prefiller-host-port"), str_of(x->prefill->address) };
+    return (struct http_headers) { out, n };
 }
 
 static const struct http_call_ops call_ops;
@@ -317,8 +319,8 @@ static void dispatch(struct exchange *x)
         .connect_ms = 1000,
         .first_byte_ms = g->first_byte_ms,
         .gap_ms = g->gap_ms,
-        .total_ms = g->total_ms - (uint32_t)MIN((clock_ns() - x->t_start) / 1000000,
-                                                (uint64_t)g->total_ms - 1),
+        .total_ms = g->total_ms -
+                    (uint32_t)MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)g->total_ms - 1),
     };
     struct err e;
 
@@ -384,8 +386,8 @@ static void attempt(struct exchange *x)
     x->retry_after_s = 0;
     x->streaming = false;
     x->t_first = x->t_last = 0;
-    x->usage = (struct answer_usage){ 0 };
-    x->seen = (struct answer_seen){ 0 };
+    x->usage = (struct answer_usage) { 0 };
+    x->seen = (struct answer_seen) { 0 };
     x->streams_sum = 0;
     buf_reset(&x->body);
     if (!route_decide(x)) {
@@ -406,13 +408,13 @@ static struct http_headers answer_headers(struct exchange *x, struct http_header
 {
     size_t n = 0;
 
-    out[n++] = (struct http_header){ STR("x-request-id"), str_of(x->id) };
+    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->id) };
     if (x->explain) {
         receipt_write(x, final, receipt);
         if (!receipt->failed)
-            out[n++] = (struct http_header){ STR("x-llmd-receipt"), buf_view(receipt) };
+            out[n++] = (struct http_header) { STR("x-llmd-receipt"), buf_view(receipt) };
     }
-    return (struct http_headers){ out, n };
+    return (struct http_headers) { out, n };
 }
 
 void exchange_start_stream(struct exchange *x)
@@ -499,7 +501,10 @@ static void whole_end(struct exchange *x)
     } else if (x->status >= 500) {
         /* its text may quote the prompt: ours is given instead */
         endpoint_failed(x->decode, x->t_dispatch);
-        exchange_fail(x, x->status == 504 ? 504 : x->status == 501 ? 501 : 502,
+        exchange_fail(x,
+                      x->status == 504   ? 504
+                      : x->status == 501 ? 501
+                                         : 502,
                       "InternalServerError", "upstream_error", "the worker failed");
     } else {
         answer_whole(x);
@@ -549,7 +554,8 @@ static void read_done(void *ctx, struct reading *r)
     x->reading = *r;
     x->was_read = true;
     x->t_read = clock_ns();
-    metric_observe(gateway_cell(g, M_L_READ_SECONDS, NULL, NULL), (double)(x->t_read - x->t_start) * 1e-9);
+    metric_observe(gateway_cell(g, M_L_READ_SECONDS, NULL, NULL),
+                   (double)(x->t_read - x->t_start) * 1e-9);
     if (x->reading.error.status != 0) {
         struct oai_error e = x->reading.error;
         struct http_req *req = x->req;
@@ -577,7 +583,9 @@ static void read_done(void *ctx, struct reading *r)
 
 static enum reading_kind reading_kind_of(enum route_kind k)
 {
-    return k == ROUTE_CHAT ? READING_CHAT : k == ROUTE_COMPLETION ? READING_COMPLETION : READING_OTHER;
+    return k == ROUTE_CHAT         ? READING_CHAT
+           : k == ROUTE_COMPLETION ? READING_COMPLETION
+                                   : READING_OTHER;
 }
 
 static void read_body(struct exchange *x)

@@ -22,8 +22,8 @@
 #include <string.h>
 
 #define READING_BYTES_MAX ((size_t)128 << 20) /* tree, tokens and keys of one body */
-#define TOKENS_MAX ((size_t)4 << 20)
-#define BYTES_PER_TOKEN 4
+#define TOKENS_MAX        ((size_t)4 << 20)
+#define BYTES_PER_TOKEN   4
 
 struct reader_job {
     struct reader *r;
@@ -138,9 +138,8 @@ static int read_prompt(const struct reader *r, const struct json *prompt, bool a
     struct str text;
 
     if (json_str(prompt, &text))
-        return tokenizer_encode(r->tok, text,
-                                TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u),
-                                out);
+        return tokenizer_encode(
+            r->tok, text, TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u), out);
     return ERR_INVAL;
 }
 
@@ -225,7 +224,9 @@ static void read_fields(const struct json *root, struct reading *out)
 static const char *reserved_field(const struct json *root)
 {
     static const char *const names[] = { "kv_transfer_params", "ec_transfer_params" };
-    static const struct str prefixes[] = { { "bootstrap_", 10 }, { "remote_", 7 }, { "do_remote_", 10 } };
+    static const struct str prefixes[] = { { "bootstrap_", 10 },
+                                           { "remote_", 7 },
+                                           { "do_remote_", 10 } };
 
     for (const struct json *j = root->first; j != NULL; j = j->next) {
         if (j->type == JSON_NULL)
@@ -388,7 +389,7 @@ static void *reader_main(void *ctx)
             r->tail = &r->head;
         r->queued--;
         pthread_mutex_unlock(&r->lock);
-        reader_read(r, j->kind, (struct str){ j->body, j->body_bytes }, str_of(j->model), &j->out);
+        reader_read(r, j->kind, (struct str) { j->body, j->body_bytes }, str_of(j->model), &j->out);
         loop_post(r->loop, job_done, j);
         pthread_mutex_lock(&r->lock);
     }
@@ -397,7 +398,8 @@ static void *reader_main(void *ctx)
 }
 
 struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct str body,
-                                struct str model, void (*done)(void *ctx, struct reading *r), void *ctx)
+                                struct str model, void (*done)(void *ctx, struct reading *r),
+                                void *ctx)
 {
     struct reader_job *j;
     char *copy;
@@ -409,8 +411,13 @@ struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct
         return NULL;
     memcpy(copy, body.p, body.n);
     j = mem_zalloc(sizeof(*j));
-    *j = (struct reader_job){ .r = r, .kind = kind, .body = copy, .body_bytes = body.n,
-                              .model = str_dup(model), .done = done, .ctx = ctx };
+    *j = (struct reader_job) { .r = r,
+                               .kind = kind,
+                               .body = copy,
+                               .body_bytes = body.n,
+                               .model = str_dup(model),
+                               .done = done,
+                               .ctx = ctx };
     r->posted++;
     pthread_mutex_lock(&r->lock);
     *r->tail = j;
@@ -450,8 +457,9 @@ static int open_model(struct reader *r, const char *path, struct err *e)
 int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o, struct err *e)
 {
     struct reader *r = mem_zalloc(sizeof(*r));
-    struct kv_index_opts k = { .block_tokens = o->block_tokens, .hash = INDEX_HASH_XXH64,
-                               .seed = o->seed, .blocks_max = 16 };
+    struct kv_index_opts k = {
+        .block_tokens = o->block_tokens, .hash = INDEX_HASH_XXH64, .seed = o->seed, .blocks_max = 16
+    };
     int rc = 0;
 
     *out = NULL;

@@ -15,21 +15,21 @@
 enum reading_kind { READING_CHAT, READING_COMPLETION, READING_OTHER };
 
 struct reading {
-    char *memory;              /* owned: what the pointers below point into */
-    struct oai_error error;    /* status != 0: refuse with it */
-    struct str model;          /* p == NULL: not named */
+    char *memory;           /* owned: what the pointers below point into */
+    struct oai_error error; /* status != 0: refuse with it */
+    struct str model;       /* p == NULL: not named */
     bool stream, include_usage;
-    uint32_t max_tokens;       /* 0 = not given */
-    struct str salt;           /* cache_salt, or p == NULL */
-    bool estimated;            /* tokens and keys are guessed from bytes */
-    bool render_failed;        /* the template refused: the worker will say why */
+    uint32_t max_tokens; /* 0 = not given */
+    struct str salt;     /* cache_salt, or p == NULL */
+    bool estimated;      /* tokens and keys are guessed from bytes */
+    bool render_failed;  /* the template refused: the worker will say why */
     uint32_t prompt_tokens;
-    const uint64_t *keys;      /* of full blocks */
+    const uint64_t *keys; /* of full blocks */
     uint32_t key_count;
 };
 
 struct reader_opts {
-    const char *model;         /* GGUF path or NULL */
+    const char *model; /* GGUF path or NULL */
     const char *seed;
     uint32_t block_tokens;
     bool allow_special_in_content;
@@ -39,7 +39,8 @@ struct reader;
 struct reader_job;
 
 /* Opens the file; starts the thread that reads long bodies. */
-int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o, struct err *e) MUST_CHECK;
+int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
+               struct err *e) MUST_CHECK;
 void reader_free(struct reader *r); /* waits for the job that runs; drops the others */
 bool reader_has_model(const struct reader *r);
 
@@ -53,6 +54,7 @@ void reading_free(struct reading *r);
  * takes over, unless the job was dropped before.  NULL: the queue is full. */
 #define READER_QUEUE_MAX 256
 struct reader_job *reader_start(struct reader *r, enum reading_kind kind, struct str body,
-                                struct str model, void (*done)(void *ctx, struct reading *r), void *ctx);
+                                struct str model, void (*done)(void *ctx, struct reading *r),
+                                void *ctx);
 void reader_drop(struct reader_job *job);
 #endif

@@ -1,7 +1,7 @@
 /* Receipts: what was decided for a request, why, and what came of it.
  *
- * The last RECEIPTS_MAX are kept as text in a ring, found by request id.  A receipt holds addresses,
- * counts and milliseconds, never text of the request. */
+ * The last RECEIPTS_MAX are kept as text in a ring, found by request id.  A receipt holds
+ * addresses, counts and milliseconds, never text of the request. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/clock.h"
@@ -146,5 +146,5 @@ struct str receipts_get(const struct receipts *rs, struct str id)
 
     if (!map_gets(&rs->by_id, id, &at))
         return STR_NONE;
-    return (struct str){ rs->ring[at].text, rs->ring[at].bytes };
+    return (struct str) { rs->ring[at].text, rs->ring[at].bytes };
 }

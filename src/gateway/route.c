@@ -2,8 +2,8 @@
  *
  * A booking is made before dispatch, so that requests that arrive together see one another:
  *
- *   decided       decode: inflight + 1; whoever computes the prompt: its tokens (sched.h: book_tokens)
- *   first byte    the tokens are taken back; decode: decoding + 1; prefill: inflight - 1
+ *   decided       decode: inflight + 1; whoever computes the prompt: its tokens (sched.h:
+ * book_tokens) first byte    the tokens are taken back; decode: decoding + 1; prefill: inflight - 1
  *   end           what is left is taken back
  *
  * Invariant: the sums over live exchanges equal the endpoints' counters (checked in tests by their
@@ -14,7 +14,13 @@
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
 
-#define MS(ns) ((double)(ns) * 1e-6)
+#define MS(ns) ((double)(ns)*1e-6)
+
+static void endpoint_enter(struct endpoint *ep)
+{
+    ep->inflight++;
+    ep->inflight_peak = MAX(ep->inflight_peak, ep->inflight);
+}
 
 static void book(struct exchange *x)
 {
@@ -34,9 +40,9 @@ static void book(struct exchange *x)
     x->prefill_booked = true;
     x->alone = x->decode->inflight == 0;
     x->booking = ++x->decode->bookings;
-    x->decode->inflight++;
+    endpoint_enter(x->decode);
     if (x->prefill != NULL)
-        x->prefill->inflight++;
+        endpoint_enter(x->prefill);
     metric_set(x->decode->m_inflight, x->decode->inflight);
     metric_add(x->decode->m_requests, 1);
     endpoint_dispatched(x->decode);
@@ -87,7 +93,7 @@ static void keep_candidates(struct exchange *x)
 
             if (chosen != (pass == 0))
                 continue;
-            x->candidate[x->candidate_count++] = (struct candidate){
+            x->candidate[x->candidate_count++] = (struct candidate) {
                 .endpoint = i,
                 .inflight = g->snap[i].inflight,
                 .use = x->tried[i] ? SCHED_EXCLUDED : g->snap[i].use,
@@ -172,8 +178,8 @@ void route_learn(struct exchange *x)
     if (x->decode == NULL || x->t_last == 0)
         return;
     if (x->usage.known && x->usage.cached_known)
-        s.uncached_tokens = x->usage.prompt_tokens -
-                            MIN(x->usage.cached_tokens, x->usage.prompt_tokens);
+        s.uncached_tokens =
+            x->usage.prompt_tokens - MIN(x->usage.cached_tokens, x->usage.prompt_tokens);
     if (!x->streaming) {
         /* only its end was seen: what it says holds if nothing ran beside it */
         if (x->alone && x->decode->bookings == x->booking && x->usage.known && x->prefill == NULL) {
@@ -192,7 +198,8 @@ void route_learn(struct exchange *x)
         return;
     }
     only.ttft_ms = s.ttft_ms;
-    only.uncached_tokens = x->uncached_tokens; /* what the decode side calls cached was computed there */
+    only.uncached_tokens =
+        x->uncached_tokens; /* what the decode side calls cached was computed there */
     only.queued_tokens = s.queued_tokens;
     learn(x->prefill, &only);
     s.ttft_ms = 0;

@@ -5,9 +5,9 @@
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
 
-#define PAGE_BYTES_MAX ((size_t)4 << 20)
+#define PAGE_BYTES_MAX   ((size_t)4 << 20)
 #define MODELS_SHOWN_MAX 1024
-#define POOL "llmd"
+#define POOL             "llmd"
 
 static double tenths(double v)
 {
@@ -21,9 +21,10 @@ static void part_of_self(struct json_w *w, const struct gateway *g)
     json_w_kz(w, "role", "scheduler");
     json_w_kz(w, "address", g->address);
     json_w_kz(w, "state", g->draining ? "draining" : endpoints_any_usable(g) ? "ready" : "waiting");
-    json_w_kz(w, "reason", g->draining               ? "is shutting down"
-                           : endpoints_any_usable(g) ? ""
-                                                     : "no worker is in rotation");
+    json_w_kz(w, "reason",
+              g->draining               ? "is shutting down"
+              : endpoints_any_usable(g) ? ""
+                                        : "no worker is in rotation");
     json_w_ku64(w, "inflight", g->inflight);
     json_w_ku64(w, "uptime_s", (uint64_t)(clock_wall_s() - g->started_s));
     json_w_kbool(w, "estimates_tokens", !reader_has_model(g->reader));
@@ -39,7 +40,9 @@ static void part_of_cache(struct json_w *w, const struct gateway *g)
     json_w_kz(w, "role", "cache");
     json_w_kz(w, "address", g->cache);
     json_w_kz(w, "state", up ? "used" : "unreachable");
-    json_w_kz(w, "reason", up ? "" : "its index is not being followed: prefixes are guessed from what was sent where");
+    json_w_kz(
+        w, "reason",
+        up ? "" : "its index is not being followed: prefixes are guessed from what was sent where");
     json_w_ku64(w, "blocks", prefix_cache_blocks(g->prefix));
     json_w_end(w, '}');
 }
@@ -55,7 +58,10 @@ static void part_of_endpoint(struct json_w *w, const struct endpoint *ep)
     json_w_kz(w, "role", sched_role_name(ep->role));
     json_w_kz(w, "address", ep->address);
     json_w_kz(w, "state", sched_use_name(open ? SCHED_CIRCUIT_OPEN : ep->use));
-    json_w_kz(w, "reason", !open ? ep->reason : ejected ? "answered with errors" : "asked for a pause");
+    json_w_kz(w, "reason",
+              !open     ? ep->reason
+              : ejected ? "answered with errors"
+                        : "asked for a pause");
     if (ep->model_count != 0)
         json_w_kstr(w, "model", ep->models_list[0]);
     json_w_karr(w, "models");
@@ -190,7 +196,8 @@ void status_metrics(struct gateway *g, struct http_req *r)
     metric_set(gateway_cell(g, M_QUEUE_SIZE, POOL, NULL), n != 0 ? waiting / n : 0);
     metric_set(gateway_cell(g, M_RUNNING, POOL, NULL), n != 0 ? running / n : 0);
     metric_set(gateway_cell(g, M_KV_USAGE, POOL, NULL), n != 0 ? usage / n : 0);
-    metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "own", NULL), (double)prefix_own_blocks(g->prefix));
+    metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "own", NULL),
+               (double)prefix_own_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "cache", NULL),
                (double)prefix_cache_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_REPLICA_UP, NULL, NULL), prefix_cache_up(g->prefix));

@@ -15,7 +15,7 @@
 #include "gateway/proxy_priv.h"
 
 #define SLICE_BYTES ((size_t)64 << 10) /* of pending bytes, at a time */
-#define COMMENT_NS UINT64_C(15000000000)
+#define COMMENT_NS  UINT64_C(15000000000)
 
 static void finish(struct exchange *x)
 {
@@ -127,7 +127,8 @@ void stream_end(struct exchange *x, int rc)
     /* The end mark is the answer's end, whatever becomes of the connection after it. */
     if (!complete && !x->seen.done) {
         stream_cut(x, "upstream_cut",
-                   rc == ERR_TIMEOUT ? "the worker fell silent" : "the worker broke its answer off");
+                   rc == ERR_TIMEOUT ? "the worker fell silent"
+                                     : "the worker broke its answer off");
         return;
     }
     if (x->seen.error)

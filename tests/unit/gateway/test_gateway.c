@@ -19,9 +19,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WORKERS 3
-#define HELD_MAX 256
-#define WAIT_MS 5000
+#define WORKERS   3
+#define HELD_MAX  256
+#define WAIT_MS   5000
 #define SHOTS_MAX 256
 
 struct worker {
@@ -29,17 +29,17 @@ struct worker {
     char address[64];
     /* what it does */
     bool frozen, is_ours, not_ready;
-    int refuse;              /* status of every completion; 0 = serves them */
+    int refuse; /* status of every completion; 0 = serves them */
     const char *retry_after;
-    uint32_t events;         /* of a stream, then the end mark */
-    uint32_t cut_after;      /* events, then the connection breaks; 0 = never */
-    bool cut_before;         /* breaks without any answer */
-    bool hold;               /* keeps requests until released */
-    bool hold_after_first;   /* of a stream */
+    uint32_t events;       /* of a stream, then the end mark */
+    uint32_t cut_after;    /* events, then the connection breaks; 0 = never */
+    bool cut_before;       /* breaks without any answer */
+    bool hold;             /* keeps requests until released */
+    bool hold_after_first; /* of a stream */
     uint32_t event_bytes;
-    const char *usage;       /* JSON object or NULL */
+    const char *usage; /* JSON object or NULL */
     /* what came of it */
-    uint32_t requests, gone, live;
+    uint32_t requests, gone, live, foreign; /* foreign: running there, not from here */
     struct http_req *held[HELD_MAX];
     bool held_stream[HELD_MAX];
     uint32_t held_count;
@@ -146,8 +146,9 @@ static void completion(struct worker *k, struct http_req *r)
     copy_header(k->last_id, sizeof(k->last_id), r, "x-request-id");
     copy_header(k->last_trace, sizeof(k->last_trace), r, "traceparent");
     if (k->refuse != 0) {
-        http_reply(r, k->refuse, "application/json", STR("{\"error\":{\"message\":\"secret prompt\"}}"),
-                   &(struct http_headers){ &after, k->retry_after != NULL ? 1 : 0 });
+        http_reply(r, k->refuse, "application/json",
+                   STR("{\"error\":{\"message\":\"secret prompt\"}}"),
+                   &(struct http_headers) { &after, k->retry_after != NULL ? 1 : 0 });
         return;
     }
     if (k->cut_before) {
@@ -194,13 +195,16 @@ static void worker_handle(void *ctx, struct http_req *r)
         return;
     }
     if (str_eqz(path, "/metrics")) {
-        snprintf(body, sizeof(body), "vllm:num_requests_running{engine=\"0\"} %u\n"
-                 "vllm:num_requests_waiting{engine=\"0\"} 0\nvllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n%s",
-                 k->live, k->is_ours ? "llmd_blocks_in_use 7\nllmd_blocks_total 99\n" : "");
+        snprintf(body, sizeof(body),
+                 "vllm:num_requests_running{engine=\"0\"} %u\n"
+                 "vllm:num_requests_waiting{engine=\"0\"} "
+                 "0\nvllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n%s",
+                 k->live + k->foreign, k->is_ours ? "llmd_blocks_in_use 7\nllmd_blocks_total 99\n" : "");
         http_reply(r, 200, "text/plain", str_of(body), NULL);
     } else if (str_eqz(path, "/v1/models")) {
         http_reply(r, 200, "application/json",
-                   STR("{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"), NULL);
+                   STR("{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"),
+                   NULL);
     } else if (str_eqz(path, "/health/ready")) {
         http_reply(r, k->not_ready ? 503 : 200, "application/json", STR("{}"), NULL);
     } else {
@@ -246,7 +250,11 @@ static bool wait_ms(bool (*fn)(void), uint64_t ms)
     return !w.late;
 }
 
-#define WAIT(fn) do { if (!wait_ms((fn), WAIT_MS)) fail_msg("waited in vain: %s", #fn); } while (0)
+#define WAIT(fn)                                                                                   \
+    do {                                                                                           \
+        if (!wait_ms((fn), WAIT_MS))                                                               \
+            fail_msg("waited in vain: %s", #fn);                                                   \
+    } while (0)
 
 static bool never(void)
 {
@@ -302,9 +310,12 @@ static struct shot *shoot_with(const char *method, const char *path, const char 
 {
     static const struct http_call_ops ops = { shot_head, shot_body, shot_end };
     struct shot *s = &shots[shot_count++];
-    struct http_call_opts o = { .host = "127.0.0.1", .port = gateway_port(w.g),
-                                .method = str_of(method), .path = str_of(path),
-                                .headers = { headers, count }, .body = str_of(body) };
+    struct http_call_opts o = { .host = "127.0.0.1",
+                                .port = gateway_port(w.g),
+                                .method = str_of(method),
+                                .path = str_of(path),
+                                .headers = { headers, count },
+                                .body = str_of(body) };
     struct err e;
 
     assert_true(shot_count <= SHOTS_MAX);
@@ -338,8 +349,9 @@ static bool has(const struct shot *s, const char *text)
 }
 
 #define CHAT "/v1/chat/completions"
-#define ASK "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
-#define ASK_STREAM "{\"model\":\"m\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
+#define ASK  "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
+#define ASK_STREAM                                                                                 \
+    "{\"model\":\"m\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"
 
 /* ---- the world ---- */
 
@@ -374,8 +386,11 @@ static void start_workers(uint32_t count)
 
 static struct gateway_opts quick(void)
 {
-    return (struct gateway_opts){ .host = "127.0.0.1", .scrape_ms = 10, .stale_ms = 250,
-                                  .frozen_ms = 500, .wait_ms = UINT32_MAX };
+    return (struct gateway_opts) { .host = "127.0.0.1",
+                                   .scrape_ms = 10,
+                                   .stale_ms = 250,
+                                   .frozen_ms = 500,
+                                   .wait_ms = UINT32_MAX };
 }
 
 static void start_gateway(uint32_t count, struct gateway_opts o, const enum sched_role *roles)
@@ -384,9 +399,9 @@ static void start_gateway(uint32_t count, struct gateway_opts o, const enum sche
     struct err e;
 
     for (uint32_t i = 0; i < count; i++)
-        eps[i] = (struct gateway_endpoint_opts){ .address = w.worker[i].address,
-                                                 .role = roles != NULL ? roles[i] : SCHED_BOTH,
-                                                 .role_given = roles != NULL };
+        eps[i] = (struct gateway_endpoint_opts) { .address = w.worker[i].address,
+                                                  .role = roles != NULL ? roles[i] : SCHED_BOTH,
+                                                  .role_given = roles != NULL };
     o.endpoints = eps;
     o.endpoint_count = count;
     if (gateway_open(&w.g, w.loop, &o, &e) != 0)
@@ -437,7 +452,8 @@ static void an_answer_comes_back_as_it_was(void **state)
 {
     static const struct http_header headers[] = {
         { { "x-request-id", 12 }, { "my-id-1", 7 } },
-        { { "traceparent", 11 }, { "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 55 } },
+        { { "traceparent", 11 },
+          { "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 55 } },
         { { "X-Prefiller-Host-Port", 21 }, { "6.6.6.6:1", 9 } },
         { { "x-gateway-destination-endpoint", 30 }, { "6.6.6.6:1", 9 } },
     };
@@ -445,7 +461,8 @@ static void an_answer_comes_back_as_it_was(void **state)
 
     (void)state;
     start(1);
-    w.worker[0].usage = "{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":4}}";
+    w.worker[0].usage = "{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":{"
+                        "\"cached_tokens\":4}}";
     s = shoot_with("POST", CHAT, ASK, headers, COUNT(headers));
     WAIT(all_ended);
     assert_int_equal(s->rc, 0);
@@ -454,7 +471,8 @@ static void an_answer_comes_back_as_it_was(void **state)
     assert_string_equal(s->id, "my-id-1");
     assert_string_equal(w.worker[0].last_body, ASK);
     assert_string_equal(w.worker[0].last_id, "my-id-1");
-    assert_string_equal(w.worker[0].last_trace, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_string_equal(w.worker[0].last_trace,
+                        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     assert_string_equal(w.worker[0].last_prefiller, "");
     assert_string_equal(w.worker[0].last_steer, "");
     assert_true(metric_of(M_L_STRIPPED, NULL) == 2);
@@ -488,12 +506,19 @@ static void a_stream_comes_back_byte_by_byte(void **state)
 
 static void bad_requests_are_refused_here(void **state)
 {
-    static const struct { const char *path, *body; int status; const char *word; } cases[] = {
+    static const struct {
+        const char *path, *body;
+        int status;
+        const char *word;
+    } cases[] = {
         { CHAT, "{\"model\":\"nobody\",\"messages\":[]}", 404, "model_not_found" },
         { CHAT, "{\"model\":", 400, "invalid_json" },
         { CHAT, "[]", 400, "invalid_json" },
-        { CHAT, "{\"model\":\"m\",\"messages\":[],\"kv_transfer_params\":{\"remote_host\":\"6.6.6.6\"}}", 400, "reserved_field" },
-        { CHAT, "{\"model\":\"m\",\"messages\":[],\"do_remote_prefill\":true}", 400, "reserved_field" },
+        { CHAT,
+          "{\"model\":\"m\",\"messages\":[],\"kv_transfer_params\":{\"remote_host\":\"6.6.6.6\"}}",
+          400, "reserved_field" },
+        { CHAT, "{\"model\":\"m\",\"messages\":[],\"do_remote_prefill\":true}", 400,
+          "reserved_field" },
         { "/v1/nothing", "{}", 404, "route_not_found" },
         { "/v1/models", "{}", 405, "method_not_allowed" },
     };
@@ -690,8 +715,15 @@ static void shoot_until_first_is_asked(const char *body)
 
 static void failures_before_the_first_byte_are_tried_elsewhere(void **state)
 {
-    static const struct { int refuse; bool cut_before; uint32_t cut_after; const char *reason; } cases[] = {
-        { 503, false, 0, "busy" }, { 429, false, 0, "busy" }, { 0, true, 0, "reset" },
+    static const struct {
+        int refuse;
+        bool cut_before;
+        uint32_t cut_after;
+        const char *reason;
+    } cases[] = {
+        { 503, false, 0, "busy" },
+        { 429, false, 0, "busy" },
+        { 0, true, 0, "reset" },
     };
 
     (void)state;
@@ -754,8 +786,14 @@ static void attempts_are_counted_and_end_in_the_last_reason(void **state)
 
 static void a_worker_error_is_passed_on_without_its_text(void **state)
 {
-    static const struct { int upstream, here; bool text; } cases[] = {
-        { 500, 502, false }, { 504, 504, false }, { 400, 400, true }, { 413, 413, true },
+    static const struct {
+        int upstream, here;
+        bool text;
+    } cases[] = {
+        { 500, 502, false },
+        { 504, 504, false },
+        { 400, 400, true },
+        { 413, 413, true },
     };
 
     (void)state;
@@ -992,7 +1030,8 @@ static void past_the_ceiling_is_429(void **state)
 static char *shared_body(uint32_t i, const char *tail)
 {
     static char text[8192];
-    size_t n = (size_t)snprintf(text, sizeof(text), "{\"model\":\"m\",\"max_tokens\":16,\"prompt\":\"");
+    size_t n =
+        (size_t)snprintf(text, sizeof(text), "{\"model\":\"m\",\"max_tokens\":16,\"prompt\":\"");
 
     for (uint32_t k = 0; k < 500; k++)
         n += (size_t)snprintf(text + n, sizeof(text) - n, "word%03u ", k);
@@ -1028,6 +1067,35 @@ static void a_hot_prefix_spreads_over_equal_workers(void **state)
     stop();
 }
 
+/* A scrape from before the end of our own request is no load; somebody else's requests are. */
+static void load_of_others_counts_and_our_own_past_does_not(void **state)
+{
+    (void)state;
+    start(2);
+    w.worker[0].foreign = 6;
+    (void)wait_ms(never, 60);
+    for (int i = 0; i < 12; i++) {
+        (void)shoot(CHAT, ASK);
+        WAIT(all_ended);
+    }
+    assert_int_equal(w.worker[0].requests, 0);
+    w.worker[0].foreign = 0;
+    (void)wait_ms(never, 60);
+    w.worker[0].hold = w.worker[1].hold = true;
+    for (int i = 0; i < 8; i++)
+        (void)shoot(CHAT, ASK);
+    WAIT(all_held);
+    (void)wait_ms(never, 60);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_true(w.g->endpoints[i].running > 0);
+        release_all(&w.worker[i]);
+    }
+    WAIT(all_ended); /* the last scrapes still tell of them */
+    assert_true(w.g->endpoints[0].foreign == 0);
+    assert_true(w.g->endpoints[1].foreign == 0);
+    stop();
+}
+
 static uint32_t asked(void)
 {
     for (uint32_t i = 0; i < WORKERS; i++)
@@ -1050,7 +1118,8 @@ static void later_turns_go_where_their_prefix_is(void **state)
         WAIT(all_ended);
         home = asked();
         for (int turn = 0; turn < 4; turn++) {
-            snprintf(tail + strlen(tail), sizeof(tail) - strlen(tail), " and then turn %d of this talk goes on and on", turn);
+            snprintf(tail + strlen(tail), sizeof(tail) - strlen(tail),
+                     " and then turn %d of this talk goes on and on", turn);
             (void)shoot("/v1/completions", shared_body(talk, tail));
             WAIT(all_ended);
             assert_int_equal(asked(), home);
@@ -1102,7 +1171,8 @@ static void receipts_say_what_was_decided_and_what_came_of_it(void **state)
     (void)state;
     start(2);
     for (int i = 0; i < 2; i++)
-        w.worker[i].usage = "{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":4}}";
+        w.worker[i].usage = "{\"prompt_tokens\":9,\"completion_tokens\":2,\"prompt_tokens_"
+                            "details\":{\"cached_tokens\":4}}";
     whole = shoot_with("POST", CHAT, ASK, headers, 1);
     stream = shoot_with("POST", CHAT, ASK_STREAM, headers, 2);
     WAIT(all_ended);
@@ -1353,6 +1423,7 @@ int main(void)
         cmocka_unit_test(a_drain_ends_by_its_timeout),
         cmocka_unit_test(past_the_ceiling_is_429),
         cmocka_unit_test(a_hot_prefix_spreads_over_equal_workers),
+        cmocka_unit_test(load_of_others_counts_and_our_own_past_does_not),
         cmocka_unit_test(later_turns_go_where_their_prefix_is),
         cmocka_unit_test(a_long_prompt_is_split_between_roles),
         cmocka_unit_test(receipts_say_what_was_decided_and_what_came_of_it),

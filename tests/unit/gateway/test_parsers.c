@@ -28,24 +28,32 @@ static void add(void *ctx, size_t which, struct str labels, double value)
     s->labels = labels;
 }
 
-static const struct str wanted[] = { { "vllm:num_requests_running", 25 }, { "a", 1 }, { "a_b", 3 } };
+static const struct str wanted[] = { { "vllm:num_requests_running", 25 },
+                                     { "a", 1 },
+                                     { "a_b", 3 } };
 
 static void samples_are_found_by_their_whole_name(void **state)
 {
-    static const struct { const char *text; double v[3]; size_t broken; } cases[] = {
+    static const struct {
+        const char *text;
+        double v[3];
+        size_t broken;
+    } cases[] = {
         { "", { 0, 0, 0 }, 0 },
         { "a 1\na_b 2\nab 4\n", { 0, 1, 2 }, 0 },
-        { "a 1", { 0, 1, 0 }, 0 },                       /* no last line end */
-        { "a 1 1700000000000\n", { 0, 1, 0 }, 0 },       /* a timestamp */
+        { "a 1", { 0, 1, 0 }, 0 },                 /* no last line end */
+        { "a 1 1700000000000\n", { 0, 1, 0 }, 0 }, /* a timestamp */
         { "a\t1\r\n", { 0, 1, 0 }, 0 },
         { "# a 7\n# TYPE a gauge\na 1\n", { 0, 1, 0 }, 0 },
         { "vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 3.0\n"
-          "vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 4.0\n", { 7, 0, 0 }, 0 },
+          "vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 4.0\n",
+          { 7, 0, 0 },
+          0 },
         { "vllm:num_requests_running_total 9\n", { 0, 0, 0 }, 0 },
-        { "a{x=\"}\"} 5\n", { 0, 5, 0 }, 0 },            /* a brace inside of quotes */
-        { "a{x=\"\\\"} 9\"} 5\n", { 0, 5, 0 }, 0 },      /* an escaped quote */
+        { "a{x=\"}\"} 5\n", { 0, 5, 0 }, 0 },       /* a brace inside of quotes */
+        { "a{x=\"\\\"} 9\"} 5\n", { 0, 5, 0 }, 0 }, /* an escaped quote */
         { "a{x=\"y\" 5\n", { 0, 0, 0 }, 1 },
-        { "a{x=\"y} 5\na 1\n", { 0, 1, 0 }, 1 },         /* a quote does not reach the next line */
+        { "a{x=\"y} 5\na 1\n", { 0, 1, 0 }, 1 }, /* a quote does not reach the next line */
         { "a one\n", { 0, 0, 0 }, 1 },
         { "a NaN\n", { 0, 0, 0 }, 1 },
         { "a 1e3\na_b -2.5\n", { 0, 1000, -2.5 }, 0 },
@@ -65,7 +73,9 @@ static void samples_are_found_by_their_whole_name(void **state)
 
 static void labels_are_found_by_name(void **state)
 {
-    static const struct { const char *labels, *name, *value; } cases[] = {
+    static const struct {
+        const char *labels, *name, *value;
+    } cases[] = {
         { "block_size=\"16\"", "block_size", "16" },
         { "a=\"x\",b=\"y,z=1\",c=\"\"", "b", "y,z=1" },
         { "a=\"x\",b=\"y\",c=\"\"", "c", "" },
@@ -93,7 +103,10 @@ static void labels_are_found_by_name(void **state)
 
 static void only_whole_events_go_on(void **state)
 {
-    static const struct { const char *in; size_t n; } cases[] = {
+    static const struct {
+        const char *in;
+        size_t n;
+    } cases[] = {
         { "", 0 },
         { "data: a", 0 },
         { "data: a\n", 0 },
@@ -113,7 +126,11 @@ static void only_whole_events_go_on(void **state)
 
 static void the_end_mark_and_errors_are_seen(void **state)
 {
-    static const struct { const char *in; uint32_t events; bool done, error; } cases[] = {
+    static const struct {
+        const char *in;
+        uint32_t events;
+        bool done, error;
+    } cases[] = {
         { "data: {\"a\":1}\n\n", 1, false, false },
         { "data: {\"a\":1}\n\ndata: [DONE]\n\n", 1, true, false },
         { "data:[DONE]\r\n\r\n", 0, true, false },
@@ -139,17 +156,25 @@ static void the_end_mark_and_errors_are_seen(void **state)
 
 static void usage_is_read_and_cannot_be_forged(void **state)
 {
-    static const struct { const char *in; bool known, cached; uint32_t p, c, k; } cases[] = {
+    static const struct {
+        const char *in;
+        bool known, cached;
+        uint32_t p, c, k;
+    } cases[] = {
         { "{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"total_tokens\":10,"
-          "\"prompt_tokens_details\":{\"cached_tokens\":4}}}", true, true, 7, 3, 4 },
-        { "{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"prompt_tokens_details\":null}}",
+          "\"prompt_tokens_details\":{\"cached_tokens\":4}}}",
+          true, true, 7, 3, 4 },
+        { "{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,\"prompt_tokens_details\":null}"
+          "}",
           true, false, 7, 3, 0 },
         { "{\"usage\" : {\"input_tokens\":5,\"output_tokens\":2,\"input_tokens_details\":"
-          "{\"cached_tokens\":1}}}", true, true, 5, 2, 1 },
+          "{\"cached_tokens\":1}}}",
+          true, true, 5, 2, 1 },
         { "{\"usage\":null}", false, false, 0, 0, 0 },
         { "{\"content\":\"\\\"usage\\\":{\\\"prompt_tokens\\\":99}\"}", false, false, 0, 0, 0 },
         { "{\"usage\":{\"prompt_tokens\":1},\"x\":{\"usage\":{\"prompt_tokens\":2,"
-          "\"completion_tokens\":1}}}", true, false, 2, 1, 0 },
+          "\"completion_tokens\":1}}}",
+          true, false, 2, 1, 0 },
         { "{\"usage\":{\"prompt_tokens\":7", false, false, 0, 0, 0 },
         { "{\"usage\":{\"prompt_tokens\":-7}}", false, false, 0, 0, 0 },
         { "\"usage\"", false, false, 0, 0, 0 },
@@ -208,8 +233,8 @@ static void request_ids_are_plain_words(void **state)
     (void)state;
     memset(longest, 'a', sizeof(longest));
     assert_true(forward_id_is_good(STR("chatcmpl-1_2.3:4")));
-    assert_true(forward_id_is_good((struct str){ longest, REQUEST_ID_MAX }));
-    assert_false(forward_id_is_good((struct str){ longest, REQUEST_ID_MAX + 1 }));
+    assert_true(forward_id_is_good((struct str) { longest, REQUEST_ID_MAX }));
+    assert_false(forward_id_is_good((struct str) { longest, REQUEST_ID_MAX + 1 }));
     assert_false(forward_id_is_good(STR("")));
     assert_false(forward_id_is_good(STR("a b")));
     assert_false(forward_id_is_good(STR("a/../b")));

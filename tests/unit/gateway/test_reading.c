@@ -79,7 +79,8 @@ static int teardown(void **state)
     return 0;
 }
 
-static void read_it(const struct reader *r, enum reading_kind kind, const char *body, struct reading *out)
+static void read_it(const struct reader *r, enum reading_kind kind, const char *body,
+                    struct reading *out)
 {
     reader_read(r, kind, str_of(body), STR("default"), out);
 }
@@ -93,18 +94,23 @@ static void assert_keys(const struct reading *r, const char *model, const char *
 
     assert_true(tokens->count / BLOCK <= COUNT(keys));
     assert_int_equal(r->prompt_tokens, tokens->count);
-    n = kv_index_keys(w.index, str_of(model), str_of(salt), tokens->id, (uint32_t)tokens->count, keys);
+    n = kv_index_keys(w.index, str_of(model), str_of(salt), tokens->id, (uint32_t)tokens->count,
+                      keys);
     assert_int_equal(n, tokens->count / BLOCK);
     assert_int_equal(r->key_count, n);
     assert_memory_equal(r->keys, keys, n * sizeof(keys[0]));
 }
 
-#define TEXT "The quick brown fox jumps over the lazy dog, again and again, until the evening comes and it is dark. "
+#define TEXT                                                                                       \
+    "The quick brown fox jumps over the lazy dog, again and again, until the evening comes and "   \
+    "it is dark. "
 
 static void a_chat_is_rendered_as_the_worker_renders_it(void **state)
 {
-    static const char body[] = "{\"model\":\"m\",\"stream\":true,\"max_completion_tokens\":7,\"messages\":["
-        "{\"role\":\"system\",\"content\":\"" TEXT "\"},{\"role\":\"user\",\"content\":\"" TEXT "<|im_end|>\"}]}";
+    static const char body[] =
+        "{\"model\":\"m\",\"stream\":true,\"max_completion_tokens\":7,\"messages\":["
+        "{\"role\":\"system\",\"content\":\"" TEXT "\"},{\"role\":\"user\",\"content\":\"" TEXT
+        "<|im_end|>\"}]}";
     struct chat_render_opts o = { .add_generation_prompt = true };
     struct token_list tokens = { 0 };
     const struct json *j;
@@ -140,8 +146,11 @@ static void a_completion_is_text_or_ids(void **state)
     struct reading r;
 
     (void)state;
-    assert_int_equal(tokenizer_encode(w.tok, STR(TEXT TEXT), TOKENIZE_PARSE_SPECIAL | TOKENIZE_ADD_SPECIAL, &tokens), 0);
-    read_it(w.exact, READING_COMPLETION, "{\"model\":\"m\",\"prompt\":\"" TEXT TEXT "\",\"cache_salt\":\"t1\"}", &r);
+    assert_int_equal(tokenizer_encode(w.tok, STR(TEXT TEXT),
+                                      TOKENIZE_PARSE_SPECIAL | TOKENIZE_ADD_SPECIAL, &tokens),
+                     0);
+    read_it(w.exact, READING_COMPLETION,
+            "{\"model\":\"m\",\"prompt\":\"" TEXT TEXT "\",\"cache_salt\":\"t1\"}", &r);
     assert_false(r.estimated);
     assert_true(str_eqz(r.salt, "t1"));
     assert_keys(&r, "m", "t1", &tokens);
@@ -152,7 +161,9 @@ static void a_completion_is_text_or_ids(void **state)
     for (uint32_t i = 1; i <= 40; i++)
         assert_true(token_list_add(&tokens, i));
     read_it(w.guessing, READING_COMPLETION,
-            "{\"prompt\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,39,40]}", &r);
+            "{\"prompt\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,"
+            "28,29,30,31,32,33,34,35,36,37,38,39,40]}",
+            &r);
     assert_false(r.estimated);
     assert_null(r.model.p);
     assert_keys(&r, "default", NULL, &tokens);
@@ -193,15 +204,18 @@ static uint32_t shared(const struct keys *a, const struct keys *b)
 static void a_longer_talk_begins_with_the_keys_of_the_shorter(void **state)
 {
 #define TURN1 "{\"role\":\"user\",\"content\":\"" TEXT "\"}"
-#define TURN2 ",{\"role\":\"assistant\",\"content\":\"" TEXT "\"},{\"role\":\"user\",\"content\":\"more\"}"
+#define TURN2                                                                                      \
+    ",{\"role\":\"assistant\",\"content\":\"" TEXT "\"},{\"role\":\"user\",\"content\":\"more\"}"
     static const char one[] = "{\"model\":\"m\",\"messages\":[" TURN1 "]}";
     static const char two[] = "{\"model\":\"m\",\"messages\":[" TURN1 TURN2 "]}";
-    static const char other[] = "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x" TEXT "\"}]}";
+    static const char other[] =
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x" TEXT "\"}]}";
     const struct reader *readers[] = { w.exact, w.guessing };
 
     (void)state;
     for (size_t i = 0; i < COUNT(readers); i++) {
-        struct keys a = keys_of(readers[i], READING_CHAT, one), b = keys_of(readers[i], READING_CHAT, two);
+        struct keys a = keys_of(readers[i], READING_CHAT, one),
+                    b = keys_of(readers[i], READING_CHAT, two);
         struct keys c = keys_of(readers[i], READING_CHAT, other);
 
         assert_true(a.count >= 1);
@@ -221,7 +235,9 @@ static void model_and_salt_part_the_keys(void **state)
         "{\"model\":\"m\",\"prompt\":\"" TEXT TEXT "\",\"cache_salt\":\"b\"}",
         "{\"prompt\":\"" TEXT TEXT "\"}",
     };
-    struct keys k[COUNT(bodies)], named = keys_of(w.exact, READING_COMPLETION, "{\"model\":\"default\",\"prompt\":\"" TEXT TEXT "\"}");
+    struct keys k[COUNT(bodies)],
+        named = keys_of(w.exact, READING_COMPLETION,
+                        "{\"model\":\"default\",\"prompt\":\"" TEXT TEXT "\"}");
 
     (void)state;
     for (size_t i = 0; i < COUNT(bodies); i++)
@@ -237,7 +253,8 @@ static void what_cannot_be_rendered_is_guessed_and_said(void **state)
     struct reading r;
 
     (void)state;
-    read_it(w.guessing, READING_CHAT, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}", &r);
+    read_it(w.guessing, READING_CHAT,
+            "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}", &r);
     assert_true(r.estimated);
     assert_false(r.render_failed);
     assert_in_range(r.prompt_tokens, 25, 45); /* a quarter of the bytes */
@@ -258,14 +275,17 @@ static void what_cannot_be_rendered_is_guessed_and_said(void **state)
 
 static void several_prompts_go_by_the_first(void **state)
 {
-    struct keys one = keys_of(w.exact, READING_COMPLETION, "{\"model\":\"m\",\"prompt\":\"" TEXT "\"}");
-    struct keys two = keys_of(w.exact, READING_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"" TEXT "\",\"" TEXT TEXT "\"]}");
+    struct keys one =
+        keys_of(w.exact, READING_COMPLETION, "{\"model\":\"m\",\"prompt\":\"" TEXT "\"}");
+    struct keys two = keys_of(w.exact, READING_COMPLETION,
+                              "{\"model\":\"m\",\"prompt\":[\"" TEXT "\",\"" TEXT TEXT "\"]}");
     struct reading r, alone;
 
     (void)state;
     assert_int_equal(shared(&one, &two), one.count);
     assert_int_equal(one.count, two.count);
-    read_it(w.exact, READING_COMPLETION, "{\"model\":\"m\",\"prompt\":[\"" TEXT "\",\"" TEXT TEXT "\"]}", &r);
+    read_it(w.exact, READING_COMPLETION,
+            "{\"model\":\"m\",\"prompt\":[\"" TEXT "\",\"" TEXT TEXT "\"]}", &r);
     read_it(w.exact, READING_COMPLETION, "{\"model\":\"m\",\"prompt\":\"" TEXT "\"}", &alone);
     assert_true(r.prompt_tokens > alone.prompt_tokens + 30);
     reading_free(&r);
@@ -274,8 +294,12 @@ static void several_prompts_go_by_the_first(void **state)
 
 static void bad_bodies_are_refused(void **state)
 {
-    static const struct { const char *body, *code; } cases[] = {
-        { "", "invalid_json" }, { "{", "invalid_json" }, { "7", "invalid_json" },
+    static const struct {
+        const char *body, *code;
+    } cases[] = {
+        { "", "invalid_json" },
+        { "{", "invalid_json" },
+        { "7", "invalid_json" },
         { "{\"a\":\"\xff\"}", "invalid_json" },
         { "{\"kv_transfer_params\":{}}", "reserved_field" },
         { "{\"ec_transfer_params\":[1]}", "reserved_field" },
@@ -333,17 +357,20 @@ static void the_thread_reads_and_forgets_what_was_dropped(void **state)
     (void)state;
     finished = 0;
     for (int i = 0; i < 20; i++) {
-        struct reader_job *gone = reader_start(w.exact, READING_COMPLETION, STR(body), STR("m"), must_not, NULL);
+        struct reader_job *gone =
+            reader_start(w.exact, READING_COMPLETION, STR(body), STR("m"), must_not, NULL);
 
         assert_non_null(gone);
         reader_drop(gone);
-        assert_non_null(reader_start(w.exact, READING_COMPLETION, STR(body), STR("m"), done, &left));
+        assert_non_null(
+            reader_start(w.exact, READING_COMPLETION, STR(body), STR("m"), done, &left));
     }
     loop_run(w.loop);
     assert_int_equal(finished, 20);
     /* the queue has a ceiling, and what is still in it goes with the reader (see teardown) */
     while (queued <= READER_QUEUE_MAX) {
-        struct reader_job *j = reader_start(w.exact, READING_COMPLETION, STR(body), STR("m"), must_not, NULL);
+        struct reader_job *j =
+            reader_start(w.exact, READING_COMPLETION, STR(body), STR("m"), must_not, NULL);
 
         if (j == NULL)
             break;
