@@ -20,8 +20,8 @@
 
 /* A panel's cell: codes of step s and group g at 128 s + 64 g, then f32 scale[halves][2][16],
  * then min likewise. */
-#define PANEL_CODES ((size_t)8 * PAIR * 64)
-#define PANEL_CELL(halves) (PANEL_CODES + (size_t)(halves) * 2 * PAIR * KERN_GROUP * sizeof(float))
+#define PANEL_CODES        ((size_t)8 * PAIR * 64)
+#define PANEL_CELL(halves) (PANEL_CODES + (size_t)(halves)*2 * PAIR * KERN_GROUP * sizeof(float))
 
 struct shape { /* compile-time facts of a type, folded by inlining */
     uint32_t bits, zero, has_min, halves, cells, head_bytes, cell_bytes, code_at;
@@ -130,8 +130,8 @@ INLINE void group_direct(const struct shape f, uint32_t w, const uint8_t *p, con
 
 #pragma GCC unroll 6
                     for (uint32_t t = 0; t < w; t++)
-                        sum[t] = _mm512_dpbusd_epi32(
-                            sum[t], x, broadcast4(act + 16 * w + 4 * (s * w + t)));
+                        sum[t] = _mm512_dpbusd_epi32(sum[t], x,
+                                                     broadcast4(act + 16 * w + 4 * (s * w + t)));
                 }
 #pragma GCC unroll 6
                 for (uint32_t t = 0; t < w; t++)
@@ -167,9 +167,9 @@ INLINE void open_panel(const struct shape f, const uint8_t *p, uint32_t cells, u
 /* Weights to be opened next, fetched while the tiles of the present panel compute: with few tiles
  * a panel, memory would otherwise rest meanwhile. */
 struct ahead {
-    const uint8_t *p;   /* in the first group; the second's are group_bytes further on */
+    const uint8_t *p; /* in the first group; the second's are group_bytes further on */
     size_t group_bytes;
-    uint32_t step;      /* bytes of each group for a cell of a tile; 0 = nothing left to fetch */
+    uint32_t step; /* bytes of each group for a cell of a tile; 0 = nothing left to fetch */
 };
 
 /* acc[2][w] += panel x w activation rows. */
@@ -211,8 +211,8 @@ INLINE void panel_tile(uint32_t halves, uint32_t w, const uint8_t *panel, const 
 
 #pragma GCC unroll 6
                 for (uint32_t t = 0; t < w; t++)
-                    acc[g][t] = add_cell(acc[g][t], sum[g][t], s, m, act, w, t,
-                                         halves == 2 ? 2 + h : 1);
+                    acc[g][t] =
+                        add_cell(acc[g][t], sum[g][t], s, m, act, w, t, halves == 2 ? 2 + h : 1);
             }
         }
         panel += PANEL_CELL(halves);
@@ -225,7 +225,7 @@ INLINE void put_group(const struct kern_mm_task *t, uint32_t g, uint32_t row, __
 {
     const struct kern_mm *mm = t->mm;
     uint32_t left = mm->w->rows - g * KERN_GROUP;
-    __mmask16 k = left >= KERN_GROUP ? 0xffff : (__mmask16)((1U << left) - 1);
+    __mmask16 k = (__mmask16)(left >= KERN_GROUP ? 0xffff : (1U << left) - 1);
     float *y = mm->y + row * mm->ldy + (size_t)g * KERN_GROUP;
 
     if (mm->bias != NULL)
@@ -281,16 +281,16 @@ INLINE void chunk_tile(uint32_t halves, uint32_t w, const struct kern_mm_task *t
 typedef void chunk_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row, const uint8_t *act,
                       uint32_t cells, struct ahead next, float *kept, bool is_first, bool is_last);
 
-#define CHUNK(halves, w)                                                                          \
-    static void chunk_##halves##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row,      \
-                                     const uint8_t *act, uint32_t cells, struct ahead next,       \
-                                     float *kept, bool is_first, bool is_last)                    \
-    {                                                                                             \
-        chunk_tile(halves, w, t, g, row, act, cells, next, kept, is_first, is_last);              \
+#define CHUNK(halves, w)                                                                           \
+    static void chunk_##halves##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row,       \
+                                     const uint8_t *act, uint32_t cells, struct ahead next,        \
+                                     float *kept, bool is_first, bool is_last)                     \
+    {                                                                                              \
+        chunk_tile(halves, w, t, g, row, act, cells, next, kept, is_first, is_last);               \
     }
-#define CHUNKS(halves)                                                                            \
-    CHUNK(halves, 1) CHUNK(halves, 2) CHUNK(halves, 3) CHUNK(halves, 4) CHUNK(halves, 5)          \
-    CHUNK(halves, 6)
+#define CHUNKS(halves)                                                                             \
+    CHUNK(halves, 1)                                                                               \
+    CHUNK(halves, 2) CHUNK(halves, 3) CHUNK(halves, 4) CHUNK(halves, 5) CHUNK(halves, 6)
 CHUNKS(1)
 CHUNKS(2)
 
@@ -352,27 +352,27 @@ static void many_rows(const struct kern_mm_task *t, open_fn *open)
 }
 
 /* name, bits, zero, has_min, halves, cells, head, cell, code_at: as in pack.c */
-#define SHAPES(X)                                                                                 \
-    X(Q4_0, 4, 8, 0, 1, 1, 0, 288, 32)                                                            \
-    X(Q4_1, 4, 0, 1, 1, 1, 0, 320, 64)                                                            \
-    X(Q5_0, 5, 16, 0, 1, 1, 0, 352, 32)                                                           \
-    X(Q5_1, 5, 0, 1, 1, 1, 0, 384, 64)                                                            \
-    X(Q8_0, 8, 128, 0, 1, 1, 0, 544, 32)                                                          \
-    X(Q4_K, 4, 0, 1, 1, 8, 64, 288, 32)                                                           \
-    X(Q5_K, 5, 0, 1, 1, 8, 64, 352, 32)                                                           \
+#define SHAPES(X)                                                                                  \
+    X(Q4_0, 4, 8, 0, 1, 1, 0, 288, 32)                                                             \
+    X(Q4_1, 4, 0, 1, 1, 1, 0, 320, 64)                                                             \
+    X(Q5_0, 5, 16, 0, 1, 1, 0, 352, 32)                                                            \
+    X(Q5_1, 5, 0, 1, 1, 1, 0, 384, 64)                                                             \
+    X(Q8_0, 8, 128, 0, 1, 1, 0, 544, 32)                                                           \
+    X(Q4_K, 4, 0, 1, 1, 8, 64, 288, 32)                                                            \
+    X(Q5_K, 5, 0, 1, 1, 8, 64, 352, 32)                                                            \
     X(Q6_K, 6, 32, 0, 2, 8, 32, 416, 32)
 
-#define FEW(name, w)                                                                              \
-    static void few_##name##_##w(const struct kern_mm_task *t)                                    \
-    {                                                                                             \
-        few_rows(shape_##name, w, t);                                                             \
+#define FEW(name, w)                                                                               \
+    static void few_##name##_##w(const struct kern_mm_task *t)                                     \
+    {                                                                                              \
+        few_rows(shape_##name, w, t);                                                              \
     }
-#define FUNCTIONS(name, bits, zero, min, halves, cells, head, cell, code)                         \
-    static const struct shape shape_##name = { bits, zero, min, halves, cells, head, cell, code };\
-    static void open_##name(const uint8_t *p, uint32_t n, uint8_t *panel, uint32_t g)             \
-    {                                                                                             \
-        open_panel(shape_##name, p, n, panel, g);                                                 \
-    }                                                                                             \
+#define FUNCTIONS(name, bits, zero, min, halves, cells, head, cell, code)                          \
+    static const struct shape shape_##name = { bits, zero, min, halves, cells, head, cell, code }; \
+    static void open_##name(const uint8_t *p, uint32_t n, uint8_t *panel, uint32_t g)              \
+    {                                                                                              \
+        open_panel(shape_##name, p, n, panel, g);                                                  \
+    }                                                                                              \
     FEW(name, 1) FEW(name, 2) FEW(name, 3) FEW(name, 4) FEW(name, 5) FEW(name, 6)
 SHAPES(FUNCTIONS)
 
@@ -382,9 +382,10 @@ struct variant {
     few_fn *few[TILE];
 };
 
-#define VARIANT(name, bits, zero, min, halves, cells, head, cell, code)                           \
-    { KT_##name, open_##name,                                                                     \
-      { few_##name##_1, few_##name##_2, few_##name##_3, few_##name##_4, few_##name##_5,           \
+#define VARIANT(name, bits, zero, min, halves, cells, head, cell, code)                            \
+    { KT_##name,                                                                                   \
+      open_##name,                                                                                 \
+      { few_##name##_1, few_##name##_2, few_##name##_3, few_##name##_4, few_##name##_5,            \
         few_##name##_6 } },
 static const struct variant variants[] = { SHAPES(VARIANT) };
 
@@ -451,17 +452,10 @@ void kern_mm_avx512(const struct kern_mm_task *t)
     const struct variant *v = variants;
 
     switch (t->form->type) {
-    case KT_F32:
-        float_rows(KT_F32, t);
-        return;
-    case KT_F16:
-        float_rows(KT_F16, t);
-        return;
-    case KT_BF16:
-        float_rows(KT_BF16, t);
-        return;
-    default:
-        break;
+    case KT_F32: float_rows(KT_F32, t); return;
+    case KT_F16: float_rows(KT_F16, t); return;
+    case KT_BF16: float_rows(KT_BF16, t); return;
+    default: break;
     }
     while (v->type != t->form->type)
         v++;
@@ -512,6 +506,6 @@ void kern_act_avx512(uint8_t *dst, const float *x, uint32_t w, uint32_t cols)
 {
     for (uint32_t b = 0; b < cols / KERN_CELL; b++, dst += w * KERN_ACT_BYTES)
         for (uint32_t t = 0; t < w; t++)
-            quantize_32(x + (size_t)t * cols + (size_t)b * KERN_CELL,
-                        (float *)(void *)dst + t, w, (int8_t *)dst + 16 * w + 4 * t);
+            quantize_32(x + (size_t)t * cols + (size_t)b * KERN_CELL, (float *)(void *)dst + t, w,
+                        (int8_t *)dst + 16 * w + 4 * t);
 }
