@@ -14,7 +14,7 @@ struct arena_chunk {
 
 void arena_init(struct arena *a, size_t max)
 {
-    *a = (struct arena){ .max = max };
+    *a = (struct arena) { .max = max };
 }
 
 void arena_fini(struct arena *a)
@@ -27,7 +27,7 @@ void arena_fini(struct arena *a)
         mem_free(c);
         c = next;
     }
-    *a = (struct arena){ .max = a->max };
+    *a = (struct arena) { .max = a->max };
 }
 
 static void *take(struct arena *a, size_t size, bool bounded)
@@ -98,5 +98,5 @@ struct str arena_str(struct arena *a, struct str s)
     if (s.n != 0)
         memcpy(p, s.p, s.n);
     p[s.n] = 0;
-    return (struct str){ p, s.n };
+    return (struct str) { p, s.n };
 }

@@ -17,7 +17,7 @@ struct arena {
 
 void arena_init(struct arena *a, size_t max);
 void arena_fini(struct arena *a);
-void *arena_try(struct arena *a, size_t size);   /* NULL past the ceiling */
+void *arena_try(struct arena *a, size_t size); /* NULL past the ceiling */
 void *arena_try_zero(struct arena *a, size_t count, size_t size);
 void *arena_alloc(struct arena *a, size_t size); /* ceiling does not apply */
 /* A NUL-ended copy; p == NULL past the ceiling. */

@@ -9,13 +9,13 @@
 
 void buf_init(struct buf *b, size_t max)
 {
-    *b = (struct buf){ .max = max };
+    *b = (struct buf) { .max = max };
 }
 
 void buf_fini(struct buf *b)
 {
     mem_free(b->p);
-    *b = (struct buf){ .max = b->max };
+    *b = (struct buf) { .max = b->max };
 }
 
 void buf_reset(struct buf *b)
@@ -113,7 +113,7 @@ void buf_drop(struct buf *b, size_t n)
 
 struct str buf_view(const struct buf *b)
 {
-    return (struct str){ b->p, b->len };
+    return (struct str) { b->p, b->len };
 }
 
 char *buf_take(struct buf *b, size_t *len)
@@ -121,6 +121,6 @@ char *buf_take(struct buf *b, size_t *len)
     char *p = b->p;
 
     *len = b->len;
-    *b = (struct buf){ .max = b->max };
+    *b = (struct buf) { .max = b->max };
     return p;
 }

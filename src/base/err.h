@@ -9,19 +9,19 @@
 #include <stddef.h>
 
 enum {
-    ERR_INVAL = -1,       /* an argument or option is out of range */
-    ERR_NOMEM = -2,       /* memory could not be had */
-    ERR_IO = -3,          /* disk or socket failed */
-    ERR_PARSE = -4,       /* bytes are not of the format */
-    ERR_LIMIT = -5,       /* a ceiling was reached */
-    ERR_NOTFOUND = -6,    /* no such thing */
-    ERR_AGAIN = -7,       /* not now; a later try can succeed */
-    ERR_TIMEOUT = -8,     /* a deadline passed */
-    ERR_CLOSED = -9,      /* the other side is gone */
-    ERR_CANCELLED = -10,  /* the caller withdrew */
-    ERR_UNSUPPORTED = -11,/* well-formed, but not something we do */
-    ERR_MISMATCH = -12,   /* fingerprint, epoch or checksum differs */
-    ERR_INTERNAL = -13    /* our own fault */
+    ERR_INVAL = -1,        /* an argument or option is out of range */
+    ERR_NOMEM = -2,        /* memory could not be had */
+    ERR_IO = -3,           /* disk or socket failed */
+    ERR_PARSE = -4,        /* bytes are not of the format */
+    ERR_LIMIT = -5,        /* a ceiling was reached */
+    ERR_NOTFOUND = -6,     /* no such thing */
+    ERR_AGAIN = -7,        /* not now; a later try can succeed */
+    ERR_TIMEOUT = -8,      /* a deadline passed */
+    ERR_CLOSED = -9,       /* the other side is gone */
+    ERR_CANCELLED = -10,   /* the caller withdrew */
+    ERR_UNSUPPORTED = -11, /* well-formed, but not something we do */
+    ERR_MISMATCH = -12,    /* fingerprint, epoch or checksum differs */
+    ERR_INTERNAL = -13     /* our own fault */
 };
 
 #define ERR_MSG_MAX 512

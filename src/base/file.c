@@ -30,7 +30,7 @@ int file_map_open(struct file_map *out, const char *path, struct err *e)
     void *p;
     int fd, rc;
 
-    *out = (struct file_map){ 0 };
+    *out = (struct file_map) { 0 };
     rc = open_read(path, &fd, &st, e);
     if (rc != 0)
         return rc;
@@ -42,7 +42,7 @@ int file_map_open(struct file_map *out, const char *path, struct err *e)
     close(fd);
     if (p == MAP_FAILED)
         return err_set(e, ERR_IO, "%s: cannot map: %s", path, strerror(errno));
-    *out = (struct file_map){ p, (size_t)st.st_size };
+    *out = (struct file_map) { p, (size_t)st.st_size };
     return 0;
 }
 
@@ -50,7 +50,7 @@ void file_map_close(struct file_map *m)
 {
     if (m->p != NULL)
         munmap((void *)(uintptr_t)m->p, m->size);
-    *m = (struct file_map){ 0 };
+    *m = (struct file_map) { 0 };
 }
 
 int file_read(const char *path, struct buf *b, struct err *e)

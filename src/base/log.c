@@ -11,7 +11,8 @@
 
 static const char *part_name = "llmd";
 static enum log_level level_max = LOG_INFO_LEVEL;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards call-site counters and the write */
+static pthread_mutex_t lock =
+    PTHREAD_MUTEX_INITIALIZER; /* guards call-site counters and the write */
 
 void log_init(const char *part, enum log_level level)
 {
@@ -53,7 +54,7 @@ void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
         if (site->muted != 0)
             fprintf(stderr, "ts=%s level=%s part=%s repeated count=%u\n", stamp, names[level],
                     part_name, site->muted);
-        *site = (struct log_site){ .second = (uint64_t)second };
+        *site = (struct log_site) { .second = (uint64_t)second };
     }
     if (++site->count > SITE_PER_S) {
         site->muted++;

@@ -22,11 +22,11 @@ bool log_on(enum log_level level);
 void log_line(struct log_site *site, enum log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-#define LOG_AT(level, ...)                                   \
-    do {                                                     \
-        static struct log_site log_site_;                    \
-        if (log_on(level))                                   \
-            log_line(&log_site_, level, __VA_ARGS__);        \
+#define LOG_AT(level, ...)                                                                         \
+    do {                                                                                           \
+        static struct log_site log_site_;                                                          \
+        if (log_on(level))                                                                         \
+            log_line(&log_site_, level, __VA_ARGS__);                                              \
     } while (0)
 #define LOG_ERROR(...) LOG_AT(LOG_ERROR_LEVEL, __VA_ARGS__)
 #define LOG_WARN(...)  LOG_AT(LOG_WARN_LEVEL, __VA_ARGS__)

@@ -13,7 +13,7 @@ uint64_t map_mix(uint64_t x)
 void map_fini(struct map *m)
 {
     mem_free(m->slot);
-    *m = (struct map){ 0 };
+    *m = (struct map) { 0 };
 }
 
 static size_t find(const struct map *m, uint64_t key, struct str text)
@@ -49,7 +49,7 @@ static bool put(struct map *m, uint64_t key, struct str text, uint64_t value)
         return false;
     i = find(m, key, text);
     m->count += !m->slot[i].used;
-    m->slot[i] = (struct map_slot){ key, text, value, true };
+    m->slot[i] = (struct map_slot) { key, text, value, true };
     return true;
 }
 
@@ -86,7 +86,7 @@ static bool del(struct map *m, uint64_t key, struct str text)
             i = j;
         }
     }
-    m->slot[i] = (struct map_slot){ 0 };
+    m->slot[i] = (struct map_slot) { 0 };
     m->count--;
     return true;
 }

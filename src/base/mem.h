@@ -18,7 +18,7 @@ void *mem_dup(const void *p, size_t size);
 char *mem_strdup(const char *s);
 void mem_free(void *p); /* NULL is fine */
 
-void *mem_try(size_t size);                  /* NULL when refused; size 0 gives a valid pointer */
+void *mem_try(size_t size);                    /* NULL when refused; size 0 gives a valid pointer */
 void *mem_try_zero(size_t count, size_t size); /* checked product, zeroed */
 void *mem_try_realloc(void *p, size_t size);
 

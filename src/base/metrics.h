@@ -18,7 +18,7 @@ enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
 
 struct metric_desc {
     enum metric_kind kind;
-    const char *name;                      /* as exposed, counters with _total */
+    const char *name; /* as exposed, counters with _total */
     const char *help;
     const char *labels[METRIC_LABELS_MAX]; /* NULL-ended names */
     const double *buckets;                 /* histograms: upper bounds, rising, +Inf implied */
@@ -36,7 +36,7 @@ struct metric_cell *metrics_cell(struct metrics *m, size_t family, const char *c
 void metric_add(struct metric_cell *c, double v);
 void metric_set(struct metric_cell *c, double v);
 void metric_observe(struct metric_cell *c, double v);
-double metric_value(const struct metric_cell *c); /* histograms: the sum */
+double metric_value(const struct metric_cell *c);   /* histograms: the sum */
 uint64_t metric_count(const struct metric_cell *c); /* histograms: observations */
 void metrics_render(struct metrics *m, struct buf *out);
 #endif

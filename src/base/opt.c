@@ -72,9 +72,7 @@ static int set(void *opts, const struct opt_desc *d, const char *text, struct er
         if (!str_f64(str_of(text), (double *)(void *)at))
             return err_set(e, ERR_INVAL, "--%s: '%s' is not a number", d->name, text);
         return 0;
-    case OPT_STR:
-        *(const char **)(void *)at = text;
-        return 0;
+    case OPT_STR: *(const char **)(void *)at = text; return 0;
     case OPT_LIST:
         list = (struct opt_list *)(void *)at;
         if (list->count == OPT_LIST_MAX)
@@ -170,7 +168,9 @@ void opt_help(const struct opt_desc *table, size_t count, struct buf *out)
         size_t start = out->len;
 
         buf_f(out, "  --%s%s%s", d->name, d->kind != OPT_BOOL ? " " : "",
-              d->kind == OPT_BOOL ? "" : d->arg != NULL ? d->arg : "N");
+              d->kind == OPT_BOOL ? ""
+              : d->arg != NULL    ? d->arg
+                                  : "N");
         do
             buf_c(out, ' ');
         while (!out->failed && out->len - start < 34);

@@ -25,7 +25,7 @@ struct opt_list {
 };
 
 struct opt_desc {
-    const char *name;  /* without dashes */
+    const char *name; /* without dashes */
     enum opt_kind kind;
     size_t at;         /* offsetof in the options struct */
     const char *value; /* default as text; NULL = as the caller left it (zero the struct first) */

@@ -12,8 +12,8 @@ struct rng {
 
 void rng_seed(struct rng *r, uint64_t seed);
 uint64_t rng_u64(struct rng *r);
-double rng_f64(struct rng *r);                    /* [0, 1) */
-uint64_t rng_below(struct rng *r, uint64_t n);    /* [0, n), n > 0 */
-void rng_secure(void *p, size_t n);               /* getrandom; aborts if the kernel refuses */
+double rng_f64(struct rng *r);                 /* [0, 1) */
+uint64_t rng_below(struct rng *r, uint64_t n); /* [0, n), n > 0 */
+void rng_secure(void *p, size_t n);            /* getrandom; aborts if the kernel refuses */
 uint64_t rng_secure_u64(void);
 #endif

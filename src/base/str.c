@@ -12,7 +12,7 @@
 
 struct str str_of(const char *z)
 {
-    return z != NULL ? (struct str){ z, strlen(z) } : STR_NONE;
+    return z != NULL ? (struct str) { z, strlen(z) } : STR_NONE;
 }
 
 bool str_eq(struct str a, struct str b)
@@ -67,7 +67,7 @@ struct str str_trim(struct str s)
 struct str str_sub(struct str s, size_t from, size_t n)
 {
     from = MIN(from, s.n);
-    return (struct str){ s.p != NULL ? s.p + from : NULL, MIN(n, s.n - from) };
+    return (struct str) { s.p != NULL ? s.p + from : NULL, MIN(n, s.n - from) };
 }
 
 size_t str_find(struct str s, struct str needle)

@@ -12,8 +12,8 @@ struct str {
     size_t n;
 };
 
-#define STR(lit) ((struct str){ (lit), sizeof(lit) - 1 })
-#define STR_NONE ((struct str){ NULL, 0 })
+#define STR(lit) ((struct str) { (lit), sizeof(lit) - 1 })
+#define STR_NONE ((struct str) { NULL, 0 })
 /* For printf's "%.*s". */
 #define STR_ARG(s) (int)((s).n > 0x7fffffff ? 0x7fffffff : (s).n), (s).p != NULL ? (s).p : ""
 
@@ -24,7 +24,7 @@ bool str_ieq(struct str a, struct str b); /* ASCII case folded */
 bool str_starts(struct str s, struct str prefix);
 bool str_ends(struct str s, struct str suffix);
 int str_cmp(struct str a, struct str b);
-struct str str_trim(struct str s); /* ASCII space, tab, CR, LF */
+struct str str_trim(struct str s);                       /* ASCII space, tab, CR, LF */
 struct str str_sub(struct str s, size_t from, size_t n); /* clamped */
 /* Index of the first occurrence, or SIZE_MAX. */
 size_t str_find(struct str s, struct str needle);

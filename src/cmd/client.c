@@ -28,8 +28,8 @@ int endpoint_parse_url(const char *url, struct endpoint *out, struct err *e)
     return 0;
 }
 
-int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status, struct buf *body,
-                 struct err *e)
+int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status,
+                 struct buf *body, struct err *e)
 {
     struct http_call_opts o = { .host = at->host,
                                 .port = at->port,
@@ -56,7 +56,8 @@ int ask_model(const struct endpoint *at, char out[256], struct err *e)
         rc = err_set(e, rc, "nothing answers on %s:%u; start it with: llmd up", at->host, at->port);
     else if (status != 200 || json_parse(&a, buf_view(&b), NULL, &j, e) != 0 ||
              !json_str(json_get(json_at(json_get(j, "data"), 0), "id"), &id))
-        rc = err_set(e, ERR_AGAIN, "%s:%u has no model ready yet (status %d); llmd status says why", at->host, at->port, status);
+        rc = err_set(e, ERR_AGAIN, "%s:%u has no model ready yet (status %d); llmd status says why",
+                     at->host, at->port, status);
     else
         snprintf(out, 256, "%.*s", STR_ARG(id));
     buf_fini(&b);
@@ -132,24 +133,29 @@ static void on_bytes(void *ctx, struct str bytes)
     (void)sse_feed(&a->sse, bytes, on_event, a);
 }
 
-int ask_chat(const struct endpoint *at, const char *model, struct str messages, const char *extra, void *out_file,
-             struct ask_result *r, struct err *e)
+int ask_chat(const struct endpoint *at, const char *model, struct str messages, const char *extra,
+             void *out_file, struct ask_result *r, struct err *e)
 {
-    struct http_header h[2] = { { STR("Content-Type"), STR("application/json") }, { STR("X-Request-Id"), STR_NONE } };
-    struct http_call_opts o = { .host = at->host, .port = at->port, .method = STR("POST"), .path = STR("/v1/chat/completions") };
+    struct http_header h[2] = { { STR("Content-Type"), STR("application/json") },
+                                { STR("X-Request-Id"), STR_NONE } };
+    struct http_call_opts o = { .host = at->host,
+                                .port = at->port,
+                                .method = STR("POST"),
+                                .path = STR("/v1/chat/completions") };
     struct asking a = { .r = r, .out = out_file };
     struct json_w w;
     struct buf body;
     int rc;
 
-    *r = (struct ask_result){ 0 };
+    *r = (struct ask_result) { 0 };
     buf_init(&r->text, ANSWER_BYTES_MAX);
     buf_init(&a.raw, (size_t)1 << 20);
     buf_init(&body, (size_t)16 << 20);
     sse_init(&a.sse, (size_t)4 << 20);
-    snprintf(r->request_id, sizeof(r->request_id), "cli-%016llx", (unsigned long long)rng_secure_u64());
+    snprintf(r->request_id, sizeof(r->request_id), "cli-%016llx",
+             (unsigned long long)rng_secure_u64());
     h[1].value = str_of(r->request_id);
-    o.headers = (struct http_headers){ h, 2 };
+    o.headers = (struct http_headers) { h, 2 };
     json_w_init(&w, &body);
     json_w_obj(&w);
     json_w_kz(&w, "model", model);

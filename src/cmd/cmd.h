@@ -21,8 +21,8 @@ int cmd_worker(int argc, char **argv);
 
 /* Parses flags; on --help prints usage and the table to stdout.  Returns -1 to go on, else the
  * exit status (0 after help, 2 after a wrong flag, said in one line). */
-int cmd_options(const char *usage, void *opts, const struct opt_desc *table, size_t count, int argc, char **argv,
-                struct opt_list *rest);
+int cmd_options(const char *usage, void *opts, const struct opt_desc *table, size_t count, int argc,
+                char **argv, struct opt_list *rest);
 /* One line on stderr, returns 1. */
 int cmd_fail(const struct err *e);
 /* Off loopback without --insecure: refuses with what to do. */
@@ -37,23 +37,23 @@ struct endpoint {
 };
 int endpoint_parse_url(const char *url, struct endpoint *out, struct err *e) MUST_CHECK;
 /* Whole answer of one exchange.  *status is the HTTP status. */
-int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status, struct buf *body,
-                 struct err *e) MUST_CHECK;
+int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status,
+                 struct buf *body, struct err *e) MUST_CHECK;
 
 struct ask_result {
-    struct buf text;             /* the whole answer */
+    struct buf text; /* the whole answer */
     uint32_t prompt_tokens, cached_tokens, completion_tokens;
     double first_token_s, total_s;
     char request_id[130];
-    char error[512];             /* message of an error reply or event; "" = none */
+    char error[512]; /* message of an error reply or event; "" = none */
     int status;
-    bool done;                   /* [DONE] was seen */
+    bool done; /* [DONE] was seen */
 };
 void ask_result_fini(struct ask_result *r);
-/* Streams a chat answer for `messages` (a JSON array); text goes to `out` as it comes (NULL: nowhere).
- * extra: more members of the body, "" or ",\"max_tokens\":5". */
-int ask_chat(const struct endpoint *at, const char *model, struct str messages, const char *extra, void *out_file,
-             struct ask_result *r, struct err *e) MUST_CHECK;
+/* Streams a chat answer for `messages` (a JSON array); text goes to `out` as it comes (NULL:
+ * nowhere). extra: more members of the body, "" or ",\"max_tokens\":5". */
+int ask_chat(const struct endpoint *at, const char *model, struct str messages, const char *extra,
+             void *out_file, struct ask_result *r, struct err *e) MUST_CHECK;
 /* First id of /v1/models. */
 int ask_model(const struct endpoint *at, char out[256], struct err *e) MUST_CHECK;
 /* Sum of a family's samples in Prometheus text whose labels contain `label` (NULL: all). */

@@ -26,8 +26,10 @@ static const struct opt_desc table[] = {
     { "system", OPT_STR, AT(system), NULL, "TEXT", 0, 0, "system message" },
     { "ask", OPT_STR, AT(ask), NULL, "TEXT", 0, 0, "one question, then end" },
     { "max-tokens", OPT_U32, AT(max_tokens), "1024", "N", 1, 0, "longest answer" },
-    { "temperature", OPT_F64, AT(temperature), "0.7", "T", 0, 0, "0 = always the most probable token" },
-    { "stats", OPT_BOOL, AT(stats), "true", NULL, 0, 0, "a line with tokens and speed after each answer" },
+    { "temperature", OPT_F64, AT(temperature), "0.7", "T", 0, 0,
+      "0 = always the most probable token" },
+    { "stats", OPT_BOOL, AT(stats), "true", NULL, 0, 0,
+      "a line with tokens and speed after each answer" },
 };
 
 /* Appends {"role","content"} to the array text "[...": without its closing bracket. */
@@ -43,7 +45,8 @@ static void add_message(struct buf *history, const char *role, struct str conten
     json_w_end(&w, '}');
 }
 
-static int turn(const struct opts *o, const struct endpoint *at, const char *model, struct buf *history, struct str question)
+static int turn(const struct opts *o, const struct endpoint *at, const char *model,
+                struct buf *history, struct str question)
 {
     struct ask_result r;
     struct err e = { 0 };
@@ -53,7 +56,8 @@ static int turn(const struct opts *o, const struct endpoint *at, const char *mod
 
     add_message(history, "user", question);
     buf_c(history, ']');
-    snprintf(extra, sizeof(extra), ",\"temperature\":%g,\"max_tokens\":%u", o->temperature, o->max_tokens);
+    snprintf(extra, sizeof(extra), ",\"temperature\":%g,\"max_tokens\":%u", o->temperature,
+             o->max_tokens);
     rc = history->failed ? err_set(&e, ERR_LIMIT, "the conversation is too long; start a new one")
                          : ask_chat(at, model, buf_view(history), extra, stdout, &r, &e);
     if (history->failed)
@@ -62,14 +66,20 @@ static int turn(const struct opts *o, const struct endpoint *at, const char *mod
     printf("\n");
     if (rc != 0 || r.error[0] != 0 || !r.done) {
         history->len = before; /* the question can be asked again */
-        fprintf(stderr, "llmd: %s\n", rc != 0 ? e.msg : r.error[0] != 0 ? r.error : "the answer was cut; ask again");
+        fprintf(stderr, "llmd: %s\n",
+                rc != 0           ? e.msg
+                : r.error[0] != 0 ? r.error
+                                  : "the answer was cut; ask again");
         rc = 1;
     } else {
         add_message(history, "assistant", buf_view(&r.text));
         if (o->stats)
-            fprintf(stderr, "(%u prompt tokens, %u cached; first token %.2f s; %u tokens, %.1f tokens/s)\n", r.prompt_tokens, r.cached_tokens,
-                    r.first_token_s, r.completion_tokens,
-                    r.total_s > r.first_token_s ? (r.completion_tokens - 1) / (r.total_s - r.first_token_s) : 0);
+            fprintf(stderr,
+                    "(%u prompt tokens, %u cached; first token %.2f s; %u tokens, %.1f tokens/s)\n",
+                    r.prompt_tokens, r.cached_tokens, r.first_token_s, r.completion_tokens,
+                    r.total_s > r.first_token_s
+                        ? (r.completion_tokens - 1) / (r.total_s - r.first_token_s)
+                        : 0);
     }
     ask_result_fini(&r);
     return rc != 0;
@@ -84,7 +94,8 @@ int cmd_chat(int argc, char **argv)
     char model[256], *line = NULL;
     size_t cap = 0;
     ssize_t n;
-    int rc = cmd_options("usage: llmd chat [--url URL] [--ask TEXT] [FLAGS]", &o, table, COUNT(table), argc, argv, NULL);
+    int rc = cmd_options("usage: llmd chat [--url URL] [--ask TEXT] [FLAGS]", &o, table,
+                         COUNT(table), argc, argv, NULL);
 
     if (rc >= 0)
         return rc;
@@ -110,9 +121,9 @@ int cmd_chat(int argc, char **argv)
                 fflush(stdout);
             }
             n = getline(&line, &cap, stdin);
-            if (n <= 0 || str_trim((struct str){ line, (size_t)n }).n == 0)
+            if (n <= 0 || str_trim((struct str) { line, (size_t)n }).n == 0)
                 break;
-            rc = turn(&o, &at, model, &history, str_trim((struct str){ line, (size_t)n }));
+            rc = turn(&o, &at, model, &history, str_trim((struct str) { line, (size_t)n }));
         }
     }
     mem_free(line);

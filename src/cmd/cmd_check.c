@@ -8,7 +8,8 @@ int cmd_check(int argc, char **argv)
     struct up_opts o = { 0 };
     struct buf path, out;
     uint32_t errors;
-    int rc = cmd_options("usage: llmd check [the flags of llmd up]", &o, up_table, up_table_count, argc, argv, NULL);
+    int rc = cmd_options("usage: llmd check [the flags of llmd up]", &o, up_table, up_table_count,
+                         argc, argv, NULL);
 
     if (rc >= 0)
         return rc;

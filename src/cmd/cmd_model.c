@@ -61,7 +61,10 @@ static int list(int argc, char **argv)
         buf_init(&path, 4096);
         rc = catalogue_resolve(str_of(c->name), &path, &e);
         printf("%-20s %6.0f MB  %-8s %s (%s)\n", c->name, (double)c->bytes / 1e6,
-               rc == 0 ? "here" : rc == ERR_MISMATCH ? "damaged" : "-", c->summary, c->licence);
+               rc == 0              ? "here"
+               : rc == ERR_MISMATCH ? "damaged"
+                                    : "-",
+               c->summary, c->licence);
         buf_fini(&path);
     }
     list_others(folder.p);

@@ -18,7 +18,8 @@ struct opts {
 };
 
 static const struct opt_desc table[] = {
-    { "url", OPT_STR, offsetof(struct opts, url), CMD_URL_DEFAULT, "URL", 0, 0, "where llmd answers" },
+    { "url", OPT_STR, offsetof(struct opts, url), CMD_URL_DEFAULT, "URL", 0, 0,
+      "where llmd answers" },
     { "json", OPT_BOOL, offsetof(struct opts, json), "false", NULL, 0, 0, "for programs" },
 };
 
@@ -47,8 +48,10 @@ static void merge_scheduler(struct rows *rows, const struct json *status)
 {
     const struct json *parts = json_get(status, "parts");
 
-    for (const struct json *j = json_is(parts, JSON_ARRAY) ? parts->first : NULL; j != NULL; j = j->next) {
-        struct str address = STR_NONE, state = STR_NONE, reason = STR_NONE, role = STR_NONE, name = STR_NONE;
+    for (const struct json *j = json_is(parts, JSON_ARRAY) ? parts->first : NULL; j != NULL;
+         j = j->next) {
+        struct str address = STR_NONE, state = STR_NONE, reason = STR_NONE, role = STR_NONE,
+                   name = STR_NONE;
         char text[300];
         struct row *r;
 
@@ -91,7 +94,8 @@ static void ask_part(struct row *r)
         snprintf(r->p.state, sizeof(r->p.state), "not ready");
         if (r->p.reason[0] == 0)
             snprintf(r->p.reason, sizeof(r->p.reason), "answers %d to /health/ready", status);
-    } else if (r->p.state[0] == 0 || strcmp(r->p.state, "starting") == 0 || strcmp(r->p.state, "dead") == 0) {
+    } else if (r->p.state[0] == 0 || strcmp(r->p.state, "starting") == 0 ||
+               strcmp(r->p.state, "dead") == 0) {
         snprintf(r->p.state, sizeof(r->p.state), "ready");
     }
     buf_reset(&b);
@@ -142,7 +146,8 @@ static void print_json(const char *url, const char *model, const struct rows *ro
 
 static void print_table(const char *url, const char *model, const struct rows *rows)
 {
-    printf("%s  %s\n%-14s %-10s %-22s %8s %-12s %9s  %s\n", url, model, "NAME", "ROLE", "ADDRESS", "PID", "STATE", "KV BLOCKS", "REASON");
+    printf("%s  %s\n%-14s %-10s %-22s %8s %-12s %9s  %s\n", url, model, "NAME", "ROLE", "ADDRESS",
+           "PID", "STATE", "KV BLOCKS", "REASON");
     for (size_t i = 0; i < rows->count; i++) {
         const struct row *r = &rows->row[i];
         char pid[16] = "-", blocks[16] = "-";
@@ -151,7 +156,8 @@ static void print_table(const char *url, const char *model, const struct rows *r
             snprintf(pid, sizeof(pid), "%d", r->p.pid);
         if (r->has_blocks)
             snprintf(blocks, sizeof(blocks), "%.0f", r->blocks_in_use);
-        printf("%-14s %-10s %-22s %8s %-12s %9s  %s\n", r->p.name, r->p.role, r->p.address, pid, r->p.state, blocks, r->p.reason);
+        printf("%-14s %-10s %-22s %8s %-12s %9s  %s\n", r->p.name, r->p.role, r->p.address, pid,
+               r->p.state, blocks, r->p.reason);
     }
 }
 
@@ -165,7 +171,8 @@ int cmd_status(int argc, char **argv)
     struct arena a;
     struct buf b;
     struct err e = { 0 };
-    int status, rc = cmd_options("usage: llmd status [--url URL] [--json]", &o, table, COUNT(table), argc, argv, NULL);
+    int status, rc = cmd_options("usage: llmd status [--url URL] [--json]", &o, table, COUNT(table),
+                                 argc, argv, NULL);
     bool known;
 
     arena_init(&a, (size_t)16 << 20);

@@ -113,8 +113,8 @@ static int tokenize(const struct tokenize_opts *o, struct buf *out, struct err *
         text = buf_view(&in);
     }
     if (rc == 0) {
-        rc = tokenizer_encode(t, text, o->special ? TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL : 0,
-                              &list);
+        rc = tokenizer_encode(
+            t, text, o->special ? TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL : 0, &list);
         if (rc != 0)
             err_set(e, rc, "the text cannot be tokenized: %s", err_name(rc));
     }
@@ -133,8 +133,8 @@ int cmd_tokenize(int argc, char **argv)
     struct tokenize_opts o = { 0 };
     struct err e = { 0 };
     struct buf out;
-    int rc = cmd_options("usage: llmd tokenize --model FILE|NAME [--text TEXT | < FILE] [FLAGS]", &o,
-                         table, COUNT(table), argc, argv, NULL);
+    int rc = cmd_options("usage: llmd tokenize --model FILE|NAME [--text TEXT | < FILE] [FLAGS]",
+                         &o, table, COUNT(table), argc, argv, NULL);
 
     if (rc >= 0)
         return rc;

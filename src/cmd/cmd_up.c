@@ -39,32 +39,42 @@
 #define STOP_MS        5000
 
 /* Long enough to be worth a split, so that the first answer shows the whole system at work. */
-#define FIRST_QUESTION                                                                           \
-    "Here is a C function:\n\n"                                                                   \
+#define FIRST_QUESTION                                                                             \
+    "Here is a C function:\n\n"                                                                    \
     "int sum_positive(const int *values, size_t count)\n{\n    int sum = 0;\n\n"                   \
-    "    for (size_t i = 0; i < count; i++) {\n        if (values[i] > 0)\n"                      \
+    "    for (size_t i = 0; i < count; i++) {\n        if (values[i] > 0)\n"                       \
     "            sum += values[i];\n    }\n    return sum;\n}\n\n"                                 \
-    "It is called with the array {3, -1, 4, -1, 5, -9, 2, 6} and the count 8, and the result is " \
-    "printed with printf. Explain in two short sentences what the function does, and what happens " \
+    "It is called with the array {3, -1, 4, -1, 5, -9, 2, 6} and the count 8, and the result is "  \
+    "printed with printf. Explain in two short sentences what the function does, and what "        \
+    "happens "                                                                                     \
     "to the negative numbers in the array."
 
 #define AT(f) offsetof(struct up_opts, f)
 
 const struct opt_desc up_table[] = {
-    { "model", OPT_STR, AT(model), "qwen2.5-coder-0.5b", "NAME|FILE", 0, 0, "a name of llmd model list (fetched when missing) or a GGUF file" },
+    { "model", OPT_STR, AT(model), "qwen2.5-coder-0.5b", "NAME|FILE", 0, 0,
+      "a name of llmd model list (fetched when missing) or a GGUF file" },
     { "listen", OPT_STR, AT(listen), "127.0.0.1:8080", "ADDR:PORT", 0, 0, "where the API answers" },
     { "prefill", OPT_U32, AT(prefill), "1", "N", 0, 16, "prefill workers" },
     { "decode", OPT_U32, AT(decode), "1", "M", 0, 16, "decode workers" },
-    { "workers", OPT_U32, AT(workers), "0", "N", 0, 16, "N workers that do both, instead of --prefill and --decode" },
-    { "threads", OPT_U32, AT(threads), "0", "N", 0, 1024, "compute threads of each worker; 0 = the CPUs allowed" },
-    { "max-model-len", OPT_U32, AT(max_model_len), "0", "N", 0, 0, "longest prompt + answer; 0 = from model and KV reservation" },
-    { "kv-cache-memory-bytes", OPT_U64, AT(kv_bytes), "0", "N", 0, 0, "KV reservation of each worker; 0 = chosen from the model" },
-    { "ask", OPT_STR, AT(ask), FIRST_QUESTION, "TEXT", 0, 0, "the first question; --no-first-question asks none" },
+    { "workers", OPT_U32, AT(workers), "0", "N", 0, 16,
+      "N workers that do both, instead of --prefill and --decode" },
+    { "threads", OPT_U32, AT(threads), "0", "N", 0, 1024,
+      "compute threads of each worker; 0 = the CPUs allowed" },
+    { "max-model-len", OPT_U32, AT(max_model_len), "0", "N", 0, 0,
+      "longest prompt + answer; 0 = from model and KV reservation" },
+    { "kv-cache-memory-bytes", OPT_U64, AT(kv_bytes), "0", "N", 0, 0,
+      "KV reservation of each worker; 0 = chosen from the model" },
+    { "ask", OPT_STR, AT(ask), FIRST_QUESTION, "TEXT", 0, 0,
+      "the first question; --no-first-question asks none" },
     { "no-first-question", OPT_BOOL, AT(no_ask), "false", NULL, 0, 0, "only serve" },
-    { "check", OPT_BOOL, AT(check), "false", NULL, 0, 0, "start everything, prove each promise by real requests, end with 0 or 1" },
-    { "shutdown-timeout", OPT_U32, AT(shutdown_timeout_s), "5", "SECONDS", 0, 600, "grace for running requests at the end" },
+    { "check", OPT_BOOL, AT(check), "false", NULL, 0, 0,
+      "start everything, prove each promise by real requests, end with 0 or 1" },
+    { "shutdown-timeout", OPT_U32, AT(shutdown_timeout_s), "5", "SECONDS", 0, 600,
+      "grace for running requests at the end" },
     { "log-level", OPT_STR, AT(log_level), "info", "LEVEL", 0, 0, "error, warn, info, debug" },
-    { "insecure", OPT_BOOL, AT(insecure), "false", NULL, 0, 0, "allow listening beyond loopback without keys and TLS" },
+    { "insecure", OPT_BOOL, AT(insecure), "false", NULL, 0, 0,
+      "allow listening beyond loopback without keys and TLS" },
 };
 const size_t up_table_count = COUNT(up_table);
 
@@ -117,16 +127,16 @@ static bool port_free(const char *host, uint16_t port, uint16_t *got)
 
 static struct engine_opts engine_opts_of(const struct up_opts *o)
 {
-    return (struct engine_opts){ .block_tokens = 16,
-                                 .kv_bytes = o->kv_bytes,
-                                 .max_model_len = o->max_model_len,
-                                 .max_num_seqs = 64,
-                                 .max_batched_tokens = 512,
-                                 .queue_max = 256,
-                                 .threads = o->threads,
-                                 .prefix_caching = true,
-                                 .hash_seed = BLOCKKEY_SEED_DEFAULT,
-                                 .weights_fd = -1 };
+    return (struct engine_opts) { .block_tokens = 16,
+                                  .kv_bytes = o->kv_bytes,
+                                  .max_model_len = o->max_model_len,
+                                  .max_num_seqs = 64,
+                                  .max_batched_tokens = 512,
+                                  .queue_max = 256,
+                                  .threads = o->threads,
+                                  .prefix_caching = true,
+                                  .hash_seed = BLOCKKEY_SEED_DEFAULT,
+                                  .weights_fd = -1 };
 }
 
 static uint32_t validate_model(const struct up_opts *o, struct buf *path, struct buf *out)
@@ -142,8 +152,10 @@ static uint32_t validate_model(const struct up_opts *o, struct buf *path, struct
         buf_reset(path);
         buf_c(path, 0);
         if (c != NULL)
-            buf_f(out, "note: --model %s is not here yet: %.0f MB will be fetched (llmd model fetch %s)\n", c->name,
-                  (double)c->bytes / 1e6, c->name);
+            buf_f(
+                out,
+                "note: --model %s is not here yet: %.0f MB will be fetched (llmd model fetch %s)\n",
+                c->name, (double)c->bytes / 1e6, c->name);
         else
             buf_f(out, "error: --model: %s\n", e.msg);
         return c == NULL;
@@ -177,7 +189,8 @@ uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out)
     uint16_t port, got;
 
     if (!log_level_parse(str_of(o->log_level), &level)) {
-        buf_f(out, "error: --log-level: must be error, warn, info or debug, not '%s'\n", o->log_level);
+        buf_f(out, "error: --log-level: must be error, warn, info or debug, not '%s'\n",
+              o->log_level);
         errors++;
     }
     if (addr_parse(str_of(o->listen), host, &port, &e) != 0) {
@@ -187,12 +200,15 @@ uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out)
         buf_f(out, "error: --listen: %s\n", e.msg);
         errors++;
     } else if (!port_free(host, port, &got)) {
-        buf_f(out, "error: --listen: %s is in use; stop what listens there (another llmd up?) or choose another, e.g. --listen 127.0.0.1:%u\n",
+        buf_f(out,
+              "error: --listen: %s is in use; stop what listens there (another llmd up?) or choose "
+              "another, e.g. --listen 127.0.0.1:%u\n",
               o->listen, port + 1u);
         errors++;
     }
     if (count == 0 || (o->workers == 0 && o->decode == 0)) {
-        buf_f(out, "error: --decode: at least one worker must decode; use --decode 1 or --workers 1\n");
+        buf_f(out,
+              "error: --decode: at least one worker must decode; use --decode 1 or --workers 1\n");
         errors++;
     }
     if (kern_init(NULL, &e) != 0) {
@@ -236,7 +252,8 @@ static void arg(struct child *c, const char *fmt, ...)
     c->argv[c->argc] = NULL;
 }
 
-static struct child *add_part(struct up *u, const char *command, const char *role, const char *name, uint16_t port)
+static struct child *add_part(struct up *u, const char *command, const char *role, const char *name,
+                              uint16_t port)
 {
     struct child *c = &u->child[u->state.count];
 
@@ -261,7 +278,8 @@ static uint16_t free_port(void)
     return port;
 }
 
-static void add_worker(struct up *u, const char *role, uint32_t i, const char *model, struct child *cache, struct child *sched)
+static void add_worker(struct up *u, const char *role, uint32_t i, const char *model,
+                       struct child *cache, struct child *sched)
 {
     uint16_t port = free_port(), events = free_port();
     char name[32];
@@ -280,7 +298,10 @@ static void add_worker(struct up *u, const char *role, uint32_t i, const char *m
     arg(c, "--listen");
     arg(c, "127.0.0.1:%u", port);
     arg(c, "--kv-events-config");
-    arg(c, "{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"tcp://127.0.0.1:%u\"}", events);
+    arg(c,
+        "{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"tcp://"
+        "127.0.0.1:%u\"}",
+        events);
     arg(c, "--weights-fd");
     arg(c, "%d", u->weights_fd);
     arg(c, "--threads");
@@ -303,7 +324,8 @@ static void plan_parts(struct up *u, const char *model)
     struct child *sched = add_part(u, "scheduler", "scheduler", "scheduler", u->door.port);
     struct child *cache = add_part(u, "cache", "cache", "cache", cache_port);
 
-    snprintf(sched->part->address, sizeof(sched->part->address), "%s:%u", u->door.host, u->door.port);
+    snprintf(sched->part->address, sizeof(sched->part->address), "%s:%u", u->door.host,
+             u->door.port);
     arg(sched, "--listen");
     arg(sched, "%s", u->o->listen);
     arg(sched, "--cache");
@@ -423,9 +445,11 @@ static void reap(struct up *u)
             c->backoff_ms = MIN(c->backoff_ms * 2, BACKOFF_MAX_MS);
             snprintf(c->part->state, sizeof(c->part->state), "dead");
             if (WIFSIGNALED(status))
-                snprintf(c->part->reason, sizeof(c->part->reason), "killed by signal %d", WTERMSIG(status));
+                snprintf(c->part->reason, sizeof(c->part->reason), "killed by signal %d",
+                         WTERMSIG(status));
             else
-                snprintf(c->part->reason, sizeof(c->part->reason), "exited with status %d", WEXITSTATUS(status));
+                snprintf(c->part->reason, sizeof(c->part->reason), "exited with status %d",
+                         WEXITSTATUS(status));
             if (!u->stopping && stop_signals == 0)
                 fprintf(stderr, "llmd: %s %s; starting it again\n", c->part->name, c->part->reason);
             save(u);
@@ -469,7 +493,8 @@ static int wait_ready(struct up *u, struct err *e)
         if (stop_signals != 0)
             return err_set(e, ERR_CANCELLED, "stopped");
         if (clock_ms() > deadline)
-            return err_set(e, ERR_TIMEOUT, "not everything was ready after %d s; see %s", READY_MS / 1000, u->log_path);
+            return err_set(e, ERR_TIMEOUT, "not everything was ready after %d s; see %s",
+                           READY_MS / 1000, u->log_path);
         clock_sleep_ms(30);
     }
 }
@@ -512,7 +537,8 @@ static double metric_of(const char *address, const char *name, const char *label
     int status;
 
     buf_init(&b, (size_t)4 << 20);
-    if (endpoint_parse_url(address, &at, &e) == 0 && endpoint_get(&at, "/metrics", 2000, &status, &b, &e) == 0)
+    if (endpoint_parse_url(address, &at, &e) == 0 &&
+        endpoint_get(&at, "/metrics", 2000, &status, &b, &e) == 0)
         v = prom_sum(buf_view(&b), name, label);
     buf_fini(&b);
     return v;
@@ -523,7 +549,8 @@ static double handed_over(const struct up *u)
     double v = 0;
 
     for (size_t i = 0; i < u->state.count; i++)
-        if (strcmp(u->state.part[i].role, "decode") == 0 || strcmp(u->state.part[i].role, "both") == 0)
+        if (strcmp(u->state.part[i].role, "decode") == 0 ||
+            strcmp(u->state.part[i].role, "both") == 0)
             v += metric_of(u->state.part[i].address, "llmd_kvx_bytes_total", "dir=\"recv\"");
     return v;
 }
@@ -558,14 +585,21 @@ static void first_question(struct up *u)
     json_w_end(&w, ']');
     printf("\n> %s\n\n", u->o->ask);
     fflush(stdout);
-    rc = ask_chat(&u->door, u->state.model, buf_view(&m), ",\"temperature\":0,\"max_tokens\":120", stdout, &r, &e);
+    rc = ask_chat(&u->door, u->state.model, buf_view(&m), ",\"temperature\":0,\"max_tokens\":120",
+                  stdout, &r, &e);
     moved = handed_over(u) - before;
     if (rc != 0 || r.error[0] != 0 || !r.done)
-        printf("\n(no answer: %s)\n", rc != 0 ? e.msg : r.error[0] != 0 ? r.error : "the stream was cut");
+        printf("\n(no answer: %s)\n", rc != 0           ? e.msg
+                                      : r.error[0] != 0 ? r.error
+                                                        : "the stream was cut");
     else
-        printf("\n\n(%u prompt tokens, %u cached; first token after %.2f s; %u tokens at %.1f tokens/s; %.1f KB of KV handed over)\n",
+        printf("\n\n(%u prompt tokens, %u cached; first token after %.2f s; %u tokens at %.1f "
+               "tokens/s; %.1f KB of KV handed over)\n",
                r.prompt_tokens, r.cached_tokens, r.first_token_s, r.completion_tokens,
-               r.total_s > r.first_token_s ? (r.completion_tokens - 1) / (r.total_s - r.first_token_s) : 0, moved / 1e3);
+               r.total_s > r.first_token_s
+                   ? (r.completion_tokens - 1) / (r.total_s - r.first_token_s)
+                   : 0,
+               moved / 1e3);
     ask_result_fini(&r);
     buf_fini(&m);
 }
@@ -582,8 +616,10 @@ static void where_next(const struct up *u)
            "  metrics   http://%s/metrics\n"
            "  log       %s\n"
            "  curl      curl http://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-           "              -d '{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
-           u->state.model, u->o->listen, url, url, u->o->listen, u->log_path, u->o->listen, u->state.model);
+           "              -d "
+           "'{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
+           u->state.model, u->o->listen, url, url, u->o->listen, u->log_path, u->o->listen,
+           u->state.model);
     fflush(stdout);
 }
 
@@ -717,8 +753,9 @@ int cmd_up(int argc, char **argv)
     struct up *u;
     struct err e = { 0 };
     struct buf path;
-    int rc = cmd_options("usage: llmd up [--model NAME|FILE] [--listen ADDR:PORT] [--prefill N --decode M | --workers N] [FLAGS]", &o,
-                         up_table, up_table_count, argc, argv, NULL);
+    int rc = cmd_options("usage: llmd up [--model NAME|FILE] [--listen ADDR:PORT] [--prefill N "
+                         "--decode M | --workers N] [FLAGS]",
+                         &o, up_table, up_table_count, argc, argv, NULL);
 
     if (rc >= 0)
         return rc;

@@ -44,7 +44,8 @@ static void bar(const struct fetch *f, uint64_t done)
 {
     char cells[31];
     uint64_t ms = MAX(clock_ms() - f->began_ms, 1);
-    double mb = (double)done / 1e6, rate = (double)(done - MIN(done, f->began_bytes)) / 1e3 / (double)ms;
+    double mb = (double)done / 1e6,
+           rate = (double)(done - MIN(done, f->began_bytes)) / 1e3 / (double)ms;
     size_t full = f->total != 0 ? (size_t)(done * (sizeof(cells) - 1) / f->total) : 0;
 
     for (size_t i = 0; i + 1 < sizeof(cells); i++)
@@ -195,7 +196,8 @@ static int check_sha(struct fetch *f, const char *want, struct err *e)
         return 0;
     }
     if (!str_ieq(str_of(want), str_of(hex)))
-        return err_set(e, ERR_MISMATCH, "%s: what arrived is not the file that was asked for and was "
+        return err_set(e, ERR_MISMATCH,
+                       "%s: what arrived is not the file that was asked for and was "
                        "removed: SHA-256 is %s, expected %s; try again, or check the source",
                        f->name, hex, want);
     return 0;
@@ -384,8 +386,10 @@ static int run(const char *name, const struct catalogue_entry *c, const struct f
         buf_z(&file, c->file);
     else if (!catalogue_file(str_of(name), &file)) {
         buf_fini(&file);
-        return err_set(e, ERR_NOTFOUND, "%s: not a model of the catalogue (`llmd model list`), nor "
-                       "a URL, nor a Hugging Face name like org/repo or org/repo/file.gguf", name);
+        return err_set(e, ERR_NOTFOUND,
+                       "%s: not a model of the catalogue (`llmd model list`), nor "
+                       "a URL, nor a Hugging Face name like org/repo or org/repo/file.gguf",
+                       name);
     }
     signals_take(&signals);
     rc = begin(&f, buf_view(&file), e);

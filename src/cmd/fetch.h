@@ -19,8 +19,8 @@ struct fetch_opts {
 
 /* name: of the catalogue, a URL, or org/repo[@rev][/file.gguf] of Hugging Face (HF_ENDPOINT,
  * HF_TOKEN).  path gets the file's path.  ERR_CANCELLED after an interrupt: run it again. */
-int fetch_model(const char *name, const struct fetch_opts *opts, struct buf *path, struct err *e)
-    MUST_CHECK;
+int fetch_model(const char *name, const struct fetch_opts *opts, struct buf *path,
+                struct err *e) MUST_CHECK;
 /* The same for a row of the catalogue (tests bring their own). */
 int fetch_entry(const struct catalogue_entry *c, const struct fetch_opts *opts, struct buf *path,
                 struct err *e) MUST_CHECK;

@@ -174,8 +174,8 @@ int child_run(const struct child_run *r, int *status, struct err *e)
     close(out[1]);
     close(errs[1]);
     out[1] = errs[1] = -1;
-    fd[0] = (struct pollfd){ .fd = out[0], .events = POLLIN };
-    fd[1] = (struct pollfd){ .fd = errs[0], .events = POLLIN };
+    fd[0] = (struct pollfd) { .fd = out[0], .events = POLLIN };
+    fd[1] = (struct pollfd) { .fd = errs[0], .events = POLLIN };
     rc = watch(r, fd, e);
     *status = reap(pid, rc != 0);
 out:

@@ -23,14 +23,14 @@
 #define VALIDATOR_BYTES 512
 
 struct transfer {
-    struct fetch *f;      /* NULL: into `text` */
+    struct fetch *f; /* NULL: into `text` */
     struct buf *text;
     CURL *curl;
-    uint64_t keep;        /* asked for from here */
-    bool is_first;        /* no byte of the body yet */
+    uint64_t keep; /* asked for from here */
+    bool is_first; /* no byte of the body yet */
     char validator[VALIDATOR_BYTES];
-    uint64_t range_from;  /* of Content-Range */
-    int rc;               /* our own failure inside a callback */
+    uint64_t range_from; /* of Content-Range */
+    int rc;              /* our own failure inside a callback */
     struct err *e;
 };
 
@@ -147,16 +147,20 @@ static void set_options(struct transfer *t, const char *url, const char *token)
     }
 }
 
-static int http_error(long status, CURLcode code, const char *detail, const char *url, struct err *e)
+static int http_error(long status, CURLcode code, const char *detail, const char *url,
+                      struct err *e)
 {
     if (status == 401 || status == 403)
-        return err_set(e, ERR_IO, "%.300s: access refused (HTTP %ld); for a gated Hugging Face model "
-                       "accept its terms there and set HF_TOKEN", url, status);
+        return err_set(e, ERR_IO,
+                       "%.300s: access refused (HTTP %ld); for a gated Hugging Face model "
+                       "accept its terms there and set HF_TOKEN",
+                       url, status);
     if (status == 404)
         return err_set(e, ERR_NOTFOUND, "%.400s: not found (HTTP 404)", url);
     if (code == CURLE_HTTP_RETURNED_ERROR)
         return err_set(e, ERR_IO, "%.400s: HTTP %ld", url, status);
-    return err_set(e, ERR_IO, "%.300s: %.150s", url, detail[0] != 0 ? detail : curl_easy_strerror(code));
+    return err_set(e, ERR_IO, "%.300s: %.150s", url,
+                   detail[0] != 0 ? detail : curl_easy_strerror(code));
 }
 
 /* *again: the failure may pass. */
@@ -198,7 +202,8 @@ static int request(struct transfer *t, const char *url, const char *token, const
     if (code == CURLE_ABORTED_BY_CALLBACK)
         return err_set(e, ERR_CANCELLED, "interrupted");
     if (code == CURLE_WRITE_ERROR && t->f == NULL)
-        return err_set(e, ERR_LIMIT, "%.300s: the answer is larger than %zu bytes", url, t->text->max);
+        return err_set(e, ERR_LIMIT, "%.300s: the answer is larger than %zu bytes", url,
+                       t->text->max);
     *again = code != CURLE_HTTP_RETURNED_ERROR || status >= 500 || status == 429 || status == 416;
     if (status == 416) /* shorter than what we have: begin anew */
         t->keep = 0;
@@ -213,7 +218,8 @@ static void wait_before(unsigned attempt)
         clock_sleep_ms(50); /* 0.2, 0.4, 0.8, 1.6 s */
 }
 
-int fetch_from_url(struct fetch *f, const char *url, const char *token, bool is_pinned, struct err *e)
+int fetch_from_url(struct fetch *f, const char *url, const char *token, bool is_pinned,
+                   struct err *e)
 {
     struct transfer t = { .f = f };
     struct buf note;
@@ -233,7 +239,8 @@ int fetch_from_url(struct fetch *f, const char *url, const char *token, bool is_
         char if_range[VALIDATOR_BYTES];
         uint64_t before;
 
-        snprintf(if_range, sizeof(if_range), "%s", strncmp(t.validator, "W/", 2) != 0 ? t.validator : "");
+        snprintf(if_range, sizeof(if_range), "%s",
+                 strncmp(t.validator, "W/", 2) != 0 ? t.validator : "");
         if (if_range[0] == 0 && !is_pinned)
             t.keep = 0;
         if (t.keep != f->done)
@@ -271,8 +278,8 @@ static bool is_candidate(const struct json *file, struct str *name)
 /* The file named, or the one that suits most machines, or the only one. */
 static const struct json *choose(const struct json *files, struct str wanted)
 {
-    static const char *const best[] = { "q4_k_m", "q4_k_s", "q5_k_m", "q4_1", "q4_0", "q6_k", "q8_0",
-                                        "bf16", "f16" };
+    static const char *const best[] = { "q4_k_m", "q4_k_s", "q5_k_m", "q4_1", "q4_0",
+                                        "q6_k",   "q8_0",   "bf16",   "f16" };
     const struct json *only = NULL;
     struct str name;
     size_t count = 0;
@@ -324,9 +331,11 @@ static int file_url(const struct catalogue_hf *hf, const char *endpoint, const s
     bool ok;
 
     if (file == NULL)
-        return err_set(e, ERR_NOTFOUND, "%.*s/%.*s has no %s; look for a repository whose name ends "
-                       "in -GGUF, and name the file: org/repo/file.gguf", STR_ARG(hf->org),
-                       STR_ARG(hf->repo), hf->file.p != NULL ? "file of that name" : "single GGUF file to choose");
+        return err_set(e, ERR_NOTFOUND,
+                       "%.*s/%.*s has no %s; look for a repository whose name ends "
+                       "in -GGUF, and name the file: org/repo/file.gguf",
+                       STR_ARG(hf->org), STR_ARG(hf->repo),
+                       hf->file.p != NULL ? "file of that name" : "single GGUF file to choose");
     (void)json_str(json_get(file, "rfilename"), &name);
     if (!json_str(json_get(listing, "sha"), &commit))
         commit = hf->rev;
@@ -336,8 +345,10 @@ static int file_url(const struct catalogue_hf *hf, const char *endpoint, const s
     ok = !full.failed && catalogue_parse_hf(buf_view(&full), &check);
     buf_fini(&full);
     if (!ok)
-        return err_set(e, ERR_UNSUPPORTED, "%.*s/%.*s: the file's name has characters that are not "
-                       "supported; download it by hand", STR_ARG(hf->org), STR_ARG(hf->repo));
+        return err_set(e, ERR_UNSUPPORTED,
+                       "%.*s/%.*s: the file's name has characters that are not "
+                       "supported; download it by hand",
+                       STR_ARG(hf->org), STR_ARG(hf->repo));
     buf_f(url, "%s/%.*s/%.*s/resolve/%.*s/%.*s", endpoint, STR_ARG(hf->org), STR_ARG(hf->repo),
           STR_ARG(commit), STR_ARG(name));
     buf_c(url, 0);

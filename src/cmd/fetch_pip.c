@@ -86,23 +86,38 @@ static int pip_failed(const struct buf *errors, int status, const char *package,
 
     last_line(errors, line);
     if (status == 127)
-        return err_set(e, ERR_NOTFOUND, "%s is not installed; install it (Debian, Ubuntu: apt install "
-                       "python3-pip) and try again", python());
+        return err_set(e, ERR_NOTFOUND,
+                       "%s is not installed; install it (Debian, Ubuntu: apt install "
+                       "python3-pip) and try again",
+                       python());
     if (strstr(line, "No module named pip") != NULL)
-        return err_set(e, ERR_NOTFOUND, "Python has no pip; install it (Debian, Ubuntu: apt install "
+        return err_set(e, ERR_NOTFOUND,
+                       "Python has no pip; install it (Debian, Ubuntu: apt install "
                        "python3-pip) and try again");
     return err_set(e, ERR_IO, "pip could not download %s (exit %d): %s", package, status, line);
 }
 
 static int pip_download(struct fetch *f, const char *package, struct err *e)
 {
-    const char *const argv[] = { python(), "-m", "pip", "download", "--no-deps",
-                                 "--no-binary=:none:", "--only-binary=:all:", "--no-input", "--quiet",
-                                 "--disable-pip-version-check", "--no-cache-dir", "-d", f->work.p,
-                                 package, NULL };
+    const char *const argv[] = { python(),
+                                 "-m",
+                                 "pip",
+                                 "download",
+                                 "--no-deps",
+                                 "--no-binary=:none:",
+                                 "--only-binary=:all:",
+                                 "--no-input",
+                                 "--quiet",
+                                 "--disable-pip-version-check",
+                                 "--no-cache-dir",
+                                 "-d",
+                                 f->work.p,
+                                 package,
+                                 NULL };
     struct buf errors;
-    struct child_run r = { .argv = argv, .tmp_dir = f->work.p, .on_tick = on_tick, .ctx = f,
-                           .errors = &errors };
+    struct child_run r = {
+        .argv = argv, .tmp_dir = f->work.p, .on_tick = on_tick, .ctx = f, .errors = &errors
+    };
     int status, rc;
 
     buf_init(&errors, 8192);
@@ -134,8 +149,9 @@ static int on_bytes(void *ctx, const void *p, size_t n, struct err *e)
     int rc;
 
     if (n > f->total - MIN(f->total, f->done))
-        return err_set(e, ERR_MISMATCH, "%s: the packages hold more than the %" PRIu64
-                       " bytes that were expected", f->name, f->total);
+        return err_set(e, ERR_MISMATCH,
+                       "%s: the packages hold more than the %" PRIu64 " bytes that were expected",
+                       f->name, f->total);
     rc = fetch_put(f, p, n, e);
     fetch_progress(f, f->done);
     return rc;

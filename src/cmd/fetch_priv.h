@@ -14,7 +14,7 @@ struct fetch {
     struct buf work;        /* a folder for other programs' files, removed at the end */
     int fd, lock_fd;
     EVP_MD_CTX *sha;
-    uint64_t done, total;   /* bytes; total 0 = unknown */
+    uint64_t done, total; /* bytes; total 0 = unknown */
     uint64_t shown_at_ms, began_ms, began_bytes;
     unsigned shown_tenth;
     bool is_tty;
@@ -46,11 +46,11 @@ int fetch_from_hf(struct fetch *f, const struct catalogue_hf *hf, struct buf *sh
 /* ---- fetch_child.c: another program, its output in pieces ---- */
 struct child_run {
     const char *const *argv;
-    const char *tmp_dir;                    /* TMPDIR of the child; NULL = ours */
+    const char *tmp_dir; /* TMPDIR of the child; NULL = ours */
     int (*on_output)(void *ctx, const void *p, size_t n, struct err *e); /* NULL = dropped */
-    uint64_t (*on_tick)(void *ctx);         /* 4 times a second; a number that grows with progress */
+    uint64_t (*on_tick)(void *ctx); /* 4 times a second; a number that grows with progress */
     void *ctx;
-    struct buf *errors;                     /* the end of its standard error */
+    struct buf *errors; /* the end of its standard error */
 };
 /* Runs to the end.  *status: exit status, 127 when there is no such program.  Kills it on an
  * interrupt (ERR_CANCELLED), when on_output fails, and after 5 minutes without progress. */

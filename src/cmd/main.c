@@ -12,7 +12,8 @@ static const struct {
     int (*fn)(int argc, char **argv);
     const char *help;
 } commands[] = {
-    { "up", cmd_up, "everything on this machine: scheduler, cache manager, prefill and decode worker" },
+    { "up", cmd_up,
+      "everything on this machine: scheduler, cache manager, prefill and decode worker" },
     { "chat", cmd_chat, "talk to a running llmd in the terminal" },
     { "status", cmd_status, "every part and endpoint: used, or not used because" },
     { "check", cmd_check, "validate a set-up before starting it" },
@@ -26,7 +27,10 @@ static const struct {
 
 static void usage(FILE *to)
 {
-    fprintf(to, "llmd %s - run large language models on your own machines\n\nusage: llmd COMMAND [FLAGS]\n\n", LLMD_VERSION);
+    fprintf(to,
+            "llmd %s - run large language models on your own machines\n\nusage: llmd COMMAND "
+            "[FLAGS]\n\n",
+            LLMD_VERSION);
     for (size_t i = 0; i < COUNT(commands); i++)
         fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
     fprintf(to, "\nllmd COMMAND --help lists the flags of a command; begin with: llmd up\n");
@@ -40,7 +44,8 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
         usage(stdout);
         return 0;
     }
@@ -61,8 +66,8 @@ int main(int argc, char **argv)
     return 2;
 }
 
-int cmd_options(const char *usage_line, void *opts, const struct opt_desc *table, size_t count, int argc, char **argv,
-                struct opt_list *rest)
+int cmd_options(const char *usage_line, void *opts, const struct opt_desc *table, size_t count,
+                int argc, char **argv, struct opt_list *rest)
 {
     struct err e = { 0 };
     struct buf b;
@@ -91,8 +96,9 @@ int cmd_check_listen(const char *host, bool insecure, struct err *e)
 {
     if (addr_is_loopback(host) || insecure)
         return 0;
-    return err_set(e, ERR_INVAL,
-                   "%s is reachable from other machines and this build has no keys or TLS yet: listen on "
-                   "127.0.0.1, or say --insecure if the network is yours",
-                   host);
+    return err_set(
+        e, ERR_INVAL,
+        "%s is reachable from other machines and this build has no keys or TLS yet: listen on "
+        "127.0.0.1, or say --insecure if the network is yours",
+        host);
 }

@@ -56,7 +56,8 @@ int up_state_write(uint16_t port, const struct up_state *s, struct err *e)
     json_w_end(&w, ']');
     json_w_end(&w, '}');
     up_state_path(port, &path);
-    rc = b.failed || path.failed ? err_set(e, ERR_LIMIT, "state too large") : file_write(path.p, buf_view(&b), e);
+    rc = b.failed || path.failed ? err_set(e, ERR_LIMIT, "state too large")
+                                 : file_write(path.p, buf_view(&b), e);
     buf_fini(&path);
     buf_fini(&b);
     return rc;
@@ -78,7 +79,7 @@ int up_state_read(uint16_t port, struct up_state *out, struct err *e)
     int64_t v;
     int rc;
 
-    *out = (struct up_state){ 0 };
+    *out = (struct up_state) { 0 };
     arena_init(&a, (size_t)4 << 20);
     buf_init(&b, (size_t)1 << 20);
     buf_init(&path, 4096);
@@ -90,7 +91,8 @@ int up_state_read(uint16_t port, struct up_state *out, struct err *e)
         copy(j, "url", out->url, sizeof(out->url));
         copy(j, "model", out->model, sizeof(out->model));
         out->pid = json_i64(json_get(j, "pid"), &v) ? (int)v : 0;
-        for (const struct json *p = json_is(json_get(j, "parts"), JSON_ARRAY) ? json_get(j, "parts")->first : NULL;
+        for (const struct json *p =
+                 json_is(json_get(j, "parts"), JSON_ARRAY) ? json_get(j, "parts")->first : NULL;
              p != NULL && out->count < UP_PARTS_MAX; p = p->next) {
             struct up_part *t = &out->part[out->count++];
 

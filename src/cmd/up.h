@@ -19,6 +19,7 @@ extern const size_t up_table_count;
  * be fetched first.  Returns the number of errors. */
 uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out);
 
-/* Proves the promises on a running set-up by real requests; prints the table.  Number of failures. */
+/* Proves the promises on a running set-up by real requests; prints the table.  Number of failures.
+ */
 uint32_t up_prove(const struct endpoint *door, const struct up_state *s);
 #endif

@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SETTLE_MS 5000
+#define SETTLE_MS  5000
 #define LONG_WORDS 1200
 
 enum verdict { KEPT, BROKEN, SKIPPED };
@@ -27,10 +27,17 @@ struct proof {
 
 /* ---- small requests ---- */
 
-static int post(const struct endpoint *at, const char *path, struct str body, const char *header, const char *value, int *status, struct buf *reply)
+static int post(const struct endpoint *at, const char *path, struct str body, const char *header,
+                const char *value, int *status, struct buf *reply)
 {
-    struct http_header h[2] = { { STR("Content-Type"), STR("application/json") }, { str_of(header), str_of(value) } };
-    struct http_call_opts o = { .host = at->host, .port = at->port, .method = STR("POST"), .path = str_of(path), .body = body, .total_ms = 120000,
+    struct http_header h[2] = { { STR("Content-Type"), STR("application/json") },
+                                { str_of(header), str_of(value) } };
+    struct http_call_opts o = { .host = at->host,
+                                .port = at->port,
+                                .method = STR("POST"),
+                                .path = str_of(path),
+                                .body = body,
+                                .total_ms = 120000,
                                 .headers = { h, header != NULL ? 2 : 1 } };
     struct err e;
 
@@ -46,7 +53,8 @@ static double part_metric(const char *address, const char *name, const char *lab
     int status;
 
     buf_init(&b, (size_t)4 << 20);
-    if (endpoint_parse_url(address, &at, &e) == 0 && endpoint_get(&at, "/metrics", 2000, &status, &b, &e) == 0 && status == 200)
+    if (endpoint_parse_url(address, &at, &e) == 0 &&
+        endpoint_get(&at, "/metrics", 2000, &status, &b, &e) == 0 && status == 200)
         v = prom_sum(buf_view(&b), name, label);
     buf_fini(&b);
     return v;
@@ -76,7 +84,8 @@ static const struct up_part *part_of(const struct proof *p, const char *role)
 }
 
 /* A completion body with a prompt of `words` numbered words, different for each tag. */
-static void completion_body(const struct proof *p, struct buf *b, const char *tag, uint32_t words, uint32_t max_tokens, bool stream)
+static void completion_body(const struct proof *p, struct buf *b, const char *tag, uint32_t words,
+                            uint32_t max_tokens, bool stream)
 {
     struct json_w w;
     struct buf prompt;
@@ -98,7 +107,8 @@ static void completion_body(const struct proof *p, struct buf *b, const char *ta
 }
 
 /* Asks and returns the answer's text span as JSON bytes; false when it is no 200. */
-static bool complete(const struct proof *p, const struct endpoint *at, const char *tag, uint32_t words, const char *header, const char *value, struct buf *text)
+static bool complete(const struct proof *p, const struct endpoint *at, const char *tag,
+                     uint32_t words, const char *header, const char *value, struct buf *text)
 {
     const struct json *j;
     struct buf body, reply;
@@ -112,8 +122,9 @@ static bool complete(const struct proof *p, const struct endpoint *at, const cha
     buf_init(&body, (size_t)1 << 20);
     buf_init(&reply, (size_t)1 << 20);
     completion_body(p, &body, tag, words, 16, false);
-    ok = post(at, "/v1/completions", buf_view(&body), header, value, &status, &reply) == 0 && status == 200 &&
-         json_parse(&a, buf_view(&reply), NULL, &j, &e) == 0 && json_str(json_get(json_at(json_get(j, "choices"), 0), "text"), &s);
+    ok = post(at, "/v1/completions", buf_view(&body), header, value, &status, &reply) == 0 &&
+         status == 200 && json_parse(&a, buf_view(&reply), NULL, &j, &e) == 0 &&
+         json_str(json_get(json_at(json_get(j, "choices"), 0), "text"), &s);
     if (ok)
         buf_str(text, s);
     buf_fini(&reply);
@@ -126,7 +137,8 @@ static bool complete(const struct proof *p, const struct endpoint *at, const cha
 
 static enum verdict prove_loud(struct proof *p)
 {
-    const struct up_part *d = part_of(p, "decode") != NULL ? part_of(p, "decode") : part_of(p, "both");
+    const struct up_part *d =
+        part_of(p, "decode") != NULL ? part_of(p, "decode") : part_of(p, "both");
     struct endpoint at;
     struct buf text;
     struct err e;
@@ -139,7 +151,9 @@ static enum verdict prove_loud(struct proof *p)
     before = part_metric(d->address, "llmd_remote_prefill_total", "reason=\"connect\"");
     ok = complete(p, &at, "loud", 40, "x-prefiller-host-port", "127.0.0.1:9", &text);
     after = part_metric(d->address, "llmd_remote_prefill_total", "reason=\"connect\"");
-    snprintf(p->saw, sizeof(p->saw), "a prefill worker that is not there: answered %s, counter with reason %+.0f", ok ? "anyway" : "with an error", after - before);
+    snprintf(p->saw, sizeof(p->saw),
+             "a prefill worker that is not there: answered %s, counter with reason %+.0f",
+             ok ? "anyway" : "with an error", after - before);
     buf_fini(&text);
     return ok && after == before + 1 ? KEPT : BROKEN;
 }
@@ -153,7 +167,8 @@ static enum verdict prove_ours(struct proof *p)
     double before, moved, bad;
     bool ok;
 
-    if (d == NULL || part_of(p, "prefill") == NULL || endpoint_parse_url(d->address, &at, &e) != 0) {
+    if (d == NULL || part_of(p, "prefill") == NULL ||
+        endpoint_parse_url(d->address, &at, &e) != 0) {
         snprintf(p->saw, sizeof(p->saw), "no prefill worker in this set-up");
         return SKIPPED;
     }
@@ -167,12 +182,15 @@ static enum verdict prove_ours(struct proof *p)
         int status;
 
         buf_init(&none, 65536);
-        ok = ok && post(&at, "/reset_prefix_cache", STR("{}"), NULL, NULL, &status, &none) == 0 && status == 200;
+        ok = ok && post(&at, "/reset_prefix_cache", STR("{}"), NULL, NULL, &status, &none) == 0 &&
+             status == 200;
         buf_fini(&none);
     }
     ok = ok && complete(p, &at, "ours", 200, NULL, NULL, &alone);
     bad = workers_sum(p, "llmd_kvx_verify_failures_total", NULL);
-    snprintf(p->saw, sizeof(p->saw), "%.0f KB handed over and verified, %.0f refused; text %s to one worker's own", moved / 1e3, bad,
+    snprintf(p->saw, sizeof(p->saw),
+             "%.0f KB handed over and verified, %.0f refused; text %s to one worker's own",
+             moved / 1e3, bad,
              ok && str_eq(buf_view(&split), buf_view(&alone)) ? "identical" : "DIFFERENT");
     ok = ok && moved > 0 && bad == 0 && str_eq(buf_view(&split), buf_view(&alone));
     buf_fini(&split);
@@ -200,7 +218,8 @@ static enum verdict prove_ceiling(struct proof *p)
         buf_z(&body, "0123456789012345678901234567890123456789012345678901234567890123");
     buf_z(&body, "\"}");
     (void)post(p->door, "/v1/completions", buf_view(&body), NULL, NULL, &too_big, &reply);
-    snprintf(p->saw, sizeof(p->saw), "past the context: %d, body of 17 MB: %d, unknown model: %d", too_long, too_big, unknown);
+    snprintf(p->saw, sizeof(p->saw), "past the context: %d, body of 17 MB: %d, unknown model: %d",
+             too_long, too_big, unknown);
     buf_fini(&reply);
     buf_fini(&body);
     return too_long == 400 && (too_big == 413 || too_big == 0) && unknown == 404 ? KEPT : BROKEN;
@@ -246,8 +265,13 @@ static void *stream_thread(void *ctx)
 {
     struct stream *s = ctx;
     struct http_header h = { STR("Content-Type"), STR("application/json") };
-    struct http_call_opts o = { .host = s->at->host, .port = s->at->port, .method = STR("POST"), .path = STR("/v1/completions"), .body = buf_view(&s->body),
-                                .total_ms = s->total_ms, .headers = { &h, 1 } };
+    struct http_call_opts o = { .host = s->at->host,
+                                .port = s->at->port,
+                                .method = STR("POST"),
+                                .path = STR("/v1/completions"),
+                                .body = buf_view(&s->body),
+                                .total_ms = s->total_ms,
+                                .headers = { &h, 1 } };
     struct err e;
     int status;
 
@@ -269,14 +293,16 @@ static enum verdict prove_cancel(struct proof *p)
         return SKIPPED;
     pthread_join(t, NULL); /* the client gives up after 1.5 s, in the middle of the answer */
     free_again = settles(p, &left);
-    snprintf(p->saw, sizeof(p->saw), "client left after %u pieces; KV blocks in use on all workers: %.0f", s.pieces, left);
+    snprintf(p->saw, sizeof(p->saw),
+             "client left after %u pieces; KV blocks in use on all workers: %.0f", s.pieces, left);
     buf_fini(&s.body);
     return free_again && s.pieces > 0 && s.rc == ERR_TIMEOUT ? KEPT : BROKEN;
 }
 
 static enum verdict prove_no_freeze(struct proof *p)
 {
-    struct stream alone = { .at = p->door, .total_ms = 120000 }, beside = { .at = p->door, .total_ms = 120000 };
+    struct stream alone = { .at = p->door, .total_ms = 120000 },
+                  beside = { .at = p->door, .total_ms = 120000 };
     struct buf text;
     uint64_t limit;
     pthread_t t;
@@ -297,7 +323,9 @@ static enum verdict prove_no_freeze(struct proof *p)
     /* A step with a chunk in it is bounded by its budget (50 ms) on top of the decode itself;
      * two cores are shared by everybody here, hence the factor. */
     limit = 10 * MAX(alone.gap_max_ns, (uint64_t)50000000);
-    snprintf(p->saw, sizeof(p->saw), "longest gap of a stream: %.0f ms alone, %.0f ms beside a long prompt", (double)alone.gap_max_ns / 1e6, (double)beside.gap_max_ns / 1e6);
+    snprintf(p->saw, sizeof(p->saw),
+             "longest gap of a stream: %.0f ms alone, %.0f ms beside a long prompt",
+             (double)alone.gap_max_ns / 1e6, (double)beside.gap_max_ns / 1e6);
     buf_fini(&alone.body);
     buf_fini(&beside.body);
     buf_fini(&text);
@@ -318,7 +346,8 @@ static enum verdict prove_small(struct proof *p)
 
 static enum verdict prove_names(struct proof *p)
 {
-    static const char *const names[] = { "vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total",
+    static const char *const names[] = { "vllm:num_requests_waiting", "vllm:num_requests_running",
+                                         "vllm:kv_cache_usage_perc", "vllm:prefix_cache_hits_total",
                                          "vllm:time_to_first_token_seconds_bucket" };
     uint32_t missing = 0, workers = 0;
 
@@ -332,13 +361,15 @@ static enum verdict prove_names(struct proof *p)
             continue;
         workers++;
         buf_init(&b, (size_t)4 << 20);
-        if (endpoint_parse_url(p->s->part[i].address, &at, &e) != 0 || endpoint_get(&at, "/metrics", 2000, &status, &b, &e) != 0)
+        if (endpoint_parse_url(p->s->part[i].address, &at, &e) != 0 ||
+            endpoint_get(&at, "/metrics", 2000, &status, &b, &e) != 0)
             missing++;
         for (size_t k = 0; k < COUNT(names); k++)
             missing += str_find(buf_view(&b), str_of(names[k])) == SIZE_MAX;
         buf_fini(&b);
     }
-    snprintf(p->saw, sizeof(p->saw), "%zu vLLM metric names on %u workers, %u missing", COUNT(names), workers, missing);
+    snprintf(p->saw, sizeof(p->saw), "%zu vLLM metric names on %u workers, %u missing",
+             COUNT(names), workers, missing);
     return missing == 0 ? KEPT : BROKEN;
 }
 

@@ -65,9 +65,7 @@ static void feed_flush(struct feed *f)
             XXH64_reset(&f->xxh, 0);
         XXH64_update(&f->xxh, f->b, f->n);
         break;
-    case FEED_FNV:
-        f->fnv = fnv(f->fnv, f->b, f->n);
-        break;
+    case FEED_FNV: f->fnv = fnv(f->fnv, f->b, f->n); break;
     }
     f->n = 0;
 }

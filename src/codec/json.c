@@ -168,30 +168,14 @@ static int unescape(struct parser *ps, const uint8_t *p, const uint8_t *end, str
             break;
         p = bs + 2; /* the scan saw that a byte follows */
         switch (bs[1]) {
-        case '"':
-            *to++ = '"';
-            break;
-        case '\\':
-            *to++ = '\\';
-            break;
-        case '/':
-            *to++ = '/';
-            break;
-        case 'b':
-            *to++ = '\b';
-            break;
-        case 'f':
-            *to++ = '\f';
-            break;
-        case 'n':
-            *to++ = '\n';
-            break;
-        case 'r':
-            *to++ = '\r';
-            break;
-        case 't':
-            *to++ = '\t';
-            break;
+        case '"': *to++ = '"'; break;
+        case '\\': *to++ = '\\'; break;
+        case '/': *to++ = '/'; break;
+        case 'b': *to++ = '\b'; break;
+        case 'f': *to++ = '\f'; break;
+        case 'n': *to++ = '\n'; break;
+        case 'r': *to++ = '\r'; break;
+        case 't': *to++ = '\t'; break;
         case 'u':
             n = unescape_u(p, end, &cp);
             if (n == 0)
@@ -199,8 +183,7 @@ static int unescape(struct parser *ps, const uint8_t *p, const uint8_t *end, str
             p += n;
             to += utf8_put(to, cp);
             break;
-        default:
-            return fail(ps, ERR_PARSE, bs, "unknown escape");
+        default: return fail(ps, ERR_PARSE, bs, "unknown escape");
         }
     }
     *out = (struct str) { start, (size_t)(to - start) };
@@ -316,15 +299,9 @@ static int value(struct parser *ps, struct json *j)
         j->type = JSON_STRING;
         rc = string(ps, &j->text);
         break;
-    case 't':
-        rc = literal(ps, STR("true"), JSON_TRUE, j);
-        break;
-    case 'f':
-        rc = literal(ps, STR("false"), JSON_FALSE, j);
-        break;
-    case 'n':
-        rc = literal(ps, STR("null"), JSON_NULL, j);
-        break;
+    case 't': rc = literal(ps, STR("true"), JSON_TRUE, j); break;
+    case 'f': rc = literal(ps, STR("false"), JSON_FALSE, j); break;
+    case 'n': rc = literal(ps, STR("null"), JSON_NULL, j); break;
     default:
         j->type = JSON_NUMBER;
         rc = number(ps, &j->text);

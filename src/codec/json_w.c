@@ -74,30 +74,14 @@ static void put_escape(struct buf *b, uint8_t c)
     char six[6] = { '\\', 'u', '0', '0', hex[c >> 4], hex[c & 15] };
 
     switch (c) {
-    case '"':
-        buf_add(b, "\\\"", 2);
-        break;
-    case '\\':
-        buf_add(b, "\\\\", 2);
-        break;
-    case '\b':
-        buf_add(b, "\\b", 2);
-        break;
-    case '\f':
-        buf_add(b, "\\f", 2);
-        break;
-    case '\n':
-        buf_add(b, "\\n", 2);
-        break;
-    case '\r':
-        buf_add(b, "\\r", 2);
-        break;
-    case '\t':
-        buf_add(b, "\\t", 2);
-        break;
-    default:
-        buf_add(b, six, sizeof(six));
-        break;
+    case '"': buf_add(b, "\\\"", 2); break;
+    case '\\': buf_add(b, "\\\\", 2); break;
+    case '\b': buf_add(b, "\\b", 2); break;
+    case '\f': buf_add(b, "\\f", 2); break;
+    case '\n': buf_add(b, "\\n", 2); break;
+    case '\r': buf_add(b, "\\r", 2); break;
+    case '\t': buf_add(b, "\\t", 2); break;
+    default: buf_add(b, six, sizeof(six)); break;
     }
 }
 

@@ -86,9 +86,7 @@ static bool long_form(uint8_t h, const uint8_t **p, const uint8_t *end, struct m
     unsigned n;
 
     switch (h) {
-    case 0xc0:
-        out->type = MP_NIL;
-        return true;
+    case 0xc0: out->type = MP_NIL; return true;
     case 0xc2:
     case 0xc3:
         out->type = MP_BOOL;
@@ -106,15 +104,11 @@ static bool long_form(uint8_t h, const uint8_t **p, const uint8_t *end, struct m
         return take(p, end, 1u << (h - 0xc7), &v) && take(p, end, 1, &(uint64_t) { 0 }) &&
                take_bytes(p, end, v, out);
     case 0xca:
-    case 0xcb:
-        n = h == 0xca ? 4 : 8;
-        return take(p, end, n, &v) && set_float(out, v, n);
+    case 0xcb: n = h == 0xca ? 4 : 8; return take(p, end, n, &v) && set_float(out, v, n);
     case 0xcc:
     case 0xcd:
     case 0xce:
-    case 0xcf:
-        out->type = MP_UINT;
-        return take(p, end, 1u << (h - 0xcc), &out->as.u);
+    case 0xcf: out->type = MP_UINT; return take(p, end, 1u << (h - 0xcc), &out->as.u);
     case 0xd0:
     case 0xd1:
     case 0xd2:
@@ -141,10 +135,8 @@ static bool long_form(uint8_t h, const uint8_t **p, const uint8_t *end, struct m
     case 0xdd:
         return take(p, end, h == 0xdc ? 2 : 4, &v) && set_container(out, MP_ARRAY, v, *p, end);
     case 0xde:
-    case 0xdf:
-        return take(p, end, h == 0xde ? 2 : 4, &v) && set_container(out, MP_MAP, v, *p, end);
-    default:
-        return false; /* 0xc1 was never given a meaning */
+    case 0xdf: return take(p, end, h == 0xde ? 2 : 4, &v) && set_container(out, MP_MAP, v, *p, end);
+    default: return false; /* 0xc1 was never given a meaning */
     }
 }
 

@@ -79,7 +79,8 @@ int blocks_init(struct blocks *b, uint32_t tokens, uint32_t groups, const uint32
             b->arena[g] = mem_pages(bytes);
         if (b->link[g] == NULL || b->free_list[g] == NULL || (bytes != 0 && b->arena[g] == NULL) ||
             (groups > 1 && b->owner1 == NULL))
-            return err_set(e, ERR_NOMEM, "KV pool: %zu bytes refused; lower --kv-cache-memory-bytes", bytes);
+            return err_set(e, ERR_NOMEM,
+                           "KV pool: %zu bytes refused; lower --kv-cache-memory-bytes", bytes);
         for (uint32_t i = 0; i < count[g]; i++) /* low numbers are given out first */
             b->free_list[g][i] = count[g] - 1 - i;
         b->free_count[g] = count[g];

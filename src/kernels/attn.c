@@ -123,7 +123,7 @@ static uint32_t plan(struct region *r, size_t *part)
             struct span *s = &r->span[r->span_count++];
             uint32_t tiles;
 
-            *s = (struct span){ .seq = i, .kv_head = h, .rows = a->seq[i].q_count * group };
+            *s = (struct span) { .seq = i, .kv_head = h, .rows = a->seq[i].q_count * group };
             s->tile0 = first_tile(a, &a->seq[i]);
             s->tile1 = last_tile(&a->seq[i]);
             tiles = s->tile1 - s->tile0;

@@ -24,19 +24,22 @@ static_assert(KERN_HEAD_MAX % (2 * V_LANES) == 0, "whole vectors");
 
 /* What a thread's scratch holds during a ticket. */
 struct attn_room {
-    float *q;                      /* [row tile][head_dim][V_TILE], scaled */
-    float *k, *v;                  /* opened keys and values of the tile */
-    float *p;                      /* [V_TILE][KERN_KEYS] */
-    float *acc;                    /* [V_TILE][head_dim] */
-    float *o;                      /* [rows][head_dim], merged so far */
+    float *q;     /* [row tile][head_dim][V_TILE], scaled */
+    float *k, *v; /* opened keys and values of the tile */
+    float *p;     /* [V_TILE][KERN_KEYS] */
+    float *acc;   /* [V_TILE][head_dim] */
+    float *o;     /* [rows][head_dim], merged so far */
     float max[UNIT_MAX], sum[UNIT_MAX];
     uint32_t lo[UNIT_MAX], hi[UNIT_MAX]; /* visible keys of each row */
     const uint16_t *key[KERN_KEYS];
 };
 
-static_assert(sizeof(struct attn_room) + 64 * 6 + sizeof(float) *
-              (2 * KERN_KEYS * KERN_HEAD_MAX + V_TILE * (KERN_KEYS + KERN_HEAD_MAX) +
-               2 * UNIT_MAX * KERN_HEAD_MAX) <= KERN_SCRATCH, "a unit fits the scratch");
+static_assert(sizeof(struct attn_room) + 64 * 6 +
+                      sizeof(float) *
+                          (2 * KERN_KEYS * KERN_HEAD_MAX + V_TILE * (KERN_KEYS + KERN_HEAD_MAX) +
+                           2 * UNIT_MAX * KERN_HEAD_MAX) <=
+                  KERN_SCRATCH,
+              "a unit fits the scratch");
 
 static const uint16_t attn_no_key[KERN_HEAD_MAX]; /* stands for keys that nobody sees */
 
@@ -99,7 +102,8 @@ static void attn_open_keys(const struct kern_attn_task *t, struct attn_room *r, 
 
     for (uint32_t i = 0; i < KERN_KEYS; i++)
         r->key[i] = first + i >= lo && first + i < hi
-                        ? kern_attn_key(t->a, t->seq, t->kv_head, first + i) : attn_no_key;
+                        ? kern_attn_key(t->a, t->seq, t->kv_head, first + i)
+                        : attn_no_key;
     for (uint32_t i = (lo - first) / SUB * SUB; i < hi - first; i += V_LANES) {
         float *dst = r->k + (size_t)(i / SUB) * SUB * d + i % SUB;
 
@@ -196,8 +200,8 @@ V_INLINE void attn_softmax(float *s, uint32_t from, uint32_t to, uint32_t lo, ui
 }
 
 /* Merges a tile's (max, sum, acc) into a row's. */
-V_INLINE void attn_merge(float *o, float *max, float *sum, float tmax, float tsum,
-                         const float *acc, uint32_t d)
+V_INLINE void attn_merge(float *o, float *max, float *sum, float tmax, float tsum, const float *acc,
+                         uint32_t d)
 {
     float m = *max > tmax ? *max : tmax, e[V_LANES];
     vf c1, c2;
@@ -272,24 +276,12 @@ V_INLINE void attn_row_tile(uint32_t w, const struct kern_attn_task *t, struct a
                             uint32_t i0, uint32_t tile)
 {
     switch (w) {
-    case 1:
-        attn_rows(1, t, r, i0, tile);
-        break;
-    case 2:
-        attn_rows(2, t, r, i0, tile);
-        break;
-    case 3:
-        attn_rows(3, t, r, i0, tile);
-        break;
-    case 4:
-        attn_rows(4, t, r, i0, tile);
-        break;
-    case 5:
-        attn_rows(5, t, r, i0, tile);
-        break;
-    default:
-        attn_rows(6, t, r, i0, tile);
-        break;
+    case 1: attn_rows(1, t, r, i0, tile); break;
+    case 2: attn_rows(2, t, r, i0, tile); break;
+    case 3: attn_rows(3, t, r, i0, tile); break;
+    case 4: attn_rows(4, t, r, i0, tile); break;
+    case 5: attn_rows(5, t, r, i0, tile); break;
+    default: attn_rows(6, t, r, i0, tile); break;
     }
 }
 

@@ -108,7 +108,7 @@ int kern_act_init(struct kern_act *a, uint32_t rows, uint32_t cols)
 {
     size_t cells = (cols + KERN_CELL - 1) / KERN_CELL;
 
-    *a = (struct kern_act){ 0 };
+    *a = (struct kern_act) { 0 };
     if (!size_mul(cells * KERN_ACT_BYTES, MAX(rows, 1), &a->size))
         return ERR_NOMEM;
     a->data = mem_pages(a->size);
@@ -118,7 +118,7 @@ int kern_act_init(struct kern_act *a, uint32_t rows, uint32_t cols)
 void kern_act_fini(struct kern_act *a)
 {
     mem_pages_free(a->data, a->size);
-    *a = (struct kern_act){ 0 };
+    *a = (struct kern_act) { 0 };
 }
 
 struct act_job {
@@ -195,13 +195,11 @@ static uint32_t mm_chunk(const struct kern_act *a)
     uint32_t fit = (uint32_t)MIN(MAX(MM_ACT_BYTES / row, 1), MM_ROWS_MAX);
     uint32_t chunks = (a->n + fit - 1) / fit, rows = (a->n + chunks - 1) / chunks;
 
-    return MIN((rows + ops->tile - 1) / ops->tile * ops->tile,
-               MM_ROWS_MAX / ops->tile * ops->tile);
+    return MIN((rows + ops->tile - 1) / ops->tile * ops->tile, MM_ROWS_MAX / ops->tile * ops->tile);
 }
 
 /* Groups of a ticket: a few tickets a thread, each worth the taking. */
-static uint32_t mm_grain(const struct mm_part *part, uint32_t cols, uint32_t rows,
-                         uint32_t threads)
+static uint32_t mm_grain(const struct mm_part *part, uint32_t cols, uint32_t rows, uint32_t threads)
 {
     size_t group = MAX(kern_group_bytes(part->form, cols), 1);
     uint32_t even = part->groups / (threads * MM_TICKETS);
@@ -228,8 +226,8 @@ void kern_matmul_many(const struct kern_mm *mm, uint32_t count, const struct ker
         part->form = kern_form_of(mm[i].w->type);
         part->groups = (mm[i].w->rows + KERN_GROUP - 1) / KERN_GROUP;
         part->grain = mm_grain(part, a->cols, MIN(r.chunk, a->n), kern_pool_threads(p));
-        part->tickets = (part->groups + part->grain - 1) / part->grain *
-                        ((a->n + r.chunk - 1) / r.chunk);
+        part->tickets =
+            (part->groups + part->grain - 1) / part->grain * ((a->n + r.chunk - 1) / r.chunk);
         tickets += part->tickets;
     }
     kern_pool_run(p, tickets, mm_ticket, &r);

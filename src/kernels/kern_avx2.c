@@ -6,8 +6,20 @@
 #include "kernels/mm_avx2.h"
 
 const struct kern_ops kern_ops_avx2 = {
-    .level = KERN_AVX2, .name = "avx2", .tile = KERN_TILE_AVX2, .pair = KERN_PAIR_AVX2,
-    .act = kern_act_avx2, .mm = kern_mm_avx2, .attn = attn_task, .attn_merge = attn_merge_row,
-    .rmsnorm = rows_rmsnorm, .glu = rows_glu, .rope = rows_rope, .to_f16 = rows_to_f16,
-    .to_f32 = rows_to_f32, .add = rows_add, .argmax = rows_argmax, .read = rows_read,
+    .level = KERN_AVX2,
+    .name = "avx2",
+    .tile = KERN_TILE_AVX2,
+    .pair = KERN_PAIR_AVX2,
+    .act = kern_act_avx2,
+    .mm = kern_mm_avx2,
+    .attn = attn_task,
+    .attn_merge = attn_merge_row,
+    .rmsnorm = rows_rmsnorm,
+    .glu = rows_glu,
+    .rope = rows_rope,
+    .to_f16 = rows_to_f16,
+    .to_f32 = rows_to_f32,
+    .add = rows_add,
+    .argmax = rows_argmax,
+    .read = rows_read,
 };

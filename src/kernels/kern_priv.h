@@ -29,18 +29,27 @@
 #include "base/check.h"
 #include "kernels/kernels.h"
 
-#define KERN_GROUP       16 /* rows of a group */
-#define KERN_CELL        32 /* inputs of a cell */
-#define KERN_ACT_BYTES   48 /* packed bytes of 32 activations */
-#define KERN_TILE_MAX    16
-#define KERN_SCRATCH     ((size_t)1 << 20) /* bytes a thread has for panels */
-#define KERN_KEYS        128 /* keys of an attention tile, cut at absolute positions */
-#define KERN_HEAD_MAX    256 /* head_dim of the vector attention */
-#define KERN_ATTN_ROWS   96  /* query rows of an attention unit */
+#define KERN_GROUP     16 /* rows of a group */
+#define KERN_CELL      32 /* inputs of a cell */
+#define KERN_ACT_BYTES 48 /* packed bytes of 32 activations */
+#define KERN_TILE_MAX  16
+#define KERN_SCRATCH   ((size_t)1 << 20) /* bytes a thread has for panels */
+#define KERN_KEYS      128               /* keys of an attention tile, cut at absolute positions */
+#define KERN_HEAD_MAX  256               /* head_dim of the vector attention */
+#define KERN_ATTN_ROWS 96                /* query rows of an attention unit */
 
 enum kern_type { /* ggml's numbers */
-    KT_F32 = 0, KT_F16 = 1, KT_Q4_0 = 2, KT_Q4_1 = 3, KT_Q5_0 = 6, KT_Q5_1 = 7, KT_Q8_0 = 8,
-    KT_Q4_K = 12, KT_Q5_K = 13, KT_Q6_K = 14, KT_BF16 = 30
+                 KT_F32 = 0,
+                 KT_F16 = 1,
+                 KT_Q4_0 = 2,
+                 KT_Q4_1 = 3,
+                 KT_Q5_0 = 6,
+                 KT_Q5_1 = 7,
+                 KT_Q8_0 = 8,
+                 KT_Q4_K = 12,
+                 KT_Q5_K = 13,
+                 KT_Q6_K = 14,
+                 KT_BF16 = 30
 };
 
 struct kern_form {
@@ -49,10 +58,10 @@ struct kern_form {
     uint32_t bits;       /* of a code */
     uint32_t zero;       /* code of the value 0 */
     uint32_t has_min;
-    uint32_t halves;     /* scales a row has in a cell */
-    uint32_t cells;      /* in a super-block; 1 = no super-block */
+    uint32_t halves; /* scales a row has in a cell */
+    uint32_t cells;  /* in a super-block; 1 = no super-block */
     uint32_t head_bytes, cell_bytes, code_at;
-    uint32_t src_bytes;  /* GGUF bytes of cells * 32 elements */
+    uint32_t src_bytes; /* GGUF bytes of cells * 32 elements */
 };
 
 /* NULL: not a type we pack. */

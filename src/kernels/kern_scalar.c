@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#define SCALAR_TILE 4
+#define SCALAR_TILE     4
 #define SCALAR_HEAD_MAX 4096 /* head_dim that the scratch holds many times over */
 
 float kern_half_to_float(uint16_t h)
@@ -300,8 +300,8 @@ static void attn_scalar(const struct kern_attn_task *t)
         if (t->part != NULL) {
             for (uint32_t tile = t->tile0; tile < t->tile1; tile++)
                 attn_tile(t, row, tile, a->q + at,
-                          t->part + ((size_t)(row - t->r0) * t->part_tiles + tile - t->tile0) *
-                                        (d + 2));
+                          t->part +
+                              ((size_t)(row - t->r0) * t->part_tiles + tile - t->tile0) * (d + 2));
             continue;
         }
         memset(o, 0, d * sizeof(float));
@@ -400,9 +400,20 @@ static uint64_t read_scalar(const void *p, size_t n)
 }
 
 const struct kern_ops kern_ops_scalar = {
-    .level = KERN_SCALAR, .name = "scalar", .tile = SCALAR_TILE, .pair = 1,
-    .act = act_scalar, .mm = mm_scalar, .attn = attn_scalar, .attn_merge = attn_merge_scalar,
-    .rmsnorm = rmsnorm_scalar, .glu = glu_scalar, .rope = rope_scalar,
-    .to_f16 = to_f16_scalar, .to_f32 = to_f32_scalar, .add = add_scalar,
-    .argmax = argmax_scalar, .read = read_scalar,
+    .level = KERN_SCALAR,
+    .name = "scalar",
+    .tile = SCALAR_TILE,
+    .pair = 1,
+    .act = act_scalar,
+    .mm = mm_scalar,
+    .attn = attn_scalar,
+    .attn_merge = attn_merge_scalar,
+    .rmsnorm = rmsnorm_scalar,
+    .glu = glu_scalar,
+    .rope = rope_scalar,
+    .to_f16 = to_f16_scalar,
+    .to_f32 = to_f32_scalar,
+    .add = add_scalar,
+    .argmax = argmax_scalar,
+    .read = read_scalar,
 };

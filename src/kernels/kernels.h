@@ -39,10 +39,10 @@ void kern_pool_quiet(struct kern_pool *p); /* no step soon: park the threads */
 /* types are ggml's numbers (model/gguf.h: enum tensor_type). */
 struct kern_mat {
     uint32_t type;
-    uint32_t rows, cols;   /* out, in */
-    void *data;            /* packed, 64-byte aligned, pages (mem_pages) or shared memory */
-    size_t size;           /* bytes of data */
-    bool borrowed;         /* data belongs to somebody else */
+    uint32_t rows, cols; /* out, in */
+    void *data;          /* packed, 64-byte aligned, pages (mem_pages) or shared memory */
+    size_t size;         /* bytes of data */
+    bool borrowed;       /* data belongs to somebody else */
 };
 
 /* Bytes that kern_pack writes for this tensor at this level. */
@@ -57,9 +57,9 @@ void kern_row(const struct kern_mat *m, uint32_t row, float *out);
 /* ---- activations: int8 per 32 with scale and sums, plus the f32 source ---- */
 struct kern_act {
     uint32_t n, cols;
-    const float *f32;   /* [n][cols], borrowed; used for F32/F16/BF16 weights */
-    uint8_t *data;      /* packed panels, see kern_priv.h */
-    size_t size;        /* bytes of data */
+    const float *f32; /* [n][cols], borrowed; used for F32/F16/BF16 weights */
+    uint8_t *data;    /* packed panels, see kern_priv.h */
+    size_t size;      /* bytes of data */
 };
 /* Buffers for up to rows x cols; freed by kern_act_fini.  Returns 0 or ERR_NOMEM. */
 int kern_act_init(struct kern_act *a, uint32_t rows, uint32_t cols) MUST_CHECK;
@@ -106,19 +106,19 @@ uint32_t kern_argmax(const float *x, uint32_t n);
  * f16 [kv_head][token][head_dim] each (HND).  block_base(b) = kv + table[b] * block_stride,
  * then + layer_offset for K and + layer_offset + kv_heads*block_tokens*head_dim*2 bytes for V. */
 struct kern_attn_seq {
-    const uint32_t *table;  /* block numbers: table[i] covers tokens first_block*T + i*T ... */
-    uint32_t first_pos;     /* position of table[0]'s first token: windows drop old blocks */
-    uint32_t q_start;       /* position of the first query row */
-    uint32_t q_count;       /* query rows of this sequence in q */
-    uint32_t q_row;         /* first row in q and out */
+    const uint32_t *table; /* block numbers: table[i] covers tokens first_block*T + i*T ... */
+    uint32_t first_pos;    /* position of table[0]'s first token: windows drop old blocks */
+    uint32_t q_start;      /* position of the first query row */
+    uint32_t q_count;      /* query rows of this sequence in q */
+    uint32_t q_row;        /* first row in q and out */
 };
 struct kern_attn {
-    const uint8_t *kv;      /* the group's block arena */
-    size_t block_stride, layer_offset; /* bytes */
+    const uint8_t *kv;                                        /* the group's block arena */
+    size_t block_stride, layer_offset;                        /* bytes */
     uint32_t block_tokens, heads, kv_heads, head_dim, window; /* window 0 = all */
     float scale;
-    const float *q;         /* [rows][heads*head_dim] (roped) */
-    float *out;             /* [rows][heads*head_dim] */
+    const float *q; /* [rows][heads*head_dim] (roped) */
+    float *out;     /* [rows][heads*head_dim] */
     const struct kern_attn_seq *seq;
     uint32_t seq_count;
 };

@@ -20,8 +20,8 @@
 #define PANEL_CELLS 32 /* 1,024 inputs: 20 KiB of panel */
 
 /* A panel's cell: 8 steps of 64 codes, then f32 scale[halves][16], then min likewise. */
-#define PANEL_CODES 512
-#define PANEL_CELL(halves) (PANEL_CODES + (size_t)(halves) * 2 * KERN_GROUP * sizeof(float))
+#define PANEL_CODES        512
+#define PANEL_CELL(halves) (PANEL_CODES + (size_t)(halves)*2 * KERN_GROUP * sizeof(float))
 
 struct shape { /* compile-time facts of a type, folded by inlining */
     uint32_t bits, zero, has_min, halves, cells, head_bytes, cell_bytes, code_at;
@@ -309,8 +309,8 @@ INLINE void put_group(const struct kern_mm_task *t, uint32_t g, uint32_t row, __
         __m256i k = _mm256_cmpgt_epi32(_mm256_set1_epi32(left), lane);
 
         if (mm->bias != NULL)
-            v[r] = _mm256_add_ps(
-                v[r], _mm256_maskload_ps(mm->bias + (size_t)g * KERN_GROUP + 8 * r, k));
+            v[r] = _mm256_add_ps(v[r],
+                                 _mm256_maskload_ps(mm->bias + (size_t)g * KERN_GROUP + 8 * r, k));
         if (mm->add)
             v[r] = _mm256_add_ps(_mm256_maskload_ps(y, k), v[r]);
         if (left >= 8)
@@ -363,12 +363,12 @@ typedef void chunk_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row, co
 typedef void open_fn(const uint8_t *p, uint32_t cells, uint8_t *panel);
 typedef void direct_fn(const struct kern_mm_task *t, uint32_t g, uint32_t row);
 
-#define CHUNK(bits, w)                                                                            \
-    static void chunk_##bits##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row,        \
-                                   const uint8_t *act, uint32_t cells, struct ahead next,         \
-                                   float *kept, bool is_first, bool is_last)                      \
-    {                                                                                             \
-        chunk_tile(bits, w, t, g, row, act, cells, next, kept, is_first, is_last);                \
+#define CHUNK(bits, w)                                                                             \
+    static void chunk_##bits##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row,         \
+                                   const uint8_t *act, uint32_t cells, struct ahead next,          \
+                                   float *kept, bool is_first, bool is_last)                       \
+    {                                                                                              \
+        chunk_tile(bits, w, t, g, row, act, cells, next, kept, is_first, is_last);                 \
     }
 #define CHUNKS(bits) CHUNK(bits, 1) CHUNK(bits, 2) CHUNK(bits, 3) CHUNK(bits, 4)
 CHUNKS(4)
@@ -382,27 +382,27 @@ static chunk_fn *const chunk_fns[3][TILE] = {
 };
 
 /* name, bits, zero, has_min, halves, cells, head, cell, code_at: as in pack.c */
-#define SHAPES(X)                                                                                 \
-    X(Q4_0, 4, 8, 0, 1, 1, 0, 288, 32)                                                            \
-    X(Q4_1, 4, 0, 1, 1, 1, 0, 320, 64)                                                            \
-    X(Q5_0, 5, 16, 0, 1, 1, 0, 352, 32)                                                           \
-    X(Q5_1, 5, 0, 1, 1, 1, 0, 384, 64)                                                            \
-    X(Q8_0, 8, 128, 0, 1, 1, 0, 544, 32)                                                          \
-    X(Q4_K, 4, 0, 1, 1, 8, 64, 288, 32)                                                           \
-    X(Q5_K, 5, 0, 1, 1, 8, 64, 352, 32)                                                           \
+#define SHAPES(X)                                                                                  \
+    X(Q4_0, 4, 8, 0, 1, 1, 0, 288, 32)                                                             \
+    X(Q4_1, 4, 0, 1, 1, 1, 0, 320, 64)                                                             \
+    X(Q5_0, 5, 16, 0, 1, 1, 0, 352, 32)                                                            \
+    X(Q5_1, 5, 0, 1, 1, 1, 0, 384, 64)                                                             \
+    X(Q8_0, 8, 128, 0, 1, 1, 0, 544, 32)                                                           \
+    X(Q4_K, 4, 0, 1, 1, 8, 64, 288, 32)                                                            \
+    X(Q5_K, 5, 0, 1, 1, 8, 64, 352, 32)                                                            \
     X(Q6_K, 6, 32, 0, 2, 8, 32, 416, 32)
 
-#define DIRECT(name, w)                                                                           \
-    static void direct_##name##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row)       \
-    {                                                                                             \
-        direct_tile(shape_##name, w, t, g, row);                                                  \
+#define DIRECT(name, w)                                                                            \
+    static void direct_##name##_##w(const struct kern_mm_task *t, uint32_t g, uint32_t row)        \
+    {                                                                                              \
+        direct_tile(shape_##name, w, t, g, row);                                                   \
     }
-#define FUNCTIONS(name, bits, zero, min, halves, cells, head, cell, code)                         \
-    static const struct shape shape_##name = { bits, zero, min, halves, cells, head, cell, code };\
-    static void open_##name(const uint8_t *p, uint32_t n, uint8_t *panel)                         \
-    {                                                                                             \
-        open_panel(shape_##name, p, n, panel);                                                    \
-    }                                                                                             \
+#define FUNCTIONS(name, bits, zero, min, halves, cells, head, cell, code)                          \
+    static const struct shape shape_##name = { bits, zero, min, halves, cells, head, cell, code }; \
+    static void open_##name(const uint8_t *p, uint32_t n, uint8_t *panel)                          \
+    {                                                                                              \
+        open_panel(shape_##name, p, n, panel);                                                     \
+    }                                                                                              \
     DIRECT(name, 1) DIRECT(name, 2) DIRECT(name, 3) DIRECT(name, 4)
 SHAPES(FUNCTIONS)
 
@@ -412,8 +412,9 @@ struct variant {
     direct_fn *direct[TILE];
 };
 
-#define VARIANT(name, bits, zero, min, halves, cells, head, cell, code)                           \
-    { KT_##name, open_##name,                                                                     \
+#define VARIANT(name, bits, zero, min, halves, cells, head, cell, code)                            \
+    { KT_##name,                                                                                   \
+      open_##name,                                                                                 \
       { direct_##name##_1, direct_##name##_2, direct_##name##_3, direct_##name##_4 } },
 static const struct variant variants[] = { SHAPES(VARIANT) };
 
@@ -472,8 +473,8 @@ INLINE __m256 float_weights(uint32_t type, const uint8_t *p)
         return _mm256_loadu_ps((const float *)(const void *)p);
     if (type == KT_F16)
         return load_half(p);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(
-        _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
 
 INLINE void float_tile(uint32_t type, uint32_t w, const struct kern_mm_task *t, uint32_t g,
@@ -520,17 +521,10 @@ void kern_mm_avx2(const struct kern_mm_task *t)
     const struct variant *v = variants;
 
     switch (t->form->type) {
-    case KT_F32:
-        float_rows(KT_F32, t);
-        return;
-    case KT_F16:
-        float_rows(KT_F16, t);
-        return;
-    case KT_BF16:
-        float_rows(KT_BF16, t);
-        return;
-    default:
-        break;
+    case KT_F32: float_rows(KT_F32, t); return;
+    case KT_F16: float_rows(KT_F16, t); return;
+    case KT_BF16: float_rows(KT_BF16, t); return;
+    default: break;
     }
     while (v->type != t->form->type)
         v++;
@@ -597,6 +591,6 @@ void kern_act_avx2(uint8_t *dst, const float *x, uint32_t w, uint32_t cols)
 {
     for (uint32_t b = 0; b < cols / KERN_CELL; b++, dst += w * KERN_ACT_BYTES)
         for (uint32_t t = 0; t < w; t++)
-            quantize_32(x + (size_t)t * cols + (size_t)b * KERN_CELL,
-                        (float *)(void *)dst + t, w, (int8_t *)dst + 16 * w + 4 * t);
+            quantize_32(x + (size_t)t * cols + (size_t)b * KERN_CELL, (float *)(void *)dst + t, w,
+                        (int8_t *)dst + 16 * w + 4 * t);
 }

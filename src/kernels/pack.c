@@ -26,8 +26,8 @@ static const struct kern_form forms[] = {
 };
 
 struct opened {
-    uint16_t d, m;             /* f16 bits: scale, and min or dmin */
-    uint8_t sc[16], mn[8];     /* super-blocks: integer sub-scales (Q6_K: signed) and mins */
+    uint16_t d, m;         /* f16 bits: scale, and min or dmin */
+    uint8_t sc[16], mn[8]; /* super-blocks: integer sub-scales (Q6_K: signed) and mins */
     uint8_t code[BLOCK_MAX];
 };
 
@@ -101,16 +101,12 @@ static void open_block(struct opened *o, uint32_t type, const uint8_t *p)
 {
     o->d = load_u16(p);
     switch (type) {
-    case KT_Q4_0:
-        open_nibbles(o->code, p + 2, 0);
-        break;
+    case KT_Q4_0: open_nibbles(o->code, p + 2, 0); break;
     case KT_Q4_1:
         o->m = load_u16(p + 2);
         open_nibbles(o->code, p + 4, 0);
         break;
-    case KT_Q5_0:
-        open_nibbles(o->code, p + 6, load_u32(p + 2));
-        break;
+    case KT_Q5_0: open_nibbles(o->code, p + 6, load_u32(p + 2)); break;
     case KT_Q5_1:
         o->m = load_u16(p + 2);
         open_nibbles(o->code, p + 8, load_u32(p + 4));
@@ -125,9 +121,7 @@ static void open_block(struct opened *o, uint32_t type, const uint8_t *p)
         open_k_scales(o, p + 4);
         open_q4_k(o, p + (type == KT_Q4_K ? 16 : 48), type == KT_Q4_K ? NULL : p + 16);
         break;
-    default:
-        open_q6_k(o, p);
-        break;
+    default: open_q6_k(o, p); break;
     }
 }
 
@@ -257,7 +251,7 @@ void kern_pack(struct kern_mat *out, uint32_t type, uint32_t rows, uint32_t cols
 
     ASSERT(j.form != NULL);
     ASSERT(j.form->elem_bytes != 0 || cols % (KERN_CELL * j.form->cells) == 0);
-    *out = (struct kern_mat){ .type = type, .rows = rows, .cols = cols, .data = data };
+    *out = (struct kern_mat) { .type = type, .rows = rows, .cols = cols, .data = data };
     out->size = kern_packed_size(type, rows, cols);
     if (p != NULL) {
         kern_pool_run(p, tickets, pack_ticket, &j);
@@ -314,7 +308,7 @@ static float get_float(const struct kern_form *f, const uint8_t *p)
     memcpy(&h, p, sizeof(h));
     if (f->type == KT_F16)
         return kern_half_to_float(h);
-    memcpy(&v, &(uint32_t){ (uint32_t)h << 16 }, sizeof(v));
+    memcpy(&v, &(uint32_t) { (uint32_t)h << 16 }, sizeof(v));
     return v;
 }
 

@@ -123,7 +123,7 @@ V_INLINE void rows_rope_pairs(float *x, const float *cs, uint32_t half)
 }
 
 static void rows_rope(float *x, const float *cs, uint32_t heads, uint32_t head_dim,
-                        uint32_t rope_dim, int neox)
+                      uint32_t rope_dim, int neox)
 {
     for (uint32_t h = 0; h < heads; h++, x += head_dim) {
         if (neox)

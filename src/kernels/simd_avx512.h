@@ -6,9 +6,9 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define V_LANES   16
-#define V_INLINE  static inline __attribute__((always_inline, unused))
-#define V_TILE    6 /* query rows of an attention micro-kernel */
+#define V_LANES  16
+#define V_INLINE static inline __attribute__((always_inline, unused))
+#define V_TILE   6 /* query rows of an attention micro-kernel */
 
 typedef __m512 vf;
 
@@ -125,8 +125,8 @@ V_INLINE float v_largest(vf v)
 /* (a0 b0 a1 b1 ...) pairs of two vectors' worth of memory: u = first of each pair, v = second. */
 V_INLINE void v_load_pairs(const float *p, vf *u, vf *v)
 {
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
-                                           30);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     vf a = v_load(p), b = v_load(p + 16);
 

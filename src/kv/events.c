@@ -71,12 +71,8 @@ static int hash_of(const struct mp_value *v, uint64_t *out)
     size_t from;
 
     switch (v->type) {
-    case MP_UINT:
-        *out = v->as.u;
-        return 0;
-    case MP_INT:
-        *out = (uint64_t)v->as.i;
-        return 0;
+    case MP_UINT: *out = v->as.u; return 0;
+    case MP_INT: *out = (uint64_t)v->as.i; return 0;
     case MP_BIN:
     case MP_STR:
         if (v->as.s.n == 0)
@@ -86,8 +82,7 @@ static int hash_of(const struct mp_value *v, uint64_t *out)
             h = h << 8 | (uint8_t)v->as.s.p[i];
         *out = h;
         return 0;
-    default:
-        return ERR_PARSE;
+    default: return ERR_PARSE;
     }
 }
 
@@ -220,33 +215,20 @@ static int read_field(struct reader *r, enum field f, struct mp_cursor *c)
     if (f != F_OTHER)
         r->seen |= 1u << f;
     switch (f) {
-    case F_HASHES:
-        return read_hashes(r, c);
-    case F_PARENT:
-        return read_parent(r, c);
-    case F_TOKENS:
-        return read_tokens(r, c);
-    case F_BLOCK_SIZE:
-        return read_u32(c, &ev->block_size, &is_set);
-    case F_MEDIUM:
-        return read_text(c, &ev->medium);
-    case F_LORA_NAME:
-        return read_lora_name(r, c);
-    case F_EXTRA_KEYS:
-        r->extra_keys = *c;
-        return mp_skip(c);
-    case F_GROUP:
-        return read_u32(c, &ev->group, &ev->has_group);
-    case F_KIND:
-        return read_text(c, &ev->kind_name);
-    case F_WINDOW:
-        return read_u32(c, &ev->window, &is_set);
-    case F_SALT:
-        return read_text(c, &r->salt);
+    case F_HASHES: return read_hashes(r, c);
+    case F_PARENT: return read_parent(r, c);
+    case F_TOKENS: return read_tokens(r, c);
+    case F_BLOCK_SIZE: return read_u32(c, &ev->block_size, &is_set);
+    case F_MEDIUM: return read_text(c, &ev->medium);
+    case F_LORA_NAME: return read_lora_name(r, c);
+    case F_EXTRA_KEYS: r->extra_keys = *c; return mp_skip(c);
+    case F_GROUP: return read_u32(c, &ev->group, &ev->has_group);
+    case F_KIND: return read_text(c, &ev->kind_name);
+    case F_WINDOW: return read_u32(c, &ev->window, &is_set);
+    case F_SALT: return read_text(c, &r->salt);
     case F_TYPE:
     case F_LORA_ID: /* the number is of no use without the worker's table */
-    case F_OTHER:
-        break;
+    case F_OTHER: break;
     }
     return mp_skip(c);
 }
@@ -492,14 +474,9 @@ static int read_ts(struct mp_cursor *c, double *out)
     if (mp_next(c, &v) != 0)
         return ERR_PARSE;
     switch (v.type) {
-    case MP_FLOAT:
-        *out = v.as.f;
-        return 0;
-    case MP_UINT:
-        *out = (double)v.as.u;
-        return 0;
-    default:
-        return ERR_PARSE;
+    case MP_FLOAT: *out = v.as.f; return 0;
+    case MP_UINT: *out = (double)v.as.u; return 0;
+    default: return ERR_PARSE;
     }
 }
 
@@ -636,9 +613,7 @@ void kv_batch_encode(struct buf *out, const struct kv_batch *b)
         const struct kv_event *ev = &b->events[i];
 
         switch (ev->kind) {
-        case KV_STORED:
-            put_stored(out, ev);
-            break;
+        case KV_STORED: put_stored(out, ev); break;
         case KV_REMOVED:
             mp_w_array(out, ev->has_group ? 4 : 3);
             mp_w_str(out, str_of(tags[KV_REMOVED]));

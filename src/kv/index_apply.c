@@ -393,15 +393,9 @@ void kv_index_apply(struct kv_index *x, uint32_t endpoint, const struct kv_batch
 
     for (uint32_t i = 0; endpoint < x->endpoint_count && i < b->count; i++)
         switch (b->events[i].kind) {
-        case KV_STORED:
-            apply_stored(x, endpoint, &b->events[i], &st);
-            break;
-        case KV_REMOVED:
-            apply_removed(x, endpoint, &b->events[i], &st);
-            break;
-        case KV_CLEARED:
-            kv_index_clear(x, endpoint);
-            break;
+        case KV_STORED: apply_stored(x, endpoint, &b->events[i], &st); break;
+        case KV_REMOVED: apply_removed(x, endpoint, &b->events[i], &st); break;
+        case KV_CLEARED: kv_index_clear(x, endpoint); break;
         }
     kv_index_sweep_step(x);
     if (s != NULL)

@@ -171,23 +171,18 @@ static int on_frame(void *ctx, const struct kv_frame *f)
     if (r->next == NULL && r->lost_ms != 0)
         return ERR_PARSE; /* before HELLO */
     switch (f->type) {
-    case KV_FRAME_ENDPOINT:
-        return on_endpoint(r, f);
-    case KV_FRAME_PAIRS:
-        return on_pairs(r, f);
+    case KV_FRAME_ENDPOINT: return on_endpoint(r, f);
+    case KV_FRAME_PAIRS: return on_pairs(r, f);
     case KV_FRAME_ADD:
-    case KV_FRAME_DEL:
-        return on_keys(r, f);
+    case KV_FRAME_DEL: return on_keys(r, f);
     case KV_FRAME_CLEAR:
         if (!mapped(r, f->endpoint, &mine))
             return ERR_PARSE;
         kv_index_clear(target(r), mine);
         return 0;
     case KV_FRAME_READY:
-    case KV_FRAME_BEAT:
-        return on_count(r, f);
-    case KV_FRAME_HELLO:
-        break;
+    case KV_FRAME_BEAT: return on_count(r, f);
+    case KV_FRAME_HELLO: break;
     }
     return ERR_PARSE;
 }

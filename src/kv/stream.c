@@ -178,21 +178,16 @@ static bool parse(struct kv_frame *f, struct str p)
         f->address = str_sub(p, 6, n);
         f->model = str_sub(p, 6 + n, SIZE_MAX);
         return true;
-    case KV_FRAME_PAIRS:
-        return split_items(f, p, PAIR_BYTES);
+    case KV_FRAME_PAIRS: return split_items(f, p, PAIR_BYTES);
     case KV_FRAME_ADD:
     case KV_FRAME_DEL:
         if (p.n < 4)
             return false;
         f->endpoint = (uint32_t)get_le(p.p, 4);
         return split_items(f, str_sub(p, 4, SIZE_MAX), KEY_BYTES);
-    case KV_FRAME_CLEAR:
-        f->endpoint = p.n == 4 ? (uint32_t)get_le(p.p, 4) : 0;
-        return p.n == 4;
+    case KV_FRAME_CLEAR: f->endpoint = p.n == 4 ? (uint32_t)get_le(p.p, 4) : 0; return p.n == 4;
     case KV_FRAME_READY:
-    case KV_FRAME_BEAT:
-        f->pairs = p.n == 8 ? get_le(p.p, 8) : 0;
-        return p.n == 8;
+    case KV_FRAME_BEAT: f->pairs = p.n == 8 ? get_le(p.p, 8) : 0; return p.n == 8;
     }
     return false;
 }

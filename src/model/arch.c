@@ -31,20 +31,28 @@ const struct tensor_rule arch_layer_tensors[T_COUNT] = {
     [T_POST_FFN_NORM] = { "post_ffw_norm.weight", AT(post_ffn_norm), DIM_EMBD, DIM_ONE },
 };
 
-#define DECODER                                                                               \
-    (BIT(T_ATTN_NORM) | BIT(T_Q) | BIT(T_K) | BIT(T_V) | BIT(T_O) | BIT(T_FFN_NORM) |         \
+#define DECODER                                                                                    \
+    (BIT(T_ATTN_NORM) | BIT(T_Q) | BIT(T_K) | BIT(T_V) | BIT(T_O) | BIT(T_FFN_NORM) |              \
      BIT(T_GATE) | BIT(T_UP) | BIT(T_DOWN))
 #define QKV_BIAS (BIT(T_Q_BIAS) | BIT(T_K_BIAS) | BIT(T_V_BIAS))
 #define QK_NORM  (BIT(T_Q_NORM) | BIT(T_K_NORM))
 
 static const struct arch archs[] = {
-    { .name = "llama", .rope = ROPE_NORM, .act = ACT_SILU, .required = DECODER,
-      .optional = QKV_BIAS | BIT(T_O_BIAS), .has_rope_freqs = true },
+    { .name = "llama",
+      .rope = ROPE_NORM,
+      .act = ACT_SILU,
+      .required = DECODER,
+      .optional = QKV_BIAS | BIT(T_O_BIAS),
+      .has_rope_freqs = true },
     { .name = "qwen2", .rope = ROPE_NEOX, .act = ACT_SILU, .required = DECODER | QKV_BIAS },
     { .name = "qwen3", .rope = ROPE_NEOX, .act = ACT_SILU, .required = DECODER | QK_NORM },
-    { .name = "gemma3", .rope = ROPE_NEOX, .act = ACT_GELU_TANH,
+    { .name = "gemma3",
+      .rope = ROPE_NEOX,
+      .act = ACT_GELU_TANH,
       .required = DECODER | QK_NORM | BIT(T_POST_ATTN_NORM) | BIT(T_POST_FFN_NORM),
-      .scales_embd = true, .has_local_rope = true, .window_period = 6,
+      .scales_embd = true,
+      .has_local_rope = true,
+      .window_period = 6,
       .wide_scale_layers = 62 /* 27B: 1/sqrt(5376/32), heads of 128 */ },
 };
 

@@ -52,8 +52,10 @@ static const struct catalogue_entry entries[] = {
 static const struct {
     const char *alias, *name;
 } aliases[] = {
-    { "default", "qwen2.5-coder-0.5b" }, { "qwen2.5-coder", "qwen2.5-coder-0.5b" },
-    { "smollm2", "smollm2-135m" },       { "gemma3", "gemma3-270m" },
+    { "default", "qwen2.5-coder-0.5b" },
+    { "qwen2.5-coder", "qwen2.5-coder-0.5b" },
+    { "smollm2", "smollm2-135m" },
+    { "gemma3", "gemma3-270m" },
 };
 
 const struct catalogue_entry *catalogue_at(size_t i)
@@ -97,7 +99,9 @@ void catalogue_dir(struct buf *out)
         buf_f(out, "%s/llmd/models", xdg);
     else
         buf_f(out, "%s/.cache/llmd/models",
-              home != NULL ? home : pw != NULL && pw->pw_dir != NULL ? pw->pw_dir : "/tmp");
+              home != NULL                       ? home
+              : pw != NULL && pw->pw_dir != NULL ? pw->pw_dir
+                                                 : "/tmp");
     end(out);
 }
 
@@ -201,16 +205,19 @@ int catalogue_resolve(struct str name, struct buf *path, struct err *e)
     catalogue_dir(path);
     buf_c(path, '/');
     if (!catalogue_file(name, path))
-        return err_set(e, ERR_NOTFOUND, "%.*s: no such file, and no model of that name; `llmd model "
-                       "list` shows the names", (int)MIN(name.n, 200), name.p);
+        return err_set(e, ERR_NOTFOUND,
+                       "%.*s: no such file, and no model of that name; `llmd model "
+                       "list` shows the names",
+                       (int)MIN(name.n, 200), name.p);
     if (path->failed)
         return err_set(e, ERR_LIMIT, "the path of the cache folder is too long");
     if (stat(path->p, &st) != 0)
         return err_set(e, ERR_NOTFOUND, "%.*s is not on this machine; run: llmd model fetch %.*s",
                        (int)MIN(name.n, 200), name.p, (int)MIN(name.n, 200), name.p);
     if (c != NULL && (uint64_t)st.st_size != c->bytes)
-        return err_set(e, ERR_MISMATCH, "%.200s is damaged (%lld bytes instead of %llu); run: llmd "
-                       "model fetch %s", path->p, (long long)st.st_size,
-                       (unsigned long long)c->bytes, c->name);
+        return err_set(e, ERR_MISMATCH,
+                       "%.200s is damaged (%lld bytes instead of %llu); run: llmd "
+                       "model fetch %s",
+                       path->p, (long long)st.st_size, (unsigned long long)c->bytes, c->name);
     return 0;
 }

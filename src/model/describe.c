@@ -45,8 +45,7 @@ static void attention(const struct model *m, struct buf *out)
     else if (m->groups[0].window != 0)
         buf_f(out, "; all layers see the last %" PRIu32 " tokens", m->groups[0].window);
     buf_f(out, "\nrotary         %s, %" PRIu32 " of %" PRIu32 ", base %g",
-          m->rope == ROPE_NEOX ? "neox" : "interleaved", m->rope_dim, m->head_dim,
-          last->rope_base);
+          m->rope == ROPE_NEOX ? "neox" : "interleaved", m->rope_dim, m->head_dim, last->rope_base);
     if (m->layers[0].rope_base != last->rope_base)
         buf_f(out, " (windowed layers %g)", m->layers[0].rope_base);
     if (last->rope_scale != 1)
@@ -113,8 +112,10 @@ void model_describe(const struct model *m, struct buf *out)
 {
     buf_z(out, "name           ");
     safe(out, m->name);
-    buf_f(out, "\narchitecture   %.*s: %" PRIu32 " layers, %" PRIu32 " wide, feed-forward %" PRIu32
-          " (%s)%s\n", STR_ARG(m->arch), m->n_layers, m->n_embd, m->n_ff,
+    buf_f(out,
+          "\narchitecture   %.*s: %" PRIu32 " layers, %" PRIu32 " wide, feed-forward %" PRIu32
+          " (%s)%s\n",
+          STR_ARG(m->arch), m->n_layers, m->n_embd, m->n_ff,
           m->act == ACT_SILU ? "SwiGLU" : "GeGLU",
           m->output == m->token_embd ? ", tied embedding" : "");
     types(m, out);

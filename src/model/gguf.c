@@ -62,8 +62,8 @@ static uint64_t left(const struct cursor *c)
 
 static int cut_short(struct cursor *c, const char *what)
 {
-    return err_set(c->e, ERR_PARSE,
-                   "the file is cut short: it ends inside %s; download it again", what);
+    return err_set(c->e, ERR_PARSE, "the file is cut short: it ends inside %s; download it again",
+                   what);
 }
 
 static int take(struct cursor *c, void *out, size_t n, const char *what)
@@ -83,11 +83,12 @@ static int take_str(struct cursor *c, struct str *out, uint64_t max, const char 
     if (rc != 0)
         return rc;
     if (n > max)
-        return err_set(c->e, ERR_LIMIT, "damaged file: %s of %" PRIu64 " bytes, at most %" PRIu64
-                       " are taken", what, n, max);
+        return err_set(c->e, ERR_LIMIT,
+                       "damaged file: %s of %" PRIu64 " bytes, at most %" PRIu64 " are taken", what,
+                       n, max);
     if (n > left(c))
         return cut_short(c, what);
-    *out = (struct str){ (const char *)c->p, (size_t)n };
+    *out = (struct str) { (const char *)c->p, (size_t)n };
     c->p += n;
     return 0;
 }
@@ -143,8 +144,9 @@ static int take_array(struct cursor *c, struct gguf_value *v)
     if (elem > GGUF_F64)
         return err_set(c->e, ERR_PARSE, "damaged file: array of unknown type %" PRIu32, elem);
     if (v->count > ARRAY_COUNT_MAX)
-        return err_set(c->e, ERR_LIMIT, "damaged file: array of %" PRIu64
-                       " elements, at most %" PRIu64 " are taken", v->count, ARRAY_COUNT_MAX);
+        return err_set(c->e, ERR_LIMIT,
+                       "damaged file: array of %" PRIu64 " elements, at most %" PRIu64 " are taken",
+                       v->count, ARRAY_COUNT_MAX);
     v->elem = (enum gguf_type)elem;
     v->p = c->p;
     if (elem == GGUF_STRING) {
@@ -221,9 +223,10 @@ static int tensor_bytes(const struct gguf_tensor *t, uint64_t *size, struct err 
     uint64_t n = t->ne[0];
 
     if (n % tensor_block_elems(t->type) != 0)
-        return err_set(e, ERR_PARSE, "damaged file: tensor %.*s has rows of %" PRIu64
-                       " values, not a multiple of %s's block of %" PRIu32, STR_ARG(t->name), n,
-                       tensor_type_name(t->type), tensor_block_elems(t->type));
+        return err_set(e, ERR_PARSE,
+                       "damaged file: tensor %.*s has rows of %" PRIu64
+                       " values, not a multiple of %s's block of %" PRIu32,
+                       STR_ARG(t->name), n, tensor_type_name(t->type), tensor_block_elems(t->type));
     n /= tensor_block_elems(t->type);
     if (__builtin_mul_overflow(n, tensor_block_bytes(t->type), size) ||
         __builtin_mul_overflow(*size, t->ne[1], size) ||
@@ -252,11 +255,11 @@ static const char *type_withdrawn(uint32_t type)
 static const char *type_unread(uint32_t type)
 {
     static const char *const names[] = {
-        [9] = "Q8_1", [10] = "Q2_K", [11] = "Q3_K", [15] = "Q8_K", [16] = "IQ2_XXS",
+        [9] = "Q8_1",    [10] = "Q2_K",    [11] = "Q3_K",  [15] = "Q8_K",   [16] = "IQ2_XXS",
         [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S",
-        [22] = "IQ2_S", [23] = "IQ4_XS", [24] = "I8", [25] = "I16", [26] = "I32", [27] = "I64",
-        [28] = "F64", [29] = "IQ1_M", [34] = "TQ1_0", [35] = "TQ2_0", [39] = "MXFP4",
-        [40] = "NVFP4", [41] = "Q1_0", [42] = "Q2_0"
+        [22] = "IQ2_S",  [23] = "IQ4_XS",  [24] = "I8",    [25] = "I16",    [26] = "I32",
+        [27] = "I64",    [28] = "F64",     [29] = "IQ1_M", [34] = "TQ1_0",  [35] = "TQ2_0",
+        [39] = "MXFP4",  [40] = "NVFP4",   [41] = "Q1_0",  [42] = "Q2_0"
     };
 
     return type < COUNT(names) ? names[type] : NULL;
@@ -265,10 +268,13 @@ static const char *type_unread(uint32_t type)
 static int type_refused(struct str tensor, uint32_t type, struct err *e)
 {
     if (type_withdrawn(type) != NULL)
-        return err_set(e, ERR_UNSUPPORTED, "tensor %.*s has the withdrawn type %s; use a newer "
-                       "conversion of this model", STR_ARG(tensor), type_withdrawn(type));
+        return err_set(e, ERR_UNSUPPORTED,
+                       "tensor %.*s has the withdrawn type %s; use a newer "
+                       "conversion of this model",
+                       STR_ARG(tensor), type_withdrawn(type));
     if (type_unread(type) != NULL)
-        return err_set(e, ERR_UNSUPPORTED, "tensor %.*s has type %s, which is not supported; use "
+        return err_set(e, ERR_UNSUPPORTED,
+                       "tensor %.*s has type %s, which is not supported; use "
                        "a conversion in F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K or Q6_K",
                        STR_ARG(tensor), type_unread(type));
     return err_set(e, ERR_PARSE, "damaged file: tensor %.*s has unknown type %" PRIu32,
@@ -282,8 +288,9 @@ static int take_dims(struct cursor *c, struct gguf_tensor *t)
     if (rc != 0)
         return rc;
     if (t->n_dims > COUNT(t->ne))
-        return err_set(c->e, ERR_LIMIT, "damaged file: tensor %.*s has %" PRIu32
-                       " dimensions, at most 4 are taken", STR_ARG(t->name), t->n_dims);
+        return err_set(c->e, ERR_LIMIT,
+                       "damaged file: tensor %.*s has %" PRIu32 " dimensions, at most 4 are taken",
+                       STR_ARG(t->name), t->n_dims);
     for (uint32_t i = 0; i < COUNT(t->ne); i++)
         t->ne[i] = 1;
     for (uint32_t i = 0; i < t->n_dims; i++) {
@@ -308,8 +315,10 @@ static int take_tensor(struct gguf *g, struct cursor *c, uint64_t *offset)
     if (rc != 0)
         return rc;
     if (!is_printable(t->name))
-        return err_set(c->e, ERR_PARSE, "damaged file: the name of tensor %zu is not printable "
-                       "ASCII", g->tensor_count);
+        return err_set(c->e, ERR_PARSE,
+                       "damaged file: the name of tensor %zu is not printable "
+                       "ASCII",
+                       g->tensor_count);
     rc = take_dims(c, t);
     if (rc == 0)
         rc = take(c, &type, sizeof(type), "a tensor's description");
@@ -343,8 +352,9 @@ static int place_tensors(struct gguf *g, const uint64_t *offset, uint64_t align,
         uint64_t end;
 
         if (offset[i] % align != 0)
-            return err_set(e, ERR_PARSE, "damaged file: tensor %.*s is not aligned to %" PRIu64
-                           " bytes", STR_ARG(t->name), align);
+            return err_set(e, ERR_PARSE,
+                           "damaged file: tensor %.*s is not aligned to %" PRIu64 " bytes",
+                           STR_ARG(t->name), align);
         if (__builtin_add_overflow(offset[i], t->size, &end) ||
             __builtin_add_overflow(end, g->data_at, &end))
             return err_set(e, ERR_PARSE, "damaged file: the place of tensor %.*s overflows",
@@ -357,8 +367,10 @@ static int place_tensors(struct gguf *g, const uint64_t *offset, uint64_t align,
             t->data = g->bytes + g->data_at + offset[i];
     }
     if (need > g->size)
-        return err_set(e, ERR_PARSE, "the file is cut short: it has %zu bytes, tensor %.*s ends "
-                       "at %" PRIu64 "; download it again", g->size, STR_ARG(last->name), need);
+        return err_set(e, ERR_PARSE,
+                       "the file is cut short: it has %zu bytes, tensor %.*s ends "
+                       "at %" PRIu64 "; download it again",
+                       g->size, STR_ARG(last->name), need);
     return 0;
 }
 
@@ -370,8 +382,10 @@ static int take_tensors(struct gguf *g, struct cursor *c, uint64_t count)
     if (gguf_get(g, "general.alignment") != NULL &&
         (!gguf_u64(g, "general.alignment", &align) || align < 8 || align > ALIGN_MAX ||
          (align & (align - 1)) != 0))
-        return err_set(c->e, ERR_LIMIT, "damaged file: general.alignment must be a power of two "
-                       "from 8 to %d", ALIGN_MAX);
+        return err_set(c->e, ERR_LIMIT,
+                       "damaged file: general.alignment must be a power of two "
+                       "from 8 to %d",
+                       ALIGN_MAX);
     g->tensor = mem_try_zero((size_t)count, sizeof(*g->tensor));
     offset = mem_try_zero((size_t)count, sizeof(*offset));
     if (g->tensor == NULL || offset == NULL)
@@ -395,7 +409,7 @@ static int not_gguf(const struct gguf *g, struct err *e)
         const char *bytes, *what;
     } known[] = {
         { "version https://git-lfs", "a Git LFS pointer, not the model itself: fetch the real "
-          "file (git lfs pull, or the download link)" },
+                                     "file (git lfs pull, or the download link)" },
         { "<!DOCTYPE", "a web page, not a model: check the download link" },
         { "<!doctype", "a web page, not a model: check the download link" },
         { "<html", "a web page, not a model: check the download link" },
@@ -413,9 +427,11 @@ static int not_gguf(const struct gguf *g, struct err *e)
         if (str_starts(head, str_of(known[i].bytes)))
             return err_set(e, ERR_PARSE, "not a GGUF model: %s", known[i].what);
     if (head.n > 9 && head.p[8] == '{')
-        return err_set(e, ERR_PARSE, "not a GGUF model: it looks like safetensors; convert it to "
+        return err_set(e, ERR_PARSE,
+                       "not a GGUF model: it looks like safetensors; convert it to "
                        "GGUF");
-    return err_set(e, ERR_PARSE, "not a GGUF model: it does not begin with \"GGUF\"; give a .gguf "
+    return err_set(e, ERR_PARSE,
+                   "not a GGUF model: it does not begin with \"GGUF\"; give a .gguf "
                    "file, or a name of `llmd model list`");
 }
 
@@ -426,10 +442,13 @@ static int check_version(uint32_t version, struct err *e)
     if (version == 0x03000000 || version == 0x02000000)
         return err_set(e, ERR_UNSUPPORTED, "a big-endian GGUF file; use a little-endian one");
     if (version == 1)
-        return err_set(e, ERR_UNSUPPORTED, "GGUF version 1 is not read; use a newer conversion of "
+        return err_set(e, ERR_UNSUPPORTED,
+                       "GGUF version 1 is not read; use a newer conversion of "
                        "this model");
-    return err_set(e, ERR_UNSUPPORTED, "GGUF version %" PRIu32 " is not known; versions 2 and 3 "
-                   "are read", version);
+    return err_set(e, ERR_UNSUPPORTED,
+                   "GGUF version %" PRIu32 " is not known; versions 2 and 3 "
+                   "are read",
+                   version);
 }
 
 static int parse(struct gguf *g, struct err *e)
@@ -452,8 +471,10 @@ static int parse(struct gguf *g, struct err *e)
     if (rc != 0)
         return rc;
     if (kvs > KV_COUNT_MAX || tensors > TENSOR_COUNT_MAX)
-        return err_set(e, ERR_LIMIT, "damaged file: %" PRIu64 " metadata keys and %" PRIu64
-                       " tensors, at most %d of each are taken", kvs, tensors, KV_COUNT_MAX);
+        return err_set(e, ERR_LIMIT,
+                       "damaged file: %" PRIu64 " metadata keys and %" PRIu64
+                       " tensors, at most %d of each are taken",
+                       kvs, tensors, KV_COUNT_MAX);
     /* The smallest key takes 14 bytes, the smallest tensor 25. */
     if (kvs > left(&c) / 14 || tensors > left(&c) / 25)
         return cut_short(&c, "its metadata");
@@ -494,7 +515,7 @@ int gguf_open(struct gguf **out, const char *path, struct err *e)
     rc = file_map_open(&map, path, e);
     if (rc != 0)
         return rc;
-    rc = gguf_open_bytes(out, (struct str){ (const char *)map.p, map.size }, &inner);
+    rc = gguf_open_bytes(out, (struct str) { (const char *)map.p, map.size }, &inner);
     if (rc != 0) {
         file_map_close(&map);
         return err_set(e, rc, "%.150s: %.350s", path, inner.msg);
@@ -574,7 +595,10 @@ bool gguf_value_u64(const struct gguf_value *v, uint64_t index, uint64_t *out)
     if (v == NULL || !element(v, index, &type, &raw))
         return false;
     switch (type) {
-    case GGUF_U8: case GGUF_U16: case GGUF_U32: case GGUF_U64: *out = raw; return true;
+    case GGUF_U8:
+    case GGUF_U16:
+    case GGUF_U32:
+    case GGUF_U64: *out = raw; return true;
     case GGUF_BOOL: *out = raw != 0; return true;
     case GGUF_I8: s = (int8_t)raw; break;
     case GGUF_I16: s = (int16_t)raw; break;
@@ -606,7 +630,10 @@ bool gguf_value_f64(const struct gguf_value *v, uint64_t index, double *out)
     case GGUF_I16: *out = (int16_t)raw; return true;
     case GGUF_I32: *out = (int32_t)raw; return true;
     case GGUF_I64: *out = (double)(int64_t)raw; return true;
-    case GGUF_U8: case GGUF_U16: case GGUF_U32: case GGUF_U64: *out = (double)raw; return true;
+    case GGUF_U8:
+    case GGUF_U16:
+    case GGUF_U32:
+    case GGUF_U64: *out = (double)raw; return true;
     default: return false;
     }
 }
@@ -651,7 +678,7 @@ bool gguf_str(const struct gguf *g, const char *key, struct str *out)
 
     if (v == NULL || v->type != GGUF_STRING)
         return false;
-    *out = (struct str){ (const char *)v->p, (size_t)(v->end - v->p) };
+    *out = (struct str) { (const char *)v->p, (size_t)(v->end - v->p) };
     return true;
 }
 

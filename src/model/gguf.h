@@ -10,14 +10,33 @@
 #include "base/str.h"
 
 enum gguf_type {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING,
-    GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64
 };
 
 /* ggml tensor types that we read. */
 enum tensor_type {
-    TENSOR_F32 = 0, TENSOR_F16 = 1, TENSOR_Q4_0 = 2, TENSOR_Q4_1 = 3, TENSOR_Q5_0 = 6,
-    TENSOR_Q5_1 = 7, TENSOR_Q8_0 = 8, TENSOR_Q4_K = 12, TENSOR_Q5_K = 13, TENSOR_Q6_K = 14,
+    TENSOR_F32 = 0,
+    TENSOR_F16 = 1,
+    TENSOR_Q4_0 = 2,
+    TENSOR_Q4_1 = 3,
+    TENSOR_Q5_0 = 6,
+    TENSOR_Q5_1 = 7,
+    TENSOR_Q8_0 = 8,
+    TENSOR_Q4_K = 12,
+    TENSOR_Q5_K = 13,
+    TENSOR_Q6_K = 14,
     TENSOR_BF16 = 30
 };
 
@@ -31,10 +50,10 @@ struct gguf_tensor {
 };
 
 struct gguf_value {
-    enum gguf_type type;      /* of the value */
-    enum gguf_type elem;      /* arrays */
-    uint64_t count;           /* arrays */
-    const uint8_t *p, *end;   /* raw bytes, unaligned; of a string its text */
+    enum gguf_type type;       /* of the value */
+    enum gguf_type elem;       /* arrays */
+    uint64_t count;            /* arrays */
+    const uint8_t *p, *end;    /* raw bytes, unaligned; of a string its text */
     const struct str *strings; /* arrays of strings: views into the file */
 };
 

@@ -79,8 +79,10 @@ static int number(struct build *b, const char *suffix, uint32_t max, uint32_t fa
         return err_set(b->e, ERR_PARSE, "the model lacks the key %s.%s; use another conversion",
                        b->a->name, suffix);
     if (v != NULL && !uniform(v, &n))
-        return err_set(b->e, ERR_UNSUPPORTED, "%s.%s is not one number for all layers: this "
-                       "variant is not supported", b->a->name, suffix);
+        return err_set(b->e, ERR_UNSUPPORTED,
+                       "%s.%s is not one number for all layers: this "
+                       "variant is not supported",
+                       b->a->name, suffix);
     if (n == 0 || n > max)
         return err_set(b->e, ERR_LIMIT, "%s.%s is %" PRIu64 ", must be 1..%" PRIu32, b->a->name,
                        suffix, n, max);
@@ -106,11 +108,18 @@ static int refuse_extras(struct build *b)
         const char *suffix;
         double neutral;
     } keys[] = {
-        { "expert_count", 0 }, { "attn_logit_softcapping", 0 }, { "final_logit_softcapping", 0 },
-        { "attention.clamp_kqv", 0 }, { "attention.q_lora_rank", 0 },
-        { "attention.kv_lora_rank", 0 }, { "attention.shared_kv_layers", 0 },
-        { "attention.temperature_length", 0 }, { "logit_scale", 1 }, { "residual_scale", 1 },
-        { "embedding_scale", 1 }, { "rope.scaling.yarn_log_multiplier", 0 },
+        { "expert_count", 0 },
+        { "attn_logit_softcapping", 0 },
+        { "final_logit_softcapping", 0 },
+        { "attention.clamp_kqv", 0 },
+        { "attention.q_lora_rank", 0 },
+        { "attention.kv_lora_rank", 0 },
+        { "attention.shared_kv_layers", 0 },
+        { "attention.temperature_length", 0 },
+        { "logit_scale", 1 },
+        { "residual_scale", 1 },
+        { "embedding_scale", 1 },
+        { "rope.scaling.yarn_log_multiplier", 0 },
     };
     bool causal = true;
 
@@ -119,11 +128,14 @@ static int refuse_extras(struct build *b)
 
         /* 0 is how converters write "not used" */
         if (gguf_f64(b->g, key_of(b, keys[i].suffix).z, &v) && v != 0 && v != keys[i].neutral)
-            return err_set(b->e, ERR_UNSUPPORTED, "%s.%s = %g: this variant of %s is not "
-                           "supported", b->a->name, keys[i].suffix, v, b->a->name);
+            return err_set(b->e, ERR_UNSUPPORTED,
+                           "%s.%s = %g: this variant of %s is not "
+                           "supported",
+                           b->a->name, keys[i].suffix, v, b->a->name);
     }
     if (gguf_bool(b->g, key_of(b, "attention.causal").z, &causal) && !causal)
-        return err_set(b->e, ERR_UNSUPPORTED, "an encoder (attention.causal is false): only models "
+        return err_set(b->e, ERR_UNSUPPORTED,
+                       "an encoder (attention.causal is false): only models "
                        "that generate text are supported");
     return 0;
 }
@@ -136,8 +148,7 @@ static int numbers(struct build *b)
     double eps = 0, scale;
     int rc = refuse_extras(b);
 
-    if (rc != 0 ||
-        (rc = number(b, "block_count", LAYERS_MAX, 0, &m->n_layers)) != 0 ||
+    if (rc != 0 || (rc = number(b, "block_count", LAYERS_MAX, 0, &m->n_layers)) != 0 ||
         (rc = number(b, "embedding_length", WIDTH_MAX, 0, &m->n_embd)) != 0 ||
         (rc = number(b, "feed_forward_length", WIDTH_MAX, 0, &m->n_ff)) != 0 ||
         (rc = number(b, "context_length", CONTEXT_MAX, 0, &m->context_max)) != 0 ||
@@ -155,14 +166,18 @@ static int numbers(struct build *b)
     if (rc != 0)
         return rc;
     if (m->n_heads % m->n_kv_heads != 0 || value_dim != m->head_dim)
-        return err_set(b->e, ERR_UNSUPPORTED, "%" PRIu32 " heads of %" PRIu32 " over %" PRIu32
-                       " KV heads of %" PRIu32 ": this variant is not supported", m->n_heads,
-                       m->head_dim, m->n_kv_heads, value_dim);
+        return err_set(b->e, ERR_UNSUPPORTED,
+                       "%" PRIu32 " heads of %" PRIu32 " over %" PRIu32 " KV heads of %" PRIu32
+                       ": this variant is not supported",
+                       m->n_heads, m->head_dim, m->n_kv_heads, value_dim);
     if (m->rope_dim % 2 != 0 || m->rope_dim > m->head_dim)
-        return err_set(b->e, ERR_PARSE, "rope.dimension_count is %" PRIu32 ", must be even and at "
-                       "most %" PRIu32, m->rope_dim, m->head_dim);
+        return err_set(b->e, ERR_PARSE,
+                       "rope.dimension_count is %" PRIu32 ", must be even and at "
+                       "most %" PRIu32,
+                       m->rope_dim, m->head_dim);
     if (tokens == NULL || tokens->type != GGUF_ARRAY || tokens->elem != GGUF_STRING)
-        return err_set(b->e, ERR_PARSE, "the model has no vocabulary (tokenizer.ggml.tokens); use "
+        return err_set(b->e, ERR_PARSE,
+                       "the model has no vocabulary (tokenizer.ggml.tokens); use "
                        "another conversion");
     if (tokens->count == 0 || tokens->count > VOCAB_MAX)
         return err_set(b->e, ERR_LIMIT, "a vocabulary of %" PRIu64 " tokens, must be 1..%u",
@@ -193,8 +208,10 @@ static int rope(struct build *b, double *base, double *base_local, double *scale
     if (str_eqz(type, "linear"))
         return real(b, "rope.scaling.factor", *scale, scale);
     if (!str_eqz(type, "none"))
-        return err_set(b->e, ERR_UNSUPPORTED, "%s.rope.scaling.type is not \"none\" or \"linear\": "
-                       "other kinds are not supported", b->a->name);
+        return err_set(b->e, ERR_UNSUPPORTED,
+                       "%s.rope.scaling.type is not \"none\" or \"linear\": "
+                       "other kinds are not supported",
+                       b->a->name);
     return 0;
 }
 
@@ -220,12 +237,13 @@ static int windows(struct build *b)
     if (rc != 0)
         return rc;
     if (value_of(b, "attention.sliding_window") != NULL &&
-        (!gguf_u64(b->g, key_of(b, "attention.sliding_window").z, &window) ||
-         window > CONTEXT_MAX))
+        (!gguf_u64(b->g, key_of(b, "attention.sliding_window").z, &window) || window > CONTEXT_MAX))
         return err_set(b->e, ERR_PARSE, "%s.attention.sliding_window is out of range", b->a->name);
     if (pattern != NULL && pattern->type == GGUF_ARRAY && pattern->count < m->n_layers)
-        return err_set(b->e, ERR_PARSE, "%s.attention.sliding_window_pattern is shorter than the "
-                       "%" PRIu32 " layers", b->a->name, m->n_layers);
+        return err_set(b->e, ERR_PARSE,
+                       "%s.attention.sliding_window_pattern is shorter than the "
+                       "%" PRIu32 " layers",
+                       b->a->name, m->n_layers);
     for (uint32_t i = 0; i < m->n_layers; i++) {
         struct model_layer *l = &m->layers[i];
         bool is_windowed = window != 0 && is_local(b, pattern, i);
@@ -273,20 +291,25 @@ static int claim(struct build *b, const char *name, uint64_t in, uint64_t out, u
         return 0;
     if (t->ne[0] != in || t->ne[1] < out || t->ne[1] > MAX(out, out_max) || t->ne[2] != 1 ||
         t->ne[3] != 1)
-        return err_set(b->e, ERR_PARSE, "tensor %s is %" PRIu64 "x%" PRIu64 "x%" PRIu64 "x%" PRIu64
-                       ", expected %" PRIu64 "x%" PRIu64, name, t->ne[0], t->ne[1], t->ne[2],
-                       t->ne[3], in, out);
+        return err_set(b->e, ERR_PARSE,
+                       "tensor %s is %" PRIu64 "x%" PRIu64 "x%" PRIu64 "x%" PRIu64
+                       ", expected %" PRIu64 "x%" PRIu64,
+                       name, t->ne[0], t->ne[1], t->ne[2], t->ne[3], in, out);
     if (out == 1 && t->type != TENSOR_F32)
-        return err_set(b->e, ERR_UNSUPPORTED, "tensor %s is %s, must be F32; use another "
-                       "conversion", name, tensor_type_name(t->type));
+        return err_set(b->e, ERR_UNSUPPORTED,
+                       "tensor %s is %s, must be F32; use another "
+                       "conversion",
+                       name, tensor_type_name(t->type));
     b->used[t - gguf_tensor_at(b->g, 0)] = true;
     return 0;
 }
 
 static int missing(struct build *b, const char *name)
 {
-    return err_set(b->e, ERR_PARSE, "the model lacks tensor %s, which %s needs; use another "
-                   "conversion", name, b->a->name);
+    return err_set(b->e, ERR_PARSE,
+                   "the model lacks tensor %s, which %s needs; use another "
+                   "conversion",
+                   name, b->a->name);
 }
 
 static int layer_tensors(struct build *b, uint32_t layer)
@@ -314,7 +337,8 @@ static int leftovers(struct build *b)
 {
     for (size_t i = 0; i < gguf_tensor_count(b->g); i++)
         if (!b->used[i])
-            return err_set(b->e, ERR_UNSUPPORTED, "the model has tensor %.*s, which %s does not "
+            return err_set(b->e, ERR_UNSUPPORTED,
+                           "the model has tensor %.*s, which %s does not "
                            "use: this variant is not supported",
                            STR_ARG(gguf_tensor_at(b->g, i)->name), b->a->name);
     return 0;
@@ -326,7 +350,8 @@ static int tensors(struct build *b)
     uint64_t rows_max = 2 * (uint64_t)VOCAB_MAX;
     int rc;
 
-    if ((rc = claim(b, "token_embd.weight", m->n_embd, m->n_vocab, rows_max, &m->token_embd)) != 0 ||
+    if ((rc = claim(b, "token_embd.weight", m->n_embd, m->n_vocab, rows_max, &m->token_embd)) !=
+            0 ||
         (rc = claim(b, "output.weight", m->n_embd, m->n_vocab, rows_max, &m->output)) != 0 ||
         (rc = claim(b, "output_norm.weight", m->n_embd, 1, 0, &m->output_norm)) != 0)
         return rc;
@@ -361,11 +386,10 @@ static void digest(struct model *m)
     size_t count = gguf_tensor_count(m->gguf), sample = MIN((4u << 20) / count, SAMPLE_BYTES);
 
     memset(&d, 0, sizeof(d));
-    snprintf(d.head, sizeof(d.head),
-             "%.*s %u %u %u %u %u %u %u %u %d %d %a %a %a %a %a %u %u", STR_ARG(m->arch),
-             m->n_layers, m->n_embd, m->n_heads, m->n_kv_heads, m->head_dim, m->n_ff, m->n_vocab,
-             m->rope_dim, (int)m->rope, (int)m->act, (double)m->norm_eps, (double)m->embd_scale,
-             (double)m->attn_scale, m->layers[m->n_layers - 1].rope_base,
+    snprintf(d.head, sizeof(d.head), "%.*s %u %u %u %u %u %u %u %u %d %d %a %a %a %a %a %u %u",
+             STR_ARG(m->arch), m->n_layers, m->n_embd, m->n_heads, m->n_kv_heads, m->head_dim,
+             m->n_ff, m->n_vocab, m->rope_dim, (int)m->rope, (int)m->act, (double)m->norm_eps,
+             (double)m->embd_scale, (double)m->attn_scale, m->layers[m->n_layers - 1].rope_base,
              m->layers[m->n_layers - 1].rope_scale, m->groups[0].window, m->groups[1].window);
     hash_sha256(&d, sizeof(d), m->digest);
     for (uint32_t i = 0; i < m->n_layers; i++) {

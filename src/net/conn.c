@@ -30,16 +30,16 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define WRITE_MAX_DEFAULT ((size_t)1 << 20)
+#define WRITE_MAX_DEFAULT  ((size_t)1 << 20)
 #define CONNECT_MS_DEFAULT 1000
-#define DEAD_MS_DEFAULT 10000
-#define KEEP_IDLE_S 5
-#define KEEP_INTERVAL_S 2
-#define KEEP_PROBES 3
-#define BATCH_SEGS 32
-#define HOST_MAX 256
-#define PEER_MAX 64
-#define BACKLOG 1024
+#define DEAD_MS_DEFAULT    10000
+#define KEEP_IDLE_S        5
+#define KEEP_INTERVAL_S    2
+#define KEEP_PROBES        3
+#define BATCH_SEGS         32
+#define HOST_MAX           256
+#define PEER_MAX           64
+#define BACKLOG            1024
 
 struct seg {
     struct seg *next;
@@ -311,7 +311,7 @@ static void got_bytes(uv_stream_t *h, ssize_t n, const uv_buf_t *buf)
     if (c->state != CONN_OPEN || n == 0)
         return;
     if (n > 0) {
-        c->ops->on_data(c->ctx, c, (struct str){ buf->base, (size_t)n });
+        c->ops->on_data(c->ctx, c, (struct str) { buf->base, (size_t)n });
         return;
     }
     c->eof = true;
@@ -523,7 +523,7 @@ int conn_writev(struct conn *c, const struct str *piece, size_t count, bool forc
             memcpy(p + at, piece[i].p + skip, piece[i].n - skip);
         at += piece[i].n - skip;
     }
-    *s = (struct seg){ .p = p, .n = at };
+    *s = (struct seg) { .p = p, .n = at };
     seg_push(c, s);
     flush(c);
     return c->state >= CONN_CLOSING ? ERR_CLOSED : 0;
@@ -550,7 +550,8 @@ static int write_ref(struct conn *c, struct str bytes, loop_fn *release, void *r
         return 0;
     }
     s = mem_alloc(sizeof(*s));
-    *s = (struct seg){ .p = bytes.p + done, .n = bytes.n - done, .release = release, .rctx = rctx };
+    *s =
+        (struct seg) { .p = bytes.p + done, .n = bytes.n - done, .release = release, .rctx = rctx };
     seg_push(c, s);
     flush(c); /* when this fails, the close releases the bytes */
     return 0;

@@ -14,20 +14,20 @@ struct conn;
 struct listener;
 
 struct conn_ops {
-    void (*on_open)(void *ctx, struct conn *c);           /* connected (clients only) */
+    void (*on_open)(void *ctx, struct conn *c); /* connected (clients only) */
     /* Bytes are borrowed for the call. */
     void (*on_data)(void *ctx, struct conn *c, struct str bytes);
-    void (*on_eof)(void *ctx, struct conn *c);            /* peer shut down its side; NULL: close */
+    void (*on_eof)(void *ctx, struct conn *c);   /* peer shut down its side; NULL: close */
     void (*on_drain)(void *ctx, struct conn *c); /* queued bytes fell under half of write_max */
     /* rc: 0 = by us or clean; ERR_TIMEOUT, ERR_IO, ERR_CLOSED */
     void (*on_close)(void *ctx, struct conn *c, int rc);
 };
 
 struct conn_opts {
-    size_t write_max;        /* queued bytes; 0 = 1 MiB */
-    uint32_t connect_ms;     /* 0 = 1000 */
-    uint32_t dead_ms;        /* unacknowledged bytes (TCP_USER_TIMEOUT); 0 = 10 s */
-    bool no_keepalive;       /* else 5 s idle, 3 probes 2 s apart */
+    size_t write_max;    /* queued bytes; 0 = 1 MiB */
+    uint32_t connect_ms; /* 0 = 1000 */
+    uint32_t dead_ms;    /* unacknowledged bytes (TCP_USER_TIMEOUT); 0 = 10 s */
+    bool no_keepalive;   /* else 5 s idle, 3 probes 2 s apart */
 };
 
 /* "127.0.0.1:8080", "[::1]:80", "localhost:80", ":8080" (loopback).  port 0 = any free.
@@ -48,10 +48,10 @@ size_t conn_queued(const struct conn *c);
 /* Asks for on_drain although no write was refused: for callers that look at conn_queued first.
  * Something must be queued, or it never comes. */
 void conn_want_drain(struct conn *c);
-void conn_pause(struct conn *c);  /* stop reading: back-pressure */
+void conn_pause(struct conn *c); /* stop reading: back-pressure */
 void conn_resume(struct conn *c);
 void conn_shutdown(struct conn *c); /* after queued bytes: FIN; reading goes on */
-void conn_close(struct conn *c);  /* drops queued bytes */
+void conn_close(struct conn *c);    /* drops queued bytes */
 void conn_set_ctx(struct conn *c, const struct conn_ops *ops, void *ctx);
 const char *conn_peer(const struct conn *c); /* "1.2.3.4:56" */
 

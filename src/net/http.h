@@ -36,19 +36,19 @@ typedef void http_handler(void *ctx, struct http_req *r);
 
 struct http_server_opts {
     const char *host;
-    uint16_t port;              /* 0 = any free */
-    size_t head_bytes_max;      /* 0 = 64 KiB */
-    size_t headers_max;         /* 0 = 100 */
-    size_t body_bytes_max;      /* 0 = 16 MiB */
-    size_t write_bytes_max;     /* queued to one client; 0 = 1 MiB */
-    uint32_t head_ms, body_ms;  /* 0 = 10 s, 120 s */
-    uint32_t idle_ms;           /* keep-alive; 0 = 120 s */
-    uint32_t conns_max;         /* 0 = 10,000; past it new ones wait a second, then are reset */
+    uint16_t port;               /* 0 = any free */
+    size_t head_bytes_max;       /* 0 = 64 KiB */
+    size_t headers_max;          /* 0 = 100 */
+    size_t body_bytes_max;       /* 0 = 16 MiB */
+    size_t write_bytes_max;      /* queued to one client; 0 = 1 MiB */
+    uint32_t head_ms, body_ms;   /* 0 = 10 s, 120 s */
+    uint32_t idle_ms;            /* keep-alive; 0 = 120 s */
+    uint32_t conns_max;          /* 0 = 10,000; past it new ones wait a second, then are reset */
     uint32_t conns_per_peer_max; /* from one address: reset past it; 0 = conns_max */
-    const char *server_name;    /* "Server:" header, borrowed */
-    size_t bodies_bytes_max;    /* all bodies being held; 0 = 1 GiB; past it 503 */
-    uint32_t stall_ms;          /* client reads nothing of what is queued; 0 = 60 s */
-    uint32_t dead_ms;           /* conn_opts.dead_ms; 0 = 10 s */
+    const char *server_name;     /* "Server:" header, borrowed */
+    size_t bodies_bytes_max;     /* all bodies being held; 0 = 1 GiB; past it 503 */
+    uint32_t stall_ms;           /* client reads nothing of what is queued; 0 = 60 s */
+    uint32_t dead_ms;            /* conn_opts.dead_ms; 0 = 10 s */
     /* May be NULL: sees a request before its body is read (body empty), e.g. to authenticate; may
      * answer it, then the body is not read and the connection closes.  Else fn gets it later. */
     http_handler *on_head;
@@ -69,11 +69,11 @@ void http_server_close(struct http_server *s);
 
 /* Everything below is valid until the answer ended or on_gone ran. */
 struct str http_req_method(const struct http_req *r);
-struct str http_req_path(const struct http_req *r);  /* without the query */
+struct str http_req_path(const struct http_req *r); /* without the query */
 struct str http_req_query(const struct http_req *r);
 const struct http_headers *http_req_headers(const struct http_req *r);
 struct str http_req_body(const struct http_req *r);
-struct arena *http_req_arena(struct http_req *r);    /* dropped after the exchange */
+struct arena *http_req_arena(struct http_req *r); /* dropped after the exchange */
 const char *http_req_peer(const struct http_req *r);
 /* The client left, or the exchange was broken off: fn(ctx) runs once, and r is
  * gone after it.  Not called once http_reply_end was called.  A request without fn
@@ -105,7 +105,7 @@ struct http_call;
 struct http_call_ops {
     /* h is borrowed for the call. */
     void (*on_head)(void *ctx, int status, const struct http_headers *h);
-    void (*on_body)(void *ctx, struct str bytes);                          /* unframed body bytes */
+    void (*on_body)(void *ctx, struct str bytes); /* unframed body bytes */
     /* Last, once.  rc: 0, or ERR_TIMEOUT, ERR_CLOSED, ERR_IO, ERR_PARSE, ERR_LIMIT.
      * sent: the request (or part of it) went out on a connection. got: reply bytes arrived. */
     void (*on_end)(void *ctx, int rc, bool sent, bool got);

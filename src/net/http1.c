@@ -20,13 +20,13 @@
 #include <arpa/inet.h>
 #include <string.h>
 
-#define LINE_BYTES_MAX 8192
-#define METHOD_BYTES_MAX 32
-#define EXT_BYTES_MAX 256      /* extension of one chunk */
-#define EXT_BYTES_ALL_MAX 4096 /* of all chunks of a message */
-#define SIZE_DIGITS_MAX 8
-#define TRAILER_BYTES_MAX 4096
-#define TRAILER_COUNT_MAX 16
+#define LINE_BYTES_MAX     8192
+#define METHOD_BYTES_MAX   32
+#define EXT_BYTES_MAX      256  /* extension of one chunk */
+#define EXT_BYTES_ALL_MAX  4096 /* of all chunks of a message */
+#define SIZE_DIGITS_MAX    8
+#define TRAILER_BYTES_MAX  4096
+#define TRAILER_COUNT_MAX  16
 #define PROTECTED_NAME_MAX 64
 
 enum {
@@ -111,26 +111,41 @@ const char *http1_status_text(int status)
         int status;
         const char *text;
     } known[] = {
-        { 100, "Continue" },          { 200, "OK" },
-        { 201, "Created" },           { 202, "Accepted" },
-        { 204, "No Content" },        { 206, "Partial Content" },
-        { 301, "Moved Permanently" }, { 302, "Found" },
-        { 304, "Not Modified" },      { 307, "Temporary Redirect" },
-        { 308, "Permanent Redirect" },{ 400, "Bad Request" },
-        { 401, "Unauthorized" },      { 403, "Forbidden" },
-        { 404, "Not Found" },         { 405, "Method Not Allowed" },
-        { 408, "Request Timeout" },   { 409, "Conflict" },
-        { 411, "Length Required" },   { 412, "Precondition Failed" },
-        { 413, "Content Too Large" }, { 414, "URI Too Long" },
+        { 100, "Continue" },
+        { 200, "OK" },
+        { 201, "Created" },
+        { 202, "Accepted" },
+        { 204, "No Content" },
+        { 206, "Partial Content" },
+        { 301, "Moved Permanently" },
+        { 302, "Found" },
+        { 304, "Not Modified" },
+        { 307, "Temporary Redirect" },
+        { 308, "Permanent Redirect" },
+        { 400, "Bad Request" },
+        { 401, "Unauthorized" },
+        { 403, "Forbidden" },
+        { 404, "Not Found" },
+        { 405, "Method Not Allowed" },
+        { 408, "Request Timeout" },
+        { 409, "Conflict" },
+        { 411, "Length Required" },
+        { 412, "Precondition Failed" },
+        { 413, "Content Too Large" },
+        { 414, "URI Too Long" },
         { 415, "Unsupported Media Type" },
-        { 417, "Expectation Failed" },{ 421, "Misdirected Request" },
+        { 417, "Expectation Failed" },
+        { 421, "Misdirected Request" },
         { 422, "Unprocessable Content" },
-        { 429, "Too Many Requests" }, { 431, "Request Header Fields Too Large" },
+        { 429, "Too Many Requests" },
+        { 431, "Request Header Fields Too Large" },
         { 499, "Client Closed Request" },
         { 500, "Internal Server Error" },
-        { 501, "Not Implemented" },   { 502, "Bad Gateway" },
+        { 501, "Not Implemented" },
+        { 502, "Bad Gateway" },
         { 503, "Service Unavailable" },
-        { 504, "Gateway Timeout" },   { 505, "HTTP Version Not Supported" },
+        { 504, "Gateway Timeout" },
+        { 505, "HTTP Version Not Supported" },
     };
 
     for (size_t i = 0; i < COUNT(known); i++)
@@ -143,7 +158,7 @@ const char *http1_status_text(int status)
 
 void http1_init(struct http1 *p, enum http1_kind kind, const struct http1_limits *limits)
 {
-    *p = (struct http1){ .kind = kind, .limits = *limits };
+    *p = (struct http1) { .kind = kind, .limits = *limits };
     buf_init(&p->head, limits->head_bytes);
     buf_init(&p->trailer, TRAILER_BYTES_MAX);
 }
@@ -161,8 +176,9 @@ void http1_fini(struct http1 *p)
 void http1_reset(struct http1 *p)
 {
     http1_fini(p);
-    http1_init(p, p->kind, &(struct http1_limits){ p->limits.head_bytes, p->limits.fields,
-                                                   p->limits.body_bytes });
+    http1_init(
+        p, p->kind,
+        &(struct http1_limits) { p->limits.head_bytes, p->limits.fields, p->limits.body_bytes });
 }
 
 bool http1_idle(const struct http1 *p)
@@ -223,9 +239,8 @@ static bool path_ok(struct str path)
 static bool query_ok(struct str query)
 {
     for (size_t i = 0; i < query.n; i++)
-        if (query.p[i] == '%' &&
-            (query.n - i < 3 || !all_of(str_sub(query, i + 1, 2), HEX) ||
-             (query.p[i + 1] == '0' && query.p[i + 2] == '0')))
+        if (query.p[i] == '%' && (query.n - i < 3 || !all_of(str_sub(query, i + 1, 2), HEX) ||
+                                  (query.p[i + 1] == '0' && query.p[i + 2] == '0')))
             return false;
     return true;
 }
@@ -314,10 +329,14 @@ static int status_line(struct http1 *p, struct str line)
  * by something behind us. */
 static bool shadows_protected(struct str name)
 {
-    static const char *const exact[] = { "content-length", "transfer-encoding",
-                                         "x-prefiller-host-port", "x-encoder-hosts-ports",
-                                         "x-kv-cache-source-host-port", "x-data-parallel-rank",
-                                         "x-request-id", "x-api-key" };
+    static const char *const exact[] = { "content-length",
+                                         "transfer-encoding",
+                                         "x-prefiller-host-port",
+                                         "x-encoder-hosts-ports",
+                                         "x-kv-cache-source-host-port",
+                                         "x-data-parallel-rank",
+                                         "x-request-id",
+                                         "x-api-key" };
     static const char *const prefix[] = { "x-gateway-destination-endpoint", "x-llm-d-", "x-envoy-",
                                           "x-forwarded-", "x-real-ip" };
     char dashed[PROTECTED_NAME_MAX];
@@ -370,10 +389,10 @@ static int field_line(struct http1 *p, struct str line)
         p->field = f;
         p->field_cap = cap;
     }
-    p->field[p->field_count++] = (struct http1_field){
-        (uint32_t)(name.p - p->head.p), (uint32_t)name.n,
-        (uint32_t)(value.p != NULL ? value.p - p->head.p : 0), (uint32_t)value.n
-    };
+    p->field[p->field_count++] =
+        (struct http1_field) { (uint32_t)(name.p - p->head.p), (uint32_t)name.n,
+                               (uint32_t)(value.p != NULL ? value.p - p->head.p : 0),
+                               (uint32_t)value.n };
     return 0;
 }
 
@@ -422,7 +441,7 @@ struct framing {
 
 static void framing_collect(const struct http_headers *h, struct framing *f)
 {
-    *f = (struct framing){ 0 };
+    *f = (struct framing) { 0 };
     for (size_t i = 0; i < h->count; i++) {
         struct str name = h->list[i].name, value = h->list[i].value;
 
@@ -455,8 +474,7 @@ static void framing_collect(const struct http_headers *h, struct framing *f)
                 f->codings++;
             }
             break;
-        default:
-            break;
+        default: break;
         }
     }
 }
@@ -529,12 +547,12 @@ static int head_finish(struct http1 *p)
     for (size_t i = 0; i < p->field_count; i++) {
         const struct http1_field *d = &p->field[i];
 
-        p->list[i].name = (struct str){ p->head.p + d->name, d->name_len };
-        p->list[i].value = (struct str){ p->head.p + d->value, d->value_len };
+        p->list[i].name = (struct str) { p->head.p + d->name, d->name_len };
+        p->list[i].value = (struct str) { p->head.p + d->value, d->value_len };
     }
     mem_free(p->field);
     p->field = NULL;
-    p->headers = (struct http_headers){ p->list, p->field_count };
+    p->headers = (struct http_headers) { p->list, p->field_count };
     framing_collect(&p->headers, &f);
     if (framing_body(p, &f) != 0)
         return -1;
@@ -569,7 +587,7 @@ static int take_line(struct http1 *p, struct buf *b, struct str *in, struct str 
     *in = str_sub(*in, take, SIZE_MAX);
     if (lf == SIZE_MAX)
         return 0;
-    *line = (struct str){ b->p + p->line_at, n };
+    *line = (struct str) { b->p + p->line_at, n };
     p->line_at = b->len;
     if (n < 2 || line->p[n - 2] != '\r')
         return bad(p, 400, "framing_eol", "A line does not end with CR LF.");
@@ -680,9 +698,7 @@ static int step_chunk_byte(struct http1 *p, char c)
         p->state = p->left != 0 ? HTTP1_IN_CHUNK_DATA : HTTP1_IN_TRAILERS;
         p->line_at = 0;
         return 0;
-    case HTTP1_IN_CHUNK_CR:
-        p->state = HTTP1_IN_CHUNK_END;
-        return c == '\r' ? 0 : chunk_bad(p);
+    case HTTP1_IN_CHUNK_CR: p->state = HTTP1_IN_CHUNK_END; return c == '\r' ? 0 : chunk_bad(p);
     default: /* HTTP1_IN_CHUNK_END */
         p->state = HTTP1_IN_CHUNK_SIZE;
         return c == '\n' ? 0 : chunk_bad(p);
@@ -710,28 +726,21 @@ enum http1_event http1_next(struct http1 *p, struct str *in, struct str *body)
         case HTTP1_AT_HEAD: /* just said HTTP1_HEAD: go on with the body */
             p->state = p->after_head;
             continue;
-        case HTTP1_AT_DONE:
-            return HTTP1_DONE;
-        case HTTP1_AT_BAD:
-            return HTTP1_BAD;
-        default:
-            break;
+        case HTTP1_AT_DONE: return HTTP1_DONE;
+        case HTTP1_AT_BAD: return HTTP1_BAD;
+        default: break;
         }
         if (in->n == 0)
             return HTTP1_MORE;
         switch (p->state) {
-        case HTTP1_IN_START:
-            (void)step_start(p, in);
-            break;
+        case HTTP1_IN_START: (void)step_start(p, in); break;
         case HTTP1_IN_FIELDS:
             (void)step_fields(p, in);
             if (p->state == HTTP1_AT_HEAD)
                 return HTTP1_HEAD;
             break;
         case HTTP1_IN_LENGTH:
-        case HTTP1_IN_CHUNK_DATA:
-            *body = take_body(p, in);
-            return HTTP1_BODY;
+        case HTTP1_IN_CHUNK_DATA: *body = take_body(p, in); return HTTP1_BODY;
         case HTTP1_UNTIL_CLOSE:
             if (in->n > p->limits.body_bytes - p->body_seen) {
                 (void)bad(p, 413, "too_large", "The body is too large.");
@@ -739,11 +748,9 @@ enum http1_event http1_next(struct http1 *p, struct str *in, struct str *body)
             }
             p->body_seen += in->n;
             *body = *in;
-            *in = (struct str){ in->p + in->n, 0 };
+            *in = (struct str) { in->p + in->n, 0 };
             return HTTP1_BODY;
-        case HTTP1_IN_TRAILERS:
-            (void)step_trailers(p, in);
-            break;
+        case HTTP1_IN_TRAILERS: (void)step_trailers(p, in); break;
         default:
             (void)step_chunk_byte(p, in->p[0]);
             *in = str_sub(*in, 1, SIZE_MAX);

@@ -53,10 +53,10 @@ struct http1 {
     bool head_only; /* replies: the request was HEAD, so no body follows */
 
     /* valid from HTTP1_HEAD on */
-    int minor;  /* HTTP/1.minor */
-    int status; /* replies */
+    int minor;                              /* HTTP/1.minor */
+    int status;                             /* replies */
     struct str method, target, path, query; /* requests */
-    struct str authority; /* of an absolute-form target */
+    struct str authority;                   /* of an absolute-form target */
     struct http_headers headers;
     bool keep_alive, expect_continue, chunked, has_length;
     uint64_t length;

@@ -24,17 +24,19 @@
 #include <string.h>
 
 #define STALE_MS 1000
-#define IDLE_MS 60000 /* shorter than a sensible server's own: we do not send into a closing one */
-#define IDLE_PER_HOST 256
-#define IDLE_ALL 4096
-#define SWEEP_MS 1000
-#define HEAD_BYTES_MAX ((size_t)64 << 10)
-#define FIELDS_MAX 256
-#define REQUEST_HEAD_MAX ((size_t)256 << 10)
-#define KEY_MAX 272
+#define IDLE_MS                                                                                    \
+    60000 /* shorter than a sensible server's own: we do not send into a closing one               \
+           */
+#define IDLE_PER_HOST         256
+#define IDLE_ALL              4096
+#define SWEEP_MS              1000
+#define HEAD_BYTES_MAX        ((size_t)64 << 10)
+#define FIELDS_MAX            256
+#define REQUEST_HEAD_MAX      ((size_t)256 << 10)
+#define KEY_MAX               272
 #define FIRST_BYTE_MS_DEFAULT 600000
-#define GAP_MS_DEFAULT 120000
-#define TOTAL_MS_DEFAULT 3600000
+#define GAP_MS_DEFAULT        120000
+#define TOTAL_MS_DEFAULT      3600000
 
 struct pool_host {
     struct ring idle; /* struct cconn, newest last */
@@ -43,9 +45,9 @@ struct pool_host {
 };
 
 struct cconn {
-    struct ring ring; /* in client->conns */
-    struct ring idle; /* in pool_host->idle, or alone */
-    struct ring age;  /* in client->idle_all, or alone */
+    struct ring ring;           /* in client->conns */
+    struct ring idle;           /* in pool_host->idle, or alone */
+    struct ring age;            /* in client->idle_all, or alone */
     struct http_client *client; /* NULL: the client is freed */
     struct pool_host *host;     /* while idle */
     struct conn *conn;
@@ -287,7 +289,7 @@ static int call_connect(struct http_call *call, struct err *e)
     ring_init(&cc->age);
     snprintf(cc->key, sizeof(cc->key), "%s:%u", call->host, call->port);
     http1_init(&cc->parser, HTTP1_REPLY,
-               &(struct http1_limits){ HEAD_BYTES_MAX, FIELDS_MAX, UINT64_MAX });
+               &(struct http1_limits) { HEAD_BYTES_MAX, FIELDS_MAX, UINT64_MAX });
     rc = conn_open(cl->loop, call->host, call->port, &o, &client_conn_ops, cc, &cc->conn, e);
     if (rc != 0) {
         mem_free(cc);
@@ -358,11 +360,8 @@ static void conn_data(void *ctx, struct conn *conn, struct str in)
             if (!reply_done(cc, in.n != 0))
                 return;
             break;
-        case HTTP1_BAD:
-            call_end(call, reply_rc(&cc->parser), false);
-            return;
-        default:
-            return;
+        case HTTP1_BAD: call_end(call, reply_rc(&cc->parser), false); return;
+        default: return;
         }
     }
 }
@@ -461,9 +460,10 @@ void http_client_free(struct http_client *cl)
 
 static bool is_ours(struct str name)
 {
-    static const char *const names[] = { "host", "content-length", "connection", "keep-alive",
-                                         "transfer-encoding", "expect", "te", "upgrade", "trailer",
-                                         "proxy-connection" };
+    static const char *const names[] = {
+        "host", "content-length", "connection", "keep-alive",      "transfer-encoding", "expect",
+        "te",   "upgrade",        "trailer",    "proxy-connection"
+    };
 
     for (size_t i = 0; i < COUNT(names); i++)
         if (str_ieq(name, str_of(names[i])))

@@ -28,20 +28,20 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TICK_MS 100
-#define LINGER_MS 1000
-#define LINGER_BYTES ((size_t)64 << 10)
-#define SHED_AFTER_MS 1000
-#define REQUESTS_MAX 10000 /* a connection: rebalancing, bounded state */
-#define RATE_AFTER_MS 10000
+#define TICK_MS          100
+#define LINGER_MS        1000
+#define LINGER_BYTES     ((size_t)64 << 10)
+#define SHED_AFTER_MS    1000
+#define REQUESTS_MAX     10000 /* a connection: rebalancing, bounded state */
+#define RATE_AFTER_MS    10000
 #define RATE_BYTES_PER_S 1024
-#define HEAD_OUT_MAX ((size_t)256 << 10)
+#define HEAD_OUT_MAX     ((size_t)256 << 10)
 
 enum sconn_state { SCONN_IDLE, SCONN_HEAD, SCONN_BODY, SCONN_BUSY, SCONN_LINGER, SCONN_STATES };
 
 struct sconn {
-    struct ring ring;  /* in server->list[state] */
-    struct ring watch; /* in server->watch, or alone */
+    struct ring ring;           /* in server->list[state] */
+    struct ring watch;          /* in server->watch, or alone */
     struct http_server *server; /* NULL: the server is closed, the connection on its way */
     struct conn *conn;
     struct http_req *req;
@@ -51,13 +51,13 @@ struct sconn {
     bool paused, eof, closing, feeding;
     uint64_t address; /* hash of the peer's, for the count per address */
     uint32_t requests;
-    uint64_t since;    /* when it entered its state */
-    size_t dropped;    /* while lingering */
+    uint64_t since;               /* when it entered its state */
+    size_t dropped;               /* while lingering */
     uint64_t written, written_at; /* progress of the client's reading */
 };
 
 struct http_req {
-    struct ring ring; /* in server->reqs */
+    struct ring ring;           /* in server->reqs */
     struct http_server *server; /* NULL: closed */
     struct sconn *c;            /* NULL: the client is gone */
     struct http1 parser;
@@ -130,8 +130,8 @@ static struct http_req *req_new(struct sconn *c)
     struct http_req *r = mem_zalloc(sizeof(*r));
 
     http1_init(&r->parser, HTTP1_REQUEST,
-               &(struct http1_limits){ s->opts.head_bytes_max, s->opts.headers_max,
-                                       s->opts.body_bytes_max });
+               &(struct http1_limits) { s->opts.head_bytes_max, s->opts.headers_max,
+                                        s->opts.body_bytes_max });
     buf_init(&r->body, s->opts.body_bytes_max);
     buf_init(&r->head_out, HEAD_OUT_MAX);
     arena_init(&r->arena, 8 * s->opts.body_bytes_max + ((size_t)1 << 20));
@@ -201,8 +201,8 @@ static void linger(struct sconn *c)
 
 static const char *error_type(int status)
 {
-    return status == 501   ? "NotImplementedError"
-           : status == 503 ? "ServiceUnavailableError"
+    return status == 501                    ? "NotImplementedError"
+           : status == 503                  ? "ServiceUnavailableError"
            : status >= 500 && status != 505 ? "InternalServerError"
                                             : "BadRequestError";
 }
@@ -232,8 +232,8 @@ static void refuse(struct sconn *c, int status, const char *reason, const char *
                  status == 405 ? "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" : "",
                  status == 503 ? "Retry-After: 1\r\nretry-after-ms: 1000\r\n" : "");
     ASSERT(n > 0 && (size_t)n < sizeof(body) && m > 0 && (size_t)m < sizeof(head));
-    piece[0] = (struct str){ head, (size_t)m };
-    piece[1] = (struct str){ body, (size_t)n };
+    piece[0] = (struct str) { head, (size_t)m };
+    piece[1] = (struct str) { body, (size_t)n };
     if (c->req != NULL && str_eqz(c->req->parser.method, "HEAD"))
         piece[1].n = 0;
     req_orphan(c);
@@ -271,7 +271,7 @@ static void dispatch(struct sconn *c)
     if (str_eqz(r->parser.path, "*")) {
         struct http_header allow = { STR("Allow"), STR("GET, HEAD, POST, OPTIONS") };
 
-        http_reply(r, 204, NULL, STR_NONE, &(struct http_headers){ &allow, 1 });
+        http_reply(r, 204, NULL, STR_NONE, &(struct http_headers) { &allow, 1 });
     } else {
         s->fn(s->ctx, r);
     }
@@ -582,8 +582,8 @@ int http_server_open(struct loop *l, const struct http_server_opts *o, http_hand
 
     *out = NULL;
     s->opts = *o;
-#define DEFAULT(field, value) \
-    if (s->opts.field == 0)   \
+#define DEFAULT(field, value)                                                                      \
+    if (s->opts.field == 0)                                                                        \
     s->opts.field = (value)
     DEFAULT(head_bytes_max, (size_t)64 << 10);
     DEFAULT(headers_max, 100);
@@ -604,7 +604,7 @@ int http_server_open(struct loop *l, const struct http_server_opts *o, http_hand
         ring_init(&s->list[i]);
     ring_init(&s->watch);
     ring_init(&s->reqs);
-    co = (struct conn_opts){ .write_max = s->opts.write_bytes_max, .dead_ms = s->opts.dead_ms };
+    co = (struct conn_opts) { .write_max = s->opts.write_bytes_max, .dead_ms = s->opts.dead_ms };
     rc = listener_open(l, o->host, o->port, &co, accepted, s, &s->listener, e);
     if (rc != 0) {
         mem_free(s);
@@ -739,8 +739,10 @@ bool http_reply_started(const struct http_req *r)
 
 static bool ours(struct str name)
 {
-    static const char *const names[] = { "content-length", "transfer-encoding", "connection",
-                                         "keep-alive", "server", "upgrade", "trailer" };
+    static const char *const names[] = { "content-length", "transfer-encoding",
+                                         "connection",     "keep-alive",
+                                         "server",         "upgrade",
+                                         "trailer" };
 
     for (size_t i = 0; i < COUNT(names); i++)
         if (str_ieq(name, str_of(names[i])))
@@ -886,9 +888,9 @@ int http_reply_chunk(struct http_req *r, struct str bytes)
         return 0;
     n = snprintf(size, sizeof(size), "%zx\r\n", bytes.n);
     piece[0] = buf_view(&r->head_out);
-    piece[1] = (struct str){ size, r->chunked ? (size_t)n : 0 };
+    piece[1] = (struct str) { size, r->chunked ? (size_t)n : 0 };
     piece[2] = bytes;
-    piece[3] = (struct str){ "\r\n", r->chunked ? 2 : 0 };
+    piece[3] = (struct str) { "\r\n", r->chunked ? 2 : 0 };
     rc = send_pieces(r, piece, COUNT(piece), false);
     if (rc == 0 && r->head_out.len != 0) {
         loop_task_cancel(&r->flush);

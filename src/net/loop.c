@@ -31,23 +31,16 @@ struct loop_sig {
 int loop_err(int uv_rc)
 {
     switch (uv_rc) {
-    case 0:
-        return 0;
-    case UV_ETIMEDOUT:
-        return ERR_TIMEOUT;
-    case UV_ENOMEM:
-        return ERR_NOMEM;
-    case UV_ECANCELED:
-        return ERR_CANCELLED;
-    case UV_EINVAL:
-        return ERR_INVAL;
+    case 0: return 0;
+    case UV_ETIMEDOUT: return ERR_TIMEOUT;
+    case UV_ENOMEM: return ERR_NOMEM;
+    case UV_ECANCELED: return ERR_CANCELLED;
+    case UV_EINVAL: return ERR_INVAL;
     case UV_EOF:
     case UV_ECONNRESET:
     case UV_EPIPE:
-    case UV_ECONNABORTED:
-        return ERR_CLOSED;
-    default:
-        return ERR_IO;
+    case UV_ECONNABORTED: return ERR_CLOSED;
+    default: return ERR_IO;
     }
 }
 
@@ -205,7 +198,7 @@ void loop_post(struct loop *l, loop_fn *fn, void *ctx)
         l->post = mem_realloc(l->post, l->post_cap * sizeof(*l->post));
     }
     wake = l->post_len == 0;
-    l->post[l->post_len++] = (struct loop_posted){ fn, ctx };
+    l->post[l->post_len++] = (struct loop_posted) { fn, ctx };
     /* Under the lock: once the lock is free the loop may run fn, end and be freed. */
     if (wake)
         uv_async_send(&l->wake);

@@ -66,7 +66,7 @@ struct loop {
     uv_prepare_t before_wait;
     uv_idle_t busy; /* active while tasks are left over, so that the poll does not sleep */
     struct ring tasks, owned;
-    char *read_buf;      /* LOOP_READ_BYTES */
+    char *read_buf;       /* LOOP_READ_BYTES */
     pthread_mutex_t lock; /* guards post, post_len, post_cap */
     struct loop_posted *post;
     size_t post_len, post_cap;

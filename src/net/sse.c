@@ -10,7 +10,7 @@
 
 void sse_init(struct sse *s, size_t event_bytes_max)
 {
-    *s = (struct sse){ .at_start = true };
+    *s = (struct sse) { .at_start = true };
     buf_init(&s->line, event_bytes_max + 16); /* the field's name on top */
     buf_init(&s->data, event_bytes_max);
 }

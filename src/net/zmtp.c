@@ -22,14 +22,14 @@
 #include "net/zmtp_priv.h"
 #include <string.h>
 
-#define HANDSHAKE_MS 10000
-#define BACKOFF_MIN_MS 100
-#define BACKOFF_MAX_MS 5000
-#define PEERS_MAX 1024
+#define HANDSHAKE_MS        10000
+#define BACKOFF_MIN_MS      100
+#define BACKOFF_MAX_MS      5000
+#define PEERS_MAX           1024
 #define QUEUE_BYTES_DEFAULT ((size_t)16 << 20)
-#define SUBS_MAX 64
-#define SUB_BYTES_MAX 256
-#define SEND_BYTES_MAX ((size_t)64 << 20) /* one message of ours; above any real one */
+#define SUBS_MAX            64
+#define SUB_BYTES_MAX       256
+#define SEND_BYTES_MAX      ((size_t)64 << 20) /* one message of ours; above any real one */
 
 enum role_id { ROLE_PUB, ROLE_ROUTER, ROLE_SUB, ROLE_DEALER, ROLE_SUB_BOUND, ROLE_COUNT };
 
@@ -163,20 +163,15 @@ static void conn_data(void *ctx, struct conn *conn, struct str in)
             zmtp_put_ready(&b, roles[p->hub->role].name);
             peer_write(p, &b);
             break;
-        case ZMTP_COMMAND:
-            peer_command(p, &m);
-            break;
+        case ZMTP_COMMAND: peer_command(p, &m); break;
         case ZMTP_MESSAGE:
             if (!p->ready)
                 peer_close(p);
             else
                 roles[p->hub->role].message(p, &m);
             break;
-        case ZMTP_BAD:
-            peer_close(p);
-            break;
-        default:
-            return;
+        case ZMTP_BAD: peer_close(p); break;
+        default: return;
         }
     }
 }
@@ -222,7 +217,7 @@ static void peer_leave(struct zmtp_peer *p)
 {
     struct zmtp_hub *h = p->hub;
     struct zmtp_dial *d = p->dial;
-    void (*down)(struct zmtp_peer *p);
+    void (*down)(struct zmtp_peer * p);
 
     if (h == NULL)
         return;
@@ -297,8 +292,8 @@ static void dial_now(void *ctx)
     p->dial = d;
     p->since = loop_now_ms(d->hub->loop);
     d->peer = p;
-    rc = conn_open(d->hub->loop, d->host, d->port, &d->hub->conn_opts, &peer_ops, p, &p->conn,
-                   NULL);
+    rc =
+        conn_open(d->hub->loop, d->host, d->port, &d->hub->conn_opts, &peer_ops, p, &p->conn, NULL);
     if (rc != 0) { /* no look-up could be started: later, perhaps */
         d->peer = NULL;
         ring_del(&p->ring);
@@ -405,7 +400,7 @@ static void pub_subscribe(struct zmtp_peer *p, struct str prefix)
         return;
     }
     p->subs = list;
-    list[p->sub_count++] = (struct str){ str_dup(prefix), prefix.n };
+    list[p->sub_count++] = (struct str) { str_dup(prefix), prefix.n };
 }
 
 static void pub_cancel(struct zmtp_peer *p, struct str prefix)
@@ -487,7 +482,7 @@ void zmtp_pub_send(struct zmtp_pub *p, const struct zmtp_msg *m)
             blob->p = buf_take(&b, &blob->n);
         }
         blob->refs++;
-        if (conn_write_ref(peer->conn, (struct str){ blob->p, blob->n }, blob_put, blob) != 0) {
+        if (conn_write_ref(peer->conn, (struct str) { blob->p, blob->n }, blob_put, blob) != 0) {
             blob->refs--;
             p->lost++;
         }
@@ -498,7 +493,11 @@ void zmtp_pub_send(struct zmtp_pub *p, const struct zmtp_msg *m)
 
 size_t zmtp_pub_peers(const struct zmtp_pub *p)
 {
-    return p->hub->ready_count;
+    size_t n = 0;
+
+    for (struct ring *at = p->hub->peers.next; at != &p->hub->peers; at = at->next)
+        n += CONTAINER_OF(at, struct zmtp_peer, ring)->sub_count != 0;
+    return n;
 }
 
 uint64_t zmtp_pub_lost(const struct zmtp_pub *p)
@@ -619,7 +618,7 @@ static void client_ready(struct zmtp_peer *p)
 
     c->up = p;
     if (p->hub->role == ROLE_SUB)
-        send_subscription(p, (struct str){ c->subscribe, c->subscribe_bytes });
+        send_subscription(p, (struct str) { c->subscribe, c->subscribe_bytes });
     if (c->ops.on_up != NULL)
         c->ops.on_up(c->ctx);
 }
@@ -693,7 +692,7 @@ static void bound_ready(struct zmtp_peer *p)
 {
     struct zmtp_sub *s = p->hub->owner;
 
-    send_subscription(p, (struct str){ s->subscribe, s->subscribe_bytes });
+    send_subscription(p, (struct str) { s->subscribe, s->subscribe_bytes });
 }
 
 static void bound_message(struct zmtp_peer *p, const struct zmtp_msg *m)
@@ -745,10 +744,22 @@ void zmtp_sub_close(struct zmtp_sub *s)
 static const struct role roles[ROLE_COUNT] = {
     [ROLE_PUB] = { "PUB", { "SUB", "XSUB" }, 1024, NULL, pub_message, NULL },
     [ROLE_ROUTER] = { "ROUTER", { "DEALER", "REQ", "ROUTER" }, 4096, NULL, router_message, NULL },
-    [ROLE_SUB] = { "SUB", { "PUB", "XPUB" }, ZMTP_MSG_BYTES_MAX, client_ready, client_message,
+    [ROLE_SUB] = { "SUB",
+                   { "PUB", "XPUB" },
+                   ZMTP_MSG_BYTES_MAX,
+                   client_ready,
+                   client_message,
                    client_down },
-    [ROLE_DEALER] = { "DEALER", { "ROUTER", "DEALER", "REP" }, ZMTP_MSG_BYTES_MAX, client_ready,
-                      client_message, client_down },
-    [ROLE_SUB_BOUND] = { "SUB", { "PUB", "XPUB" }, ZMTP_MSG_BYTES_MAX, bound_ready, bound_message,
+    [ROLE_DEALER] = { "DEALER",
+                      { "ROUTER", "DEALER", "REP" },
+                      ZMTP_MSG_BYTES_MAX,
+                      client_ready,
+                      client_message,
+                      client_down },
+    [ROLE_SUB_BOUND] = { "SUB",
+                         { "PUB", "XPUB" },
+                         ZMTP_MSG_BYTES_MAX,
+                         bound_ready,
+                         bound_message,
                          NULL },
 };

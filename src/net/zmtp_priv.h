@@ -19,12 +19,12 @@ struct zmtp_reader {
     size_t bytes_max; /* of one message or command */
     enum { ZMTP_AT_GREETING, ZMTP_AT_FLAGS, ZMTP_AT_LENGTH, ZMTP_AT_BODY, ZMTP_AT_BAD } state;
     unsigned char greeting[ZMTP_GREETING_BYTES];
-    size_t have;      /* bytes of greeting or length so far */
+    size_t have; /* bytes of greeting or length so far */
     unsigned flags;
     uint64_t length, left;
     struct buf bytes; /* of the frames so far */
     size_t end[ZMTP_FRAMES_MAX], count;
-    bool delivered;   /* bytes belong to what was just handed out */
+    bool delivered; /* bytes belong to what was just handed out */
 };
 
 extern const unsigned char zmtp_greeting[ZMTP_GREETING_BYTES];

@@ -12,10 +12,10 @@
 #include "net/zmtp_priv.h"
 #include <string.h>
 
-#define FLAG_MORE 1u
-#define FLAG_LONG 2u
+#define FLAG_MORE    1u
+#define FLAG_LONG    2u
 #define FLAG_COMMAND 4u
-#define KEEP_BYTES ((size_t)64 << 10) /* memory kept between messages */
+#define KEEP_BYTES   ((size_t)64 << 10) /* memory kept between messages */
 
 const unsigned char zmtp_greeting[ZMTP_GREETING_BYTES] = {
     [0] = 0xff, [9] = 0x7f, [10] = 3, [12] = 'N', [13] = 'U', [14] = 'L', [15] = 'L'
@@ -23,7 +23,7 @@ const unsigned char zmtp_greeting[ZMTP_GREETING_BYTES] = {
 
 void zmtp_reader_init(struct zmtp_reader *r, size_t bytes_max)
 {
-    *r = (struct zmtp_reader){ .bytes_max = bytes_max };
+    *r = (struct zmtp_reader) { .bytes_max = bytes_max };
     buf_init(&r->bytes, bytes_max);
 }
 
@@ -202,7 +202,7 @@ bool zmtp_put_command(struct buf *b, const char *name, struct str data)
     ASSERT(n < sizeof(head));
     head[0] = (char)n;
     memcpy(head + 1, name, n);
-    return put_frame(b, FLAG_COMMAND, (struct str){ head, n + 1 }, data);
+    return put_frame(b, FLAG_COMMAND, (struct str) { head, n + 1 }, data);
 }
 
 bool zmtp_put_ready(struct buf *b, const char *socket_type)
@@ -220,7 +220,7 @@ bool zmtp_put_ready(struct buf *b, const char *socket_type)
         memcpy(data + at, "\x08Identity\0\0\0\0", 13);
         at += 13;
     }
-    return zmtp_put_command(b, "READY", (struct str){ data, at });
+    return zmtp_put_command(b, "READY", (struct str) { data, at });
 }
 
 struct str zmtp_property(struct str data, const char *name)

@@ -15,7 +15,7 @@ int oai_fail(struct oai_error *e, int status, const char *type, const char *code
 
     if (e == NULL)
         return ERR_INVAL;
-    *e = (struct oai_error){ .status = status, .type = type, .code = code, .param = param };
+    *e = (struct oai_error) { .status = status, .type = type, .code = code, .param = param };
     va_start(ap, fmt);
     (void)vsnprintf(e->message, sizeof(e->message), fmt, ap);
     va_end(ap);

@@ -204,7 +204,8 @@ static void put_head(struct json_w *w, const struct oai_reply_meta *m, const cha
 void oai_chat_reply(struct buf *out, const struct oai_reply_meta *m, const struct oai_choice *c,
                     uint32_t count, const struct oai_usage *u)
 {
-    static const char *const unset[] = { "refusal", "annotations", "audio", "function_call", "reasoning" };
+    static const char *const unset[] = { "refusal", "annotations", "audio", "function_call",
+                                         "reasoning" };
     struct json_w w;
 
     json_w_init(&w, out);
@@ -236,8 +237,8 @@ void oai_chat_reply(struct buf *out, const struct oai_reply_meta *m, const struc
     json_w_end(&w, '}');
 }
 
-void oai_completion_reply(struct buf *out, const struct oai_reply_meta *m, const struct oai_choice *c,
-                          uint32_t count, const struct oai_usage *u)
+void oai_completion_reply(struct buf *out, const struct oai_reply_meta *m,
+                          const struct oai_choice *c, uint32_t count, const struct oai_usage *u)
 {
     struct json_w w;
 
@@ -312,8 +313,8 @@ void oai_chat_chunk(struct buf *out, const struct oai_reply_meta *m, const struc
     buf_z(out, "\n\n");
 }
 
-void oai_completion_chunk(struct buf *out, const struct oai_reply_meta *m, const struct oai_choice *c,
-                          const struct oai_usage *u)
+void oai_completion_chunk(struct buf *out, const struct oai_reply_meta *m,
+                          const struct oai_choice *c, const struct oai_usage *u)
 {
     struct json_w w;
 
@@ -345,9 +346,13 @@ void oai_completion_chunk(struct buf *out, const struct oai_reply_meta *m, const
 
 static void put_permission(struct json_w *w, struct str id, int64_t created)
 {
-    static const struct { const char *name; bool allowed; } rights[] = {
-        { "allow_create_engine", false }, { "allow_sampling", true }, { "allow_logprobs", true },
-        { "allow_search_indices", false }, { "allow_view", true }, { "allow_fine_tuning", false },
+    static const struct {
+        const char *name;
+        bool allowed;
+    } rights[] = {
+        { "allow_create_engine", false }, { "allow_sampling", true },
+        { "allow_logprobs", true },       { "allow_search_indices", false },
+        { "allow_view", true },           { "allow_fine_tuning", false },
     };
     char name[64];
 

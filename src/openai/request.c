@@ -22,7 +22,15 @@
 #define COMPLETION_TOKENS    16 /* OpenAI's default of max_tokens on this route */
 #define GREEDY_BELOW         1e-5f
 
-enum field_kind { FIELD_BOOL, FIELD_U32, FIELD_I32, FIELD_F32, FIELD_F32_OPEN, FIELD_STR, FIELD_OBJECT };
+enum field_kind {
+    FIELD_BOOL,
+    FIELD_U32,
+    FIELD_I32,
+    FIELD_F32,
+    FIELD_F32_OPEN,
+    FIELD_STR,
+    FIELD_OBJECT
+};
 
 struct field {
     const char *name;
@@ -112,8 +120,8 @@ const char *request_path(struct arena *a, const char *fmt, ...)
 const char *request_type_name(const struct json *j)
 {
     static const char *const names[] = {
-        [JSON_NULL] = "null", [JSON_FALSE] = "a boolean", [JSON_TRUE] = "a boolean",
-        [JSON_NUMBER] = "a number", [JSON_STRING] = "a string", [JSON_ARRAY] = "an array",
+        [JSON_NULL] = "null",        [JSON_FALSE] = "a boolean", [JSON_TRUE] = "a boolean",
+        [JSON_NUMBER] = "a number",  [JSON_STRING] = "a string", [JSON_ARRAY] = "an array",
         [JSON_OBJECT] = "an object",
     };
     return j == NULL ? "nothing" : names[j->type];
@@ -132,8 +140,8 @@ const struct json *request_field(const struct request_ctx *c, const char *name)
     return json_is(j, JSON_NULL) ? NULL : j;
 }
 
-int request_int(struct request_ctx *c, const struct json *j, const char *param, int64_t min, int64_t max,
-                int64_t *out)
+int request_int(struct request_ctx *c, const struct json *j, const char *param, int64_t min,
+                int64_t max, int64_t *out)
 {
     double d;
 
@@ -147,8 +155,8 @@ int request_int(struct request_ctx *c, const struct json *j, const char *param, 
         *out = (int64_t)d;
     }
     if (*out < min || *out > max)
-        return BAD(c, "range", param, "%s must be between %" PRId64 " and %" PRId64 ", got %.*s", param,
-                   min, max, CUT(j->text));
+        return BAD(c, "range", param, "%s must be between %" PRId64 " and %" PRId64 ", got %.*s",
+                   param, min, max, CUT(j->text));
     return 0;
 }
 
@@ -158,24 +166,28 @@ static int read_f32(struct request_ctx *c, const struct field *f, const struct j
     double d;
 
     if (!json_is(j, JSON_NUMBER) || !json_f64(j, &d))
-        return BAD(c, "type", f->name, "%s must be a number, got %s", f->name, request_type_name(j));
+        return BAD(c, "type", f->name, "%s must be a number, got %s", f->name,
+                   request_type_name(j));
     if (!(d >= f->min && d <= f->max) || (open && d <= f->min))
-        return BAD(c, "range", f->name, "%s must be in %c%g, %g], got %.*s", f->name, open ? '(' : '[',
-                   f->min, f->max, CUT(j->text));
+        return BAD(c, "range", f->name, "%s must be in %c%g, %g], got %.*s", f->name,
+                   open ? '(' : '[', f->min, f->max, CUT(j->text));
     *out = (float)d;
     if (open && *out <= (float)f->min) /* below what a float can hold */
         *out = FLT_MIN;
     return 0;
 }
 
-static int read_str(struct request_ctx *c, const struct field *f, const struct json *j, struct str *out)
+static int read_str(struct request_ctx *c, const struct field *f, const struct json *j,
+                    struct str *out)
 {
     if (!json_str(j, out))
-        return BAD(c, "type", f->name, "%s must be a string, got %s", f->name, request_type_name(j));
+        return BAD(c, "type", f->name, "%s must be a string, got %s", f->name,
+                   request_type_name(j));
     if (out->n < (size_t)f->min)
         return BAD(c, "value", f->name, "%s must not be empty", f->name);
     if (out->n > (size_t)f->max)
-        return BAD(c, "limit", f->name, "%s may have at most %.0f bytes, got %zu", f->name, f->max, out->n);
+        return BAD(c, "limit", f->name, "%s may have at most %.0f bytes, got %zu", f->name, f->max,
+                   out->n);
     return 0;
 }
 
@@ -200,13 +212,12 @@ static int read_field(struct request_ctx *c, const struct field *f, const struct
             *(int32_t *)(void *)at = (int32_t)v;
         return rc;
     case FIELD_F32:
-    case FIELD_F32_OPEN:
-        return read_f32(c, f, j, (float *)(void *)at);
-    case FIELD_STR:
-        return read_str(c, f, j, (struct str *)(void *)at);
+    case FIELD_F32_OPEN: return read_f32(c, f, j, (float *)(void *)at);
+    case FIELD_STR: return read_str(c, f, j, (struct str *)(void *)at);
     case FIELD_OBJECT:
         if (!json_is(j, JSON_OBJECT))
-            return BAD(c, "type", f->name, "%s must be an object, got %s", f->name, request_type_name(j));
+            return BAD(c, "type", f->name, "%s must be an object, got %s", f->name,
+                       request_type_name(j));
         *(const struct json **)(void *)at = j;
         return 0;
     }
@@ -218,17 +229,13 @@ static bool is_neutral(const struct json *j, enum neutral n)
     double d;
 
     switch (n) {
-    case NEUTRAL_NONE:
-        return false;
-    case NEUTRAL_FALSE:
-        return j->type == JSON_FALSE;
+    case NEUTRAL_NONE: return false;
+    case NEUTRAL_FALSE: return j->type == JSON_FALSE;
     case NEUTRAL_EMPTY:
         return (j->type == JSON_STRING && j->text.n == 0) ||
                ((j->type == JSON_ARRAY || j->type == JSON_OBJECT) && j->count == 0);
-    case NEUTRAL_ZERO:
-        return json_f64(j, &d) && d == 0;
-    case NEUTRAL_MINUS_ONE:
-        return json_f64(j, &d) && d == -1;
+    case NEUTRAL_ZERO: return json_f64(j, &d) && d == 0;
+    case NEUTRAL_MINUS_ONE: return json_f64(j, &d) && d == -1;
     }
     return false;
 }
@@ -263,13 +270,15 @@ static int read_response_format(struct request_ctx *c)
     if (str_eqz(type, "text"))
         return 0;
     return BAD(c, "unsupported", "response_format",
-               "response_format of type '%.*s' is not supported by this server: only 'text' is", CUT(type));
+               "response_format of type '%.*s' is not supported by this server: only 'text' is",
+               CUT(type));
 }
 
 /* max_completion_tokens is chat's newer name and wins. */
 static int read_max_tokens(struct request_ctx *c)
 {
-    const struct json *j = c->route == ROUTE_CHAT ? request_field(c, "max_completion_tokens") : NULL;
+    const struct json *j =
+        c->route == ROUTE_CHAT ? request_field(c, "max_completion_tokens") : NULL;
     const char *name = j != NULL ? "max_completion_tokens" : "max_tokens";
     int rc = 0;
 
@@ -283,8 +292,9 @@ static int read_max_tokens(struct request_ctx *c)
     if (rc != 0)
         return rc;
     if (j != NULL && c->r->max_tokens > 0 && (int64_t)c->r->min_tokens > c->r->max_tokens)
-        return BAD(c, "combination", "min_tokens", "min_tokens must be at most %s=%" PRId64 ", got %" PRIu32,
-                   name, c->r->max_tokens, c->r->min_tokens);
+        return BAD(c, "combination", "min_tokens",
+                   "min_tokens must be at most %s=%" PRId64 ", got %" PRIu32, name,
+                   c->r->max_tokens, c->r->min_tokens);
     return 0;
 }
 
@@ -347,11 +357,12 @@ static int read_stops(struct request_ctx *c)
     if (rc != 0 || ids == NULL)
         return rc;
     if (!json_is(ids, JSON_ARRAY))
-        return BAD(c, "type", "stop_token_ids", "stop_token_ids must be an array of token ids, got %s",
-                   request_type_name(ids));
+        return BAD(c, "type", "stop_token_ids",
+                   "stop_token_ids must be an array of token ids, got %s", request_type_name(ids));
     if (ids->count > OAI_STOP_IDS_MAX)
-        return BAD(c, "limit", "stop_token_ids", "at most %d stop_token_ids are allowed, got %" PRIu32,
-                   OAI_STOP_IDS_MAX, ids->count);
+        return BAD(c, "limit", "stop_token_ids",
+                   "at most %d stop_token_ids are allowed, got %" PRIu32, OAI_STOP_IDS_MAX,
+                   ids->count);
     for (const struct json *j = ids->first; j != NULL; j = j->next) {
         rc = request_int(c, j, "stop_token_ids", 0, UINT32_MAX - 1, &v);
         if (rc != 0)
@@ -371,7 +382,8 @@ static int read_bias(struct request_ctx *c)
     if (map == NULL)
         return 0;
     if (!json_is(map, JSON_OBJECT))
-        return BAD(c, "type", "logit_bias", "logit_bias must be an object, got %s", request_type_name(map));
+        return BAD(c, "type", "logit_bias", "logit_bias must be an object, got %s",
+                   request_type_name(map));
     if (map->count > OAI_BIAS_MAX)
         return BAD(c, "limit", "logit_bias", "logit_bias may have at most %d entries, got %" PRIu32,
                    OAI_BIAS_MAX, map->count);
@@ -381,11 +393,12 @@ static int read_bias(struct request_ctx *c)
     c->r->bias = b;
     for (const struct json *j = map->first; j != NULL; j = j->next) {
         if (!str_u64(j->key, &id) || id >= UINT32_MAX)
-            return BAD(c, "value", "logit_bias", "logit_bias: key '%.*s' is not a token id", CUT(j->key));
+            return BAD(c, "value", "logit_bias", "logit_bias: key '%.*s' is not a token id",
+                       CUT(j->key));
         if (!json_is(j, JSON_NUMBER) || !json_f64(j, &v))
             return BAD(c, "type", "logit_bias", "logit_bias: the value of '%.*s' must be a number",
                        CUT(j->key));
-        b[c->r->bias_count++] = (struct oai_bias){ (uint32_t)id, (float)fmin(100, fmax(-100, v)) };
+        b[c->r->bias_count++] = (struct oai_bias) { (uint32_t)id, (float)fmin(100, fmax(-100, v)) };
     }
     return 0;
 }
@@ -405,13 +418,15 @@ static int read_logprobs(struct request_ctx *c)
         c->r->logprobs = (int)v;
     } else if (c->route == ROUTE_CHAT) {
         if (j != NULL && !json_bool(j, &on))
-            return BAD(c, "type", "logprobs", "logprobs must be true or false, got %s", request_type_name(j));
+            return BAD(c, "type", "logprobs", "logprobs must be true or false, got %s",
+                       request_type_name(j));
         if (top != NULL) {
             rc = request_int(c, top, "top_logprobs", 0, OAI_LOGPROBS_MAX, &v);
             if (rc != 0)
                 return rc;
             if (v > 0 && !on)
-                return BAD(c, "combination", "top_logprobs", "top_logprobs needs logprobs to be true");
+                return BAD(c, "combination", "top_logprobs",
+                           "top_logprobs needs logprobs to be true");
         }
         c->r->logprobs = on ? (int)v : -1;
     }
@@ -421,7 +436,8 @@ static int read_logprobs(struct request_ctx *c)
     if (rc != 0)
         return rc;
     if (c->r->stream)
-        return BAD(c, "combination", "prompt_logprobs", "prompt_logprobs is not available with stream");
+        return BAD(c, "combination", "prompt_logprobs",
+                   "prompt_logprobs is not available with stream");
     c->r->prompt_logprobs = (int)v;
     return 0;
 }
@@ -438,13 +454,15 @@ static int read_stream_options(struct request_ctx *c)
         return BAD(c, "type", "stream_options", "stream_options must be an object, got %s",
                    request_type_name(o));
     if (!c->r->stream)
-        return BAD(c, "combination", "stream_options", "stream_options is only allowed when stream is true");
+        return BAD(c, "combination", "stream_options",
+                   "stream_options is only allowed when stream is true");
     for (size_t i = 0; i < COUNT(names); i++) {
         const struct json *j = json_get(o, names[i]);
 
         if (j != NULL && !json_is(j, JSON_NULL) && !json_bool(j, at[i]))
             return BAD(c, "type", request_path(c->a, "stream_options.%s", names[i]),
-                       "stream_options.%s must be true or false, got %s", names[i], request_type_name(j));
+                       "stream_options.%s must be true or false, got %s", names[i],
+                       request_type_name(j));
     }
     return 0;
 }
@@ -456,7 +474,8 @@ static int check_strings(struct request_ctx *c)
 
     for (size_t i = 0; i < r->cache_salt.n; i++)
         if (memchr("@/\\", r->cache_salt.p[i], 4) != NULL) /* 4: the NUL too */
-            return BAD(c, "value", "cache_salt", "cache_salt must not contain '@', '/', '\\' or NUL");
+            return BAD(c, "value", "cache_salt",
+                       "cache_salt must not contain '@', '/', '\\' or NUL");
     /* It comes back in a header. */
     for (size_t i = 0; i < r->request_id.n; i++)
         if (r->request_id.p[i] < 0x21 || r->request_id.p[i] > 0x7e)
@@ -476,7 +495,8 @@ static int read_best_of(struct request_ctx *c)
     if (rc == 0 && v != c->r->n)
         rc = BAD(c, "unsupported", "best_of",
                  "best_of other than n is not supported by this server: got best_of=%" PRId64
-                 " with n=%" PRIu32, v, c->r->n);
+                 " with n=%" PRIu32,
+                 v, c->r->n);
     return rc;
 }
 
@@ -485,10 +505,17 @@ int request_begin(struct request_ctx *c, struct str body)
     struct err e = { 0 };
     int rc;
 
-    *c->r = (struct oai_request){
-        .n = 1, .max_tokens = -1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
-        .skip_special_tokens = true, .logprobs = -1, .prompt_logprobs = -1,
-        .is_chat = c->route == ROUTE_CHAT, .add_generation_prompt = true,
+    *c->r = (struct oai_request) {
+        .n = 1,
+        .max_tokens = -1,
+        .temperature = 1,
+        .top_p = 1,
+        .repetition_penalty = 1,
+        .skip_special_tokens = true,
+        .logprobs = -1,
+        .prompt_logprobs = -1,
+        .is_chat = c->route == ROUTE_CHAT,
+        .add_generation_prompt = true,
         .add_special_tokens = c->route == ROUTE_COMPLETION,
     };
     rc = json_parse(c->a, body, NULL, &c->root, &e);
@@ -510,13 +537,14 @@ typedef int request_reader(struct request_ctx *c);
 int request_common(struct request_ctx *c)
 {
     static request_reader *const readers[] = {
-        check_strings, read_max_tokens, read_top_k_seed, read_stops, read_bias, read_logprobs,
-        read_stream_options, read_response_format, read_best_of, refuse_unsupported,
+        check_strings, read_max_tokens,     read_top_k_seed,      read_stops,   read_bias,
+        read_logprobs, read_stream_options, read_response_format, read_best_of, refuse_unsupported,
     };
     int rc = 0;
 
     for (size_t i = 0; i < COUNT(fields) && rc == 0; i++) {
-        const struct json *j = (fields[i].route & c->route) != 0 ? request_field(c, fields[i].name) : NULL;
+        const struct json *j =
+            (fields[i].route & c->route) != 0 ? request_field(c, fields[i].name) : NULL;
 
         if (j != NULL)
             rc = read_field(c, &fields[i], j);
@@ -527,7 +555,8 @@ int request_common(struct request_ctx *c)
         return rc;
     c->r->has_temperature = request_field(c, "temperature") != NULL;
     if (c->r->has_temperature && c->r->temperature < GREEDY_BELOW && c->r->n > 1)
-        return BAD(c, "combination", "n", "n must be 1 when temperature is 0, got %" PRIu32, c->r->n);
+        return BAD(c, "combination", "n", "n must be 1 when temperature is 0, got %" PRIu32,
+                   c->r->n);
     if (c->r->kv_transfer_params == NULL) { /* some clients can only add vllm_xargs */
         const struct json *kv = json_get(request_field(c, "vllm_xargs"), "kv_transfer_params");
 
@@ -564,14 +593,16 @@ static int read_prompts(struct request_ctx *c)
     if (p == NULL)
         return BAD(c, "missing", "prompt", "prompt is required");
     if (!json_is(p, JSON_STRING) && !json_is(p, JSON_ARRAY))
-        return BAD(c, "type", "prompt", "prompt must be a string, an array of strings, or token ids, got %s",
+        return BAD(c, "type", "prompt",
+                   "prompt must be a string, an array of strings, or token ids, got %s",
                    request_type_name(p));
     if (json_is(p, JSON_ARRAY) && p->count == 0)
         return BAD(c, "value", "prompt", "prompt must not be empty");
     single = json_is(p, JSON_STRING) || json_is(p->first, JSON_NUMBER);
     if (!single && p->count > OAI_PROMPTS_MAX)
-        return BAD(c, "limit", "prompt", "at most %d prompts are allowed in one request, got %" PRIu32,
-                   OAI_PROMPTS_MAX, p->count);
+        return BAD(c, "limit", "prompt",
+                   "at most %d prompts are allowed in one request, got %" PRIu32, OAI_PROMPTS_MAX,
+                   p->count);
     c->r->prompts = arena_try_zero(c->a, single ? 1 : p->count, sizeof(*c->r->prompts));
     if (c->r->prompts == NULL)
         return request_no_memory(c);
@@ -598,7 +629,8 @@ static int read_prompts(struct request_ctx *c)
     return 0;
 }
 
-int oai_parse_completion(struct arena *a, struct str body, struct oai_request *out, struct oai_error *err)
+int oai_parse_completion(struct arena *a, struct str body, struct oai_request *out,
+                         struct oai_error *err)
 {
     struct request_ctx c = { .a = a, .r = out, .e = err, .route = ROUTE_COMPLETION };
     int rc = request_begin(&c, body);

@@ -15,14 +15,14 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define MESSAGES_MAX          4096
-#define PARTS_MAX             4096 /* of all messages together */
-#define TOOLS_MAX             256
-#define TOOL_BYTES_MAX        (64 * 1024)
-#define TOOLS_BYTES_MAX       (512 * 1024)
-#define TOOL_DEPTH_MAX        32
-#define NAME_BYTES_MAX        256
-#define KWARGS_MAX            256
+#define MESSAGES_MAX    4096
+#define PARTS_MAX       4096 /* of all messages together */
+#define TOOLS_MAX       256
+#define TOOL_BYTES_MAX  (64 * 1024)
+#define TOOLS_BYTES_MAX (512 * 1024)
+#define TOOL_DEPTH_MAX  32
+#define NAME_BYTES_MAX  256
+#define KWARGS_MAX      256
 
 /* A list of nodes under construction; each node is a copy, so that `next` can change. */
 struct node_list {
@@ -76,7 +76,8 @@ static int part_text(struct request_ctx *c, const struct json *part, const char 
         return 0;
     if (!is_text_part(type))
         return BAD(c, "unsupported", request_path(c->a, "%s[%" PRIu32 "].type", where, i),
-                   "content parts of type '%.*s' are not supported: this model reads text only", CUT(type));
+                   "content parts of type '%.*s' are not supported: this model reads text only",
+                   CUT(type));
     if (!json_str(json_get(part, "text"), out))
         return BAD(c, "type", request_path(c->a, "%s[%" PRIu32 "].text", where, i),
                    "%s[%" PRIu32 "].text must be a string", where, i);
@@ -94,7 +95,8 @@ static int join_parts(struct request_ctx *c, const struct json *content, const c
     int rc;
 
     if (content->count > PARTS_MAX - *parts)
-        return BAD(c, "limit", where, "at most %d content parts are allowed in one request", PARTS_MAX);
+        return BAD(c, "limit", where, "at most %d content parts are allowed in one request",
+                   PARTS_MAX);
     *parts += content->count;
     text = arena_try_zero(c->a, content->count, sizeof(*text));
     if (text == NULL)
@@ -115,20 +117,23 @@ static int join_parts(struct request_ctx *c, const struct json *content, const c
             memcpy(p + at, text[i].p, text[i].n);
         at += text[i].n;
     }
-    *out = (struct json){ .type = JSON_STRING, .text = { p, at }, .key = content->key,
-                          .span = content->span };
+    *out = (struct json) {
+        .type = JSON_STRING, .text = { p, at }, .key = content->key, .span = content->span
+    };
     return 0;
 }
 
 /* A call's arguments as the object that templates expect. */
-static int parse_arguments(struct request_ctx *c, const struct json *args, const char *where, struct json *out)
+static int parse_arguments(struct request_ctx *c, const struct json *args, const char *where,
+                           struct json *out)
 {
     const struct json *value = NULL;
     struct str text;
 
     if (json_is(args, JSON_OBJECT) || !json_str(args, &text))
-        return json_is(args, JSON_OBJECT) ? 0
-                                          : BAD(c, "type", where, "%s must be a string of JSON", where);
+        return json_is(args, JSON_OBJECT)
+                   ? 0
+                   : BAD(c, "type", where, "%s must be a string of JSON", where);
     if (str_trim(text).n == 0)
         text = STR("{}");
     if (json_parse(c->a, text, NULL, &value, NULL) != 0)
@@ -139,13 +144,15 @@ static int parse_arguments(struct request_ctx *c, const struct json *args, const
     return 0;
 }
 
-static int copy_call(struct request_ctx *c, const struct json *call, const char *where, struct json *out)
+static int copy_call(struct request_ctx *c, const struct json *call, const char *where,
+                     struct json *out)
 {
     struct node_list members = { 0 };
     struct str name;
 
     if (!json_is(call, JSON_OBJECT))
-        return BAD(c, "type", where, "%s must be an object, got %s", where, request_type_name(call));
+        return BAD(c, "type", where, "%s must be an object, got %s", where,
+                   request_type_name(call));
     if (!json_str(json_get(json_get(call, "function"), "name"), &name) || name.n == 0)
         return BAD(c, "type", request_path(c->a, "%s.function.name", where),
                    "%s.function.name must be a non-empty string", where);
@@ -176,7 +183,8 @@ static int copy_call(struct request_ctx *c, const struct json *call, const char 
     return 0;
 }
 
-static int copy_calls(struct request_ctx *c, const struct json *calls, const char *where, struct json *out)
+static int copy_calls(struct request_ctx *c, const struct json *calls, const char *where,
+                      struct json *out)
 {
     struct node_list list = { 0 };
     uint32_t i = 0;
@@ -184,7 +192,8 @@ static int copy_calls(struct request_ctx *c, const struct json *calls, const cha
     if (calls->type == JSON_NULL)
         return 0;
     if (calls->type != JSON_ARRAY)
-        return BAD(c, "type", where, "%s must be an array, got %s", where, request_type_name(calls));
+        return BAD(c, "type", where, "%s must be an array, got %s", where,
+                   request_type_name(calls));
     if (calls->count > PARTS_MAX)
         return BAD(c, "limit", where, "%s may have at most %d items", where, PARTS_MAX);
     for (const struct json *j = calls->first; j != NULL; j = j->next, i++) {
@@ -223,7 +232,8 @@ static int copy_message(struct request_ctx *c, const struct json *m, uint32_t i,
 {
     const struct json *content = json_get(m, "content");
     const char *where = request_path(c->a, "messages[%" PRIu32 "].content", i);
-    const struct json *thought = json_get(m, "reasoning"), *alias = json_get(m, "reasoning_content");
+    const struct json *thought = json_get(m, "reasoning"),
+                      *alias = json_get(m, "reasoning_content");
     struct node_list members = { 0 };
     struct str role = STR_NONE;
     int rc = check_role(c, m, i, &role);
@@ -266,12 +276,13 @@ int request_messages(struct request_ctx *c)
     if (messages == NULL)
         return BAD(c, "missing", "messages", "messages is required");
     if (!json_is(messages, JSON_ARRAY))
-        return BAD(c, "type", "messages", "messages must be an array, got %s", request_type_name(messages));
+        return BAD(c, "type", "messages", "messages must be an array, got %s",
+                   request_type_name(messages));
     if (messages->count == 0)
         return BAD(c, "value", "messages", "messages must not be empty");
     if (messages->count > MESSAGES_MAX)
-        return BAD(c, "limit", "messages", "at most %d messages are allowed, got %" PRIu32, MESSAGES_MAX,
-                   messages->count);
+        return BAD(c, "limit", "messages", "at most %d messages are allowed, got %" PRIu32,
+                   MESSAGES_MAX, messages->count);
     out = arena_try(c->a, sizeof(*out));
     if (out == NULL)
         return request_no_memory(c);
@@ -317,13 +328,14 @@ static int check_tool(struct request_ctx *c, const struct json *t, uint32_t i)
     if (!json_is(t, JSON_OBJECT))
         return BAD(c, "type", where, "%s must be an object, got %s", where, request_type_name(t));
     if (!json_str(json_get(t, "type"), &type))
-        return BAD(c, "type", request_path(c->a, "%s.type", where), "%s.type must be a string", where);
+        return BAD(c, "type", request_path(c->a, "%s.type", where), "%s.type must be a string",
+                   where);
     if (!str_eqz(type, "function"))
         return BAD(c, "unsupported", request_path(c->a, "%s.type", where),
                    "tools of type '%.*s' are not supported: only 'function' is", CUT(type));
     if (!json_is(f, JSON_OBJECT))
-        return BAD(c, "type", request_path(c->a, "%s.function", where), "%s.function must be an object",
-                   where);
+        return BAD(c, "type", request_path(c->a, "%s.function", where),
+                   "%s.function must be an object", where);
     if (!json_str(json_get(f, "name"), &name) || name.n == 0 || name.n > NAME_BYTES_MAX)
         return BAD(c, "value", request_path(c->a, "%s.function.name", where),
                    "%s.function.name must be a string of 1 to %d bytes", where, NAME_BYTES_MAX);
@@ -331,14 +343,15 @@ static int check_tool(struct request_ctx *c, const struct json *t, uint32_t i)
         return BAD(c, "type", request_path(c->a, "%s.function.parameters", where),
                    "%s.function.parameters must be an object, got %s", where, request_type_name(p));
     if (t->span.n > TOOL_BYTES_MAX || depth_of(t) > TOOL_DEPTH_MAX)
-        return BAD(c, "limit", where, "a tool may have at most %d bytes and %d levels", TOOL_BYTES_MAX,
-                   TOOL_DEPTH_MAX);
+        return BAD(c, "limit", where, "a tool may have at most %d bytes and %d levels",
+                   TOOL_BYTES_MAX, TOOL_DEPTH_MAX);
     return 0;
 }
 
 static int check_tool_choice(struct request_ctx *c)
 {
-    const struct json *choice = request_field(c, "tool_choice"), *old = request_field(c, "function_call");
+    const struct json *choice = request_field(c, "tool_choice"),
+                      *old = request_field(c, "function_call");
     struct str s = STR_NONE;
 
     if (old != NULL && !(json_str(old, &s) && (str_eqz(s, "none") || str_eqz(s, "auto"))))
@@ -357,21 +370,24 @@ static int check_tool_choice(struct request_ctx *c)
         return BAD(c, "unsupported", "tool_choice",
                    "tool_choice 'required' is not supported by this server: use 'auto' or 'none'");
     if (!str_eqz(s, "auto"))
-        return BAD(c, "value", "tool_choice", "tool_choice must be 'none' or 'auto', got '%.*s'", CUT(s));
+        return BAD(c, "value", "tool_choice", "tool_choice must be 'none' or 'auto', got '%.*s'",
+                   CUT(s));
     if (c->r->tools == NULL)
-        return BAD(c, "combination", "tool_choice", "tool_choice is only allowed when tools are given");
+        return BAD(c, "combination", "tool_choice",
+                   "tool_choice is only allowed when tools are given");
     return 0;
 }
 
 int request_tools(struct request_ctx *c)
 {
-    const struct json *tools = request_field(c, "tools"), *calls = request_field(c, "parallel_tool_calls");
+    const struct json *tools = request_field(c, "tools"),
+                      *calls = request_field(c, "parallel_tool_calls");
     uint32_t i = 0;
     bool b;
 
     if (calls != NULL && !json_bool(calls, &b))
-        return BAD(c, "type", "parallel_tool_calls", "parallel_tool_calls must be true or false, got %s",
-                   request_type_name(calls));
+        return BAD(c, "type", "parallel_tool_calls",
+                   "parallel_tool_calls must be true or false, got %s", request_type_name(calls));
     if (tools == NULL)
         return check_tool_choice(c);
     if (!json_is(tools, JSON_ARRAY))
@@ -379,10 +395,11 @@ int request_tools(struct request_ctx *c)
     if (tools->count == 0)
         return BAD(c, "value", "tools", "tools must not be empty: leave it out");
     if (tools->count > TOOLS_MAX)
-        return BAD(c, "limit", "tools", "at most %d tools are allowed, got %" PRIu32, TOOLS_MAX, tools->count);
+        return BAD(c, "limit", "tools", "at most %d tools are allowed, got %" PRIu32, TOOLS_MAX,
+                   tools->count);
     if (tools->span.n > TOOLS_BYTES_MAX)
-        return BAD(c, "limit", "tools", "tools may have at most %d bytes together, got %zu", TOOLS_BYTES_MAX,
-                   tools->span.n);
+        return BAD(c, "limit", "tools", "tools may have at most %d bytes together, got %zu",
+                   TOOLS_BYTES_MAX, tools->span.n);
     for (const struct json *j = tools->first; j != NULL; j = j->next, i++) {
         int rc = check_tool(c, j, i);
 
@@ -400,16 +417,19 @@ static int check_modalities(struct request_ctx *c)
     if (m == NULL)
         return 0;
     if (!json_is(m, JSON_ARRAY))
-        return BAD(c, "type", "modalities", "modalities must be an array, got %s", request_type_name(m));
+        return BAD(c, "type", "modalities", "modalities must be an array, got %s",
+                   request_type_name(m));
     for (const struct json *j = m->first; j != NULL; j = j->next)
         if (!json_is(j, JSON_STRING) || !str_eqz(j->text, "text"))
-            return BAD(c, "unsupported", "modalities", "modalities other than 'text' are not supported");
+            return BAD(c, "unsupported", "modalities",
+                       "modalities other than 'text' are not supported");
     return 0;
 }
 
 static int read_effort(struct request_ctx *c, struct node_list *members)
 {
-    static const char *const efforts[] = { "none", "minimal", "low", "medium", "high", "xhigh", "max" };
+    static const char *const efforts[] = { "none", "minimal", "low", "medium",
+                                           "high", "xhigh",   "max" };
     const struct json *effort = request_field(c, "reasoning_effort");
     bool known = false;
     struct json *n;
@@ -428,8 +448,9 @@ static int read_effort(struct request_ctx *c, struct node_list *members)
         return request_no_memory(c);
     if (json_get(c->r->chat_template_kwargs, "enable_thinking") != NULL)
         return 0;
-    n = node_add(c, members, &(struct json){ .type = str_eqz(s, "none") ? JSON_FALSE : JSON_TRUE,
-                                             .key = STR("enable_thinking") });
+    n = node_add(c, members,
+                 &(struct json) { .type = str_eqz(s, "none") ? JSON_FALSE : JSON_TRUE,
+                                  .key = STR("enable_thinking") });
     return n == NULL ? request_no_memory(c) : 0;
 }
 
@@ -444,10 +465,11 @@ int request_template_args(struct request_ctx *c)
     if (rc != 0)
         return rc;
     if (args != NULL && args->count > KWARGS_MAX)
-        return BAD(c, "limit", "chat_template_kwargs", "chat_template_kwargs may have at most %d members",
-                   KWARGS_MAX);
+        return BAD(c, "limit", "chat_template_kwargs",
+                   "chat_template_kwargs may have at most %d members", KWARGS_MAX);
     if (docs != NULL && !json_is(docs, JSON_ARRAY))
-        return BAD(c, "type", "documents", "documents must be an array, got %s", request_type_name(docs));
+        return BAD(c, "type", "documents", "documents must be an array, got %s",
+                   request_type_name(docs));
     if (docs != NULL && node_add(c, &members, docs) == NULL)
         return request_no_memory(c);
     rc = read_effort(c, &members);

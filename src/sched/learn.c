@@ -15,18 +15,18 @@
 #include "sched/sched.h"
 #include <math.h>
 
-#define PREFILL_TOKENS_MIN 32  /* fewer, and the fixed cost of a request is all one sees */
-#define DECODE_TOKENS_MIN 4
-#define SMOOTH 0.2             /* weight of the newest sample once there are several */
-#define DECAY 0.95             /* of sums: about the last 20 answers */
-#define SPREAD_MIN 0.25        /* variance of streams from which a slope is believed */
-#define SLOPE_MAX 2.0
-#define MS_MIN 1e-4
-#define MS_MAX 60000.0         /* per token; beyond it a clock or a sleep was measured */
-#define PRIOR_UNCACHED 64.0    /* tokens: the weight of what was believed before */
-#define PRIOR_TOKENS 8.0
-#define RATE_EQUAL 1.25
-#define RATE_SAMPLES 8.0       /* so many samples count as much as the fleet's word */
+#define PREFILL_TOKENS_MIN 32 /* fewer, and the fixed cost of a request is all one sees */
+#define DECODE_TOKENS_MIN  4
+#define SMOOTH             0.2  /* weight of the newest sample once there are several */
+#define DECAY              0.95 /* of sums: about the last 20 answers */
+#define SPREAD_MIN         0.25 /* variance of streams from which a slope is believed */
+#define SLOPE_MAX          2.0
+#define MS_MIN             1e-4
+#define MS_MAX             60000.0 /* per token; beyond it a clock or a sleep was measured */
+#define PRIOR_UNCACHED     64.0    /* tokens: the weight of what was believed before */
+#define PRIOR_TOKENS       8.0
+#define RATE_EQUAL         1.25
+#define RATE_SAMPLES       8.0 /* so many samples count as much as the fleet's word */
 
 static double clamp(double v, double lo, double hi)
 {
@@ -48,7 +48,8 @@ static void learn_prefill(struct sched_learner *l, const struct sched_sample *s)
         prefill_seen(l, s->ttft_ms / (s->uncached_tokens + s->queued_tokens));
 }
 
-static void decode_seen(struct sched_learner *l, const struct sched_conf *c, double streams, double ms)
+static void decode_seen(struct sched_learner *l, const struct sched_conf *c, double streams,
+                        double ms)
 {
     double x = MAX(0.0, streams), y = clamp(ms, MS_MIN, MS_MAX), mean_x, mean_y, var, slope;
 
@@ -105,10 +106,13 @@ static void learn_whole(struct sched_learner *l, const struct sched_conf *c,
     det = a * b - l->sun * l->sun; /* > 0: Cauchy-Schwarz, and the priors */
     if (u >= PREFILL_TOKENS_MIN)
         prefill_seen(l, ((l->sut + PRIOR_UNCACHED * PRIOR_UNCACHED * p0) * b -
-                         l->sun * (l->snt + PRIOR_TOKENS * PRIOR_TOKENS * d0)) / det);
+                         l->sun * (l->snt + PRIOR_TOKENS * PRIOR_TOKENS * d0)) /
+                            det);
     if (n >= DECODE_TOKENS_MIN)
-        decode_seen(l, c, 0, (a * (l->snt + PRIOR_TOKENS * PRIOR_TOKENS * d0) -
-                              l->sun * (l->sut + PRIOR_UNCACHED * PRIOR_UNCACHED * p0)) / det);
+        decode_seen(l, c, 0,
+                    (a * (l->snt + PRIOR_TOKENS * PRIOR_TOKENS * d0) -
+                     l->sun * (l->sut + PRIOR_UNCACHED * PRIOR_UNCACHED * p0)) /
+                        det);
 }
 
 void sched_learn(struct sched_learner *l, const struct sched_conf *c, const struct sched_sample *s)

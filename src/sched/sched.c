@@ -75,7 +75,7 @@ bool sched_role_parse(struct str s, enum sched_role *out)
 
 void sched_conf_default(struct sched_conf *c)
 {
-    *c = (struct sched_conf){
+    *c = (struct sched_conf) {
         .default_prefill_ms_per_token = 2,
         .default_decode_ms_per_token = 20,
         .transfer_ms_per_token = 0.02,
@@ -144,8 +144,8 @@ static bool usable(const struct sched_endpoint *e, const struct sched_request *r
 /* Prompt tokens in front. */
 static double prompt_queue(const struct sched_conf *c, const struct sched_endpoint *e)
 {
-    double tokens = e->inflight_prefill_tokens +
-                    MIN(foreign(e), MAX(0.0, e->waiting)) * FOREIGN_TOKENS;
+    double tokens =
+        e->inflight_prefill_tokens + MIN(foreign(e), MAX(0.0, e->waiting)) * FOREIGN_TOKENS;
 
     return tokens * prefill_rate(c, e);
 }
@@ -223,8 +223,8 @@ static struct sched_cost whole_cost(const struct sched_conf *c, const struct sch
 
     k.queue_ms = prompt_queue(c, e) + slot_queue(c, e, r);
     k.prefill_ms = t->prefill_ms;
-    k.interference_ms = t->prefill_interference_ms + t->decode_interference_ms +
-                        role_decode_ms(c, e, r);
+    k.interference_ms =
+        t->prefill_interference_ms + t->decode_interference_ms + role_decode_ms(c, e, r);
     if (e->role == SCHED_DECODE)
         k.interference_ms += t->prefill_ms * c->role_fraction;
     k.total_ms = k.queue_ms + k.prefill_ms + k.interference_ms;
@@ -311,7 +311,7 @@ static bool pair_of(const struct two *p, const struct two *d, struct pair *out)
                 p->index[i] == d->index[j])
                 continue;
             if (!found || p->ms[i] + d->ms[j] < out->prefill_ms + out->decode_ms)
-                *out = (struct pair){ p->index[i], d->index[j], p->ms[i], d->ms[j] };
+                *out = (struct pair) { p->index[i], d->index[j], p->ms[i], d->ms[j] };
             found = true;
         }
     return found;
@@ -444,15 +444,17 @@ static struct field field_of(const struct sched_conf *c, const struct sched_endp
 }
 
 void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, uint32_t count,
-                  const struct sched_request *r, struct sched_decision *out, struct sched_cost *costs)
+                  const struct sched_request *r, struct sched_decision *out,
+                  struct sched_cost *costs)
 {
     struct field f = field_of(c, ep, count, r);
     struct pair pair = { SCHED_NONE, SCHED_NONE, 0, 0 };
     const char *why = NULL, *whole;
     struct terms t;
 
-    *out = (struct sched_decision){ .decode = SCHED_NONE, .prefill = SCHED_NONE,
-                                    .why_not_split = WHY_NOBODY };
+    *out = (struct sched_decision) { .decode = SCHED_NONE,
+                                     .prefill = SCHED_NONE,
+                                     .why_not_split = WHY_NOBODY };
     out->decode = pick_whole(c, ep, count, r, &f, costs, &out->cost);
     if (out->decode == SCHED_NONE)
         return;

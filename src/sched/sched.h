@@ -16,53 +16,61 @@ const char *sched_role_name(enum sched_role r);
 bool sched_role_parse(struct str s, enum sched_role *out); /* both prefill decode */
 
 enum sched_use { /* used, or not used because */
-    SCHED_USED, SCHED_UNREACHABLE, SCHED_STALE, SCHED_FROZEN, SCHED_LOADING, SCHED_DRAINING,
-    SCHED_OTHER_MODEL, SCHED_EXCLUDED, SCHED_CIRCUIT_OPEN
+                 SCHED_USED,
+                 SCHED_UNREACHABLE,
+                 SCHED_STALE,
+                 SCHED_FROZEN,
+                 SCHED_LOADING,
+                 SCHED_DRAINING,
+                 SCHED_OTHER_MODEL,
+                 SCHED_EXCLUDED,
+                 SCHED_CIRCUIT_OPEN
 };
 const char *sched_use_name(enum sched_use u);
 
 struct sched_endpoint {
-    struct str address;          /* "127.0.0.1:8101" */
+    struct str address; /* "127.0.0.1:8101" */
     enum sched_role role;
-    enum sched_use use;          /* SCHED_USED: a candidate */
+    enum sched_use use; /* SCHED_USED: a candidate */
     /* scraped */
-    double waiting, running;     /* requests */
-    double kv_usage;             /* 0..1 */
+    double waiting, running; /* requests */
+    double kv_usage;         /* 0..1 */
     /* own accounting, added before dispatch */
     uint32_t inflight;
     double inflight_prefill_tokens; /* sum of book_tokens of requests without a first token yet */
-    double inflight_decode;      /* streams past their first token */
+    double inflight_decode;         /* streams past their first token */
     /* learned per endpoint (moving averages); 0 = unknown: the defaults below apply */
     double prefill_ms_per_token, decode_ms_per_token; /* the latter with no other stream beside */
     double decode_batch_slope;
-    uint32_t slots;              /* concurrent sequences; 0 = unknown */
-    uint32_t kvx_capable;        /* can take part in a hand-over */
+    uint32_t slots;       /* concurrent sequences; 0 = unknown */
+    uint32_t kvx_capable; /* can take part in a hand-over */
 };
 
 struct sched_request {
     uint32_t prompt_tokens, block_tokens;
-    uint32_t max_tokens;         /* 0 = unknown */
-    const uint32_t *matched;     /* per endpoint: leading blocks held (0 when unknown) */
-    const bool *excluded;        /* per endpoint, already tried; NULL = none */
-    uint64_t random;             /* for ties */
-    uint32_t sharers;            /* unfinished requests that share the best matched prefix */
-    bool no_split;               /* the caller rules a split out */
+    uint32_t max_tokens;     /* 0 = unknown */
+    const uint32_t *matched; /* per endpoint: leading blocks held (0 when unknown) */
+    const bool *excluded;    /* per endpoint, already tried; NULL = none */
+    uint64_t random;         /* for ties */
+    uint32_t sharers;        /* unfinished requests that share the best matched prefix */
+    bool no_split;           /* the caller rules a split out */
 };
 
 struct sched_conf {
     double default_prefill_ms_per_token, default_decode_ms_per_token; /* 2, 20 */
-    double transfer_ms_per_token;  /* 0.02 */
-    double split_fixed_ms;         /* cost of an extra hop: 10 */
-    uint32_t split_min_tokens;     /* shorter uncached prompts are never split: 128 */
-    double split_cached_fraction;  /* prompts cached beyond it at the decode side are never split: 0.75 */
-    double tie_fraction;           /* costs within this are equal: 0.03 */
-    double decode_interference;    /* share of a prefill's time that each running stream loses: 0.3 */
-    double decode_batch_slope;     /* how much one more stream stretches a decode step: 0.3 */
-    uint32_t decode_tokens_default;/* answer length when max_tokens is unknown: 128 */
-    uint32_t decode_tokens_max;    /* longer promises are rarely kept: 512 */
-    double role_fraction;          /* work on the other side of a role costs that much more: 0.5 */
-    double role_fixed_ms;          /* and a prefill worker that decodes this: 500 */
-    double kv_full;                /* KV usage from where a prompt waits for room: 0.9 */
+    double transfer_ms_per_token;                                     /* 0.02 */
+    double split_fixed_ms;                                            /* cost of an extra hop: 10 */
+    uint32_t split_min_tokens;    /* shorter uncached prompts are never split: 128 */
+    double split_cached_fraction; /* prompts cached beyond it at the decode side are never split:
+                                     0.75 */
+    double tie_fraction;          /* costs within this are equal: 0.03 */
+    double decode_interference; /* share of a prefill's time that each running stream loses: 0.3 */
+    double decode_batch_slope;  /* how much one more stream stretches a decode step: 0.3 */
+    uint32_t decode_tokens_default; /* answer length when max_tokens is unknown: 128 */
+    uint32_t decode_tokens_max;     /* longer promises are rarely kept: 512 */
+    double role_fraction;           /* work on the other side of a role costs that much more: 0.5 */
+    double role_fixed_ms;           /* and a prefill worker that decodes this: 500 */
+    double kv_full;                 /* KV usage from where a prompt waits for room: 0.9 */
 };
 void sched_conf_default(struct sched_conf *c);
 
@@ -74,11 +82,11 @@ struct sched_cost {
 #define SCHED_NONE UINT32_MAX
 
 struct sched_decision {
-    uint32_t decode;             /* endpoint index, or SCHED_NONE: nobody */
-    uint32_t prefill;            /* SCHED_NONE: not split */
-    struct sched_cost cost;      /* of the choice */
-    double book_tokens;          /* prompt tokens to count as in flight where they are computed */
-    const char *why_not_split;   /* NULL when split; else one of sched_why_not_split[] */
+    uint32_t decode;           /* endpoint index, or SCHED_NONE: nobody */
+    uint32_t prefill;          /* SCHED_NONE: not split */
+    struct sched_cost cost;    /* of the choice */
+    double book_tokens;        /* prompt tokens to count as in flight where they are computed */
+    const char *why_not_split; /* NULL when split; else one of sched_why_not_split[] */
 };
 
 /* Every reason, for metric labels; NULL-ended. */
@@ -86,19 +94,20 @@ extern const char *const sched_why_not_split[];
 
 /* costs: one per endpoint (as aggregated candidate), may be NULL. */
 void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, uint32_t count,
-                  const struct sched_request *r, struct sched_decision *out, struct sched_cost *costs);
+                  const struct sched_request *r, struct sched_decision *out,
+                  struct sched_cost *costs);
 
 /* ---- what is learned from answers (sched/learn.c) ---- */
 
 /* A request as it was seen from outside, once it has ended. */
 struct sched_sample {
-    double ttft_ms;              /* dispatch to first byte; 0 = not seen */
-    double uncached_tokens;      /* prompt tokens that were computed for it */
-    double queued_tokens;        /* prompt tokens in front of it at dispatch */
-    double decode_ms;            /* first to last byte; 0 = not seen */
-    uint32_t decode_tokens;      /* after the first one */
-    double streams;              /* other streams on the endpoint meanwhile (average) */
-    double whole_ms;             /* an answer that came in one piece, alone on its endpoint; else 0 */
+    double ttft_ms;         /* dispatch to first byte; 0 = not seen */
+    double uncached_tokens; /* prompt tokens that were computed for it */
+    double queued_tokens;   /* prompt tokens in front of it at dispatch */
+    double decode_ms;       /* first to last byte; 0 = not seen */
+    uint32_t decode_tokens; /* after the first one */
+    double streams;         /* other streams on the endpoint meanwhile (average) */
+    double whole_ms;        /* an answer that came in one piece, alone on its endpoint; else 0 */
 };
 
 /* Zeroed is valid: nothing learned. */
@@ -107,8 +116,8 @@ struct sched_learner {
     double decode_ms_per_token;  /* 0 = unknown; one stream alone */
     double decode_batch_slope;   /* 0 = unknown */
     uint32_t prefill_samples, decode_samples;
-    double weight, sx, sxx, sy, sxy;    /* decayed sums of (streams, ms per token) */
-    double suu, sun, snn, sut, snt;     /* of whole answers: uncached, answer tokens, ms */
+    double weight, sx, sxx, sy, sxy; /* decayed sums of (streams, ms per token) */
+    double suu, sun, snn, sut, snt;  /* of whole answers: uncached, answer tokens, ms */
 };
 
 void sched_learn(struct sched_learner *l, const struct sched_conf *c, const struct sched_sample *s);

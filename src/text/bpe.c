@@ -27,8 +27,8 @@ static inline struct pair_slot *pair_probe(const struct tokenizer *t, uint64_t p
 }
 
 static inline bool find_pair(const struct tokenizer *t, const uint8_t *text,
-                             const struct merge_sym *l, const struct merge_sym *r,
-                             uint32_t *rank, uint32_t *id)
+                             const struct merge_sym *l, const struct merge_sym *r, uint32_t *rank,
+                             uint32_t *id)
 {
     uint64_t pair = (uint64_t)l->id << 32 | r->id;
     const struct pair_slot *s = pair_probe(t, pair);
@@ -50,7 +50,7 @@ static int intern(struct vocab *v, const uint8_t *p, size_t n, uint32_t *id)
     *id = vocab_find(v, p, n);
     if (*id != TOK_NONE)
         return 0;
-    rc = vocab_add(v, (struct str){ (const char *)p, n }, false);
+    rc = vocab_add(v, (struct str) { (const char *)p, n }, false);
     *id = v->count - 1;
     return rc;
 }
@@ -77,7 +77,7 @@ static int load_merge(struct tokenizer *t, struct str s, uint32_t rank, uint8_t 
         return rc;
     slot = pair_probe(t, (uint64_t)l << 32 | r);
     if (slot->pair == UINT64_MAX) /* of two equal merges the first counts */
-        *slot = (struct pair_slot){ (uint64_t)l << 32 | r, rank, merged };
+        *slot = (struct pair_slot) { (uint64_t)l << 32 | r, rank, merged };
     return 0;
 }
 
@@ -104,7 +104,7 @@ int bpe_load_merges(struct tokenizer *t, const struct str *merge, uint64_t count
         t->pair_mask = slots - 1;
     }
     for (uint32_t b = 0; b < 256 && rc == 0; b++)
-        rc = intern(&t->vocab, &(uint8_t){ (uint8_t)b }, 1, &t->byte_id[b]);
+        rc = intern(&t->vocab, &(uint8_t) { (uint8_t)b }, 1, &t->byte_id[b]);
     for (uint64_t i = 0; i < count && rc == 0; i++)
         rc = load_merge(t, merge[i], (uint32_t)i, tmp);
     mem_free(tmp);
@@ -139,7 +139,7 @@ static bool merge_word(struct enc *e, const uint8_t *p, size_t n, bool *is_whole
     uint32_t left;
 
     for (size_t i = 0; i < n; i++)
-        sym[i] = (struct merge_sym){ e->t->byte_id[p[i]], 0, 0 };
+        sym[i] = (struct merge_sym) { e->t->byte_id[p[i]], 0, 0 };
     left = merge_small(e->t, p, sym, (uint32_t)n, find_pair);
     *is_whole = left == 1;
     for (uint32_t i = 0; i < left; i++)
@@ -155,7 +155,7 @@ static int merge_long(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
     if (!merge_room(e, n))
         return ERR_NOMEM;
     for (size_t i = 0; i < n; i++)
-        e->node[i].sym = (struct merge_sym){ e->t->byte_id[p[i]], 0, 0 };
+        e->node[i].sym = (struct merge_sym) { e->t->byte_id[p[i]], 0, 0 };
     rc = merge_large(e, p, (uint32_t)n, find_pair);
     if (rc != 0)
         return rc;
@@ -177,8 +177,7 @@ static int encode_piece(struct enc *e, const uint8_t *p, size_t n)
         return put(e, t->byte_id[p[0]]) ? 0 : token_list_error(e->out);
     id = vocab_find(&t->vocab, p, n);
     if (id < t->count &&
-        (t->ignore_merges ||
-         atomic_load_explicit(&t->whole[id], memory_order_relaxed) == 1))
+        (t->ignore_merges || atomic_load_explicit(&t->whole[id], memory_order_relaxed) == 1))
         return token_list_push(e->out, id) ? 0 : token_list_error(e->out);
     if (n <= MERGE_SMALL)
         rc = merge_word(e, p, n, &is_whole) ? 0 : token_list_error(e->out);
@@ -198,7 +197,7 @@ int bpe_encode(struct enc *e, struct str text)
     if (!utf8_valid(text)) {
         if (!enc_tmp(e, text.n * 3))
             return ERR_NOMEM;
-        text = (struct str){ (const char *)e->tmp, pretok_repair(text, e->tmp) };
+        text = (struct str) { (const char *)e->tmp, pretok_repair(text, e->tmp) };
     }
     pretok_init(&s, e->t->pre, text);
     while (pretok_next(&s, &piece)) {

@@ -62,8 +62,8 @@ struct input {
 static bool is_known_role(struct str s)
 {
     static const char *const roles[] = {
-        "system", "user", "assistant", "tool", "developer", "function", "model", "ipython", "environment",
-        "observation", "context", "documents",
+        "system", "user",    "assistant",   "tool",        "developer", "function",
+        "model",  "ipython", "environment", "observation", "context",   "documents",
     };
 
     for (size_t i = 0; i < COUNT(roles); i++)
@@ -85,7 +85,7 @@ static bool convert_number(const struct json *from, struct jv *out)
     if (json_i64(from, &i))
         *out = jv_int(i);
     else if (integer)
-        *out = (struct jv){ .type = J_BIG, .s = { .p = from->text.p, .n = from->text.n } };
+        *out = (struct jv) { .type = J_BIG, .s = { .p = from->text.p, .n = from->text.n } };
     else
         *out = jv_float(json_f64(from, &d) ? d : 0);
     return true;
@@ -111,7 +111,8 @@ static bool convert_dict(struct input *in, const struct json *from, struct jv *o
         return false;
     out->dict->own = false;
     for (const struct json *k = from->first; k != NULL; k = k->next) {
-        struct jv key = jv_text((struct jtext){ .p = k->key.p, .n = k->key.n, .tainted = true }), v;
+        struct jv key = jv_text((struct jtext) { .p = k->key.p, .n = k->key.n, .tainted = true }),
+                  v;
 
         in->bytes += k->key.n;
         if (!convert(in, k, &v) || !jdict_put(in->j, out->dict, &key, &v))
@@ -127,26 +128,16 @@ static bool convert(struct input *in, const struct json *from, struct jv *out)
     if (!jenter(in->j))
         return false;
     switch (from->type) {
-    case JSON_NULL:
-        *out = jv_none();
-        break;
+    case JSON_NULL: *out = jv_none(); break;
     case JSON_TRUE:
-    case JSON_FALSE:
-        *out = jv_bool(from->type == JSON_TRUE);
-        break;
-    case JSON_NUMBER:
-        ok = convert_number(from, out);
-        break;
+    case JSON_FALSE: *out = jv_bool(from->type == JSON_TRUE); break;
+    case JSON_NUMBER: ok = convert_number(from, out); break;
     case JSON_STRING:
-        *out = jv_text((struct jtext){ .p = from->text.p, .n = from->text.n, .tainted = true });
+        *out = jv_text((struct jtext) { .p = from->text.p, .n = from->text.n, .tainted = true });
         in->bytes += from->text.n;
         break;
-    case JSON_ARRAY:
-        ok = convert_list(in, from, out);
-        break;
-    case JSON_OBJECT:
-        ok = convert_dict(in, from, out);
-        break;
+    case JSON_ARRAY: ok = convert_list(in, from, out); break;
+    case JSON_OBJECT: ok = convert_dict(in, from, out); break;
     }
     jleave(in->j);
     return ok;
@@ -178,7 +169,8 @@ static bool put(struct input *in, struct jdict *context, const char *name, const
     return jdict_put(in->j, context, &key, v);
 }
 
-static bool put_json(struct input *in, struct jdict *context, const char *name, const struct json *from)
+static bool put_json(struct input *in, struct jdict *context, const char *name,
+                     const struct json *from)
 {
     struct jv v = jv_none();
 
@@ -189,22 +181,27 @@ static bool put_json(struct input *in, struct jdict *context, const char *name, 
  * the conversation. */
 static bool build(struct input *in, const struct chat_render_opts *o, struct jdict *context)
 {
-    struct jv prompt = jv_bool(o->add_generation_prompt), bos = jv_str(o->bos_token), eos = jv_str(o->eos_token);
+    struct jv prompt = jv_bool(o->add_generation_prompt), bos = jv_str(o->bos_token),
+              eos = jv_str(o->eos_token);
     const struct jv *messages;
 
-    if (!put_json(in, context, "messages", o->messages) || !put_json(in, context, "tools", o->tools) ||
-        !put_json(in, context, "documents", NULL) || !put(in, context, "add_generation_prompt", &prompt) ||
+    if (!put_json(in, context, "messages", o->messages) ||
+        !put_json(in, context, "tools", o->tools) || !put_json(in, context, "documents", NULL) ||
+        !put(in, context, "add_generation_prompt", &prompt) ||
         (o->bos_token.p != NULL && !put(in, context, "bos_token", &bos)) ||
         (o->eos_token.p != NULL && !put(in, context, "eos_token", &eos)))
         return false;
     messages = jdict_gets(context, STR("messages"));
     if (!trust_roles(in, messages))
         return false;
-    for (const struct json *k = o->kwargs != NULL ? o->kwargs->first : NULL; k != NULL; k = k->next) {
-        struct jv key = jv_text((struct jtext){ .p = k->key.p, .n = k->key.n, .tainted = true }), v;
+    for (const struct json *k = o->kwargs != NULL ? o->kwargs->first : NULL; k != NULL;
+         k = k->next) {
+        struct jv key = jv_text((struct jtext) { .p = k->key.p, .n = k->key.n, .tainted = true }),
+                  v;
 
         if (str_eqz(k->key, "messages") || str_eqz(k->key, "tools"))
-            return jfail(in->j, ERR_INVAL, "chat_template_kwargs may not replace messages or tools");
+            return jfail(in->j, ERR_INVAL,
+                         "chat_template_kwargs may not replace messages or tools");
         if (!convert(in, k, &v) || !jdict_put(in->j, context, &key, &v))
             return false;
     }
@@ -237,16 +234,19 @@ static size_t find_last(struct str s, struct str needle)
 static bool cut_after_content(struct jinja *j, const struct chat_render_opts *o, struct jtext *text)
 {
     struct jv content = jv_str(last_content(o));
-    struct jtext bare = jtext_strip(content.s, NULL, true, true), left = jtext_strip(content.s, NULL, true, false);
+    struct jtext bare = jtext_strip(content.s, NULL, true, true),
+                 left = jtext_strip(content.s, NULL, true, false);
     struct str all = { text->p, text->n };
     size_t at;
 
     if (content.s.p == NULL)
-        return jfail(j, ERR_INVAL, "continue_final_message is set but the last message has no text to continue");
-    at = bare.n == 0 ? all.n : find_last(all, (struct str){ bare.p, bare.n });
+        return jfail(j, ERR_INVAL,
+                     "continue_final_message is set but the last message has no text to continue");
+    at = bare.n == 0 ? all.n : find_last(all, (struct str) { bare.p, bare.n });
     if (at == SIZE_MAX)
-        return jfail(j, ERR_INVAL, "continue_final_message is set but the last message does not appear in the "
-                                   "rendered conversation");
+        return jfail(j, ERR_INVAL,
+                     "continue_final_message is set but the last message does not appear in the "
+                     "rendered conversation");
     if (!str_eq(str_sub(all, at, left.n), jv_view(&content)))
         left = bare;
     *text = jtext_sub(*text, 0, MIN(at + left.n, all.n));
@@ -278,7 +278,8 @@ static int render(const struct chat_template *t, const struct chat_render_opts *
     return 0;
 }
 
-int chat_render(const struct chat_template *t, const struct chat_render_opts *o, struct buf *out, struct err *e)
+int chat_render(const struct chat_template *t, const struct chat_render_opts *o, struct buf *out,
+                struct err *e)
 {
     struct jtext text;
     struct arena a;
@@ -292,8 +293,8 @@ int chat_render(const struct chat_template *t, const struct chat_render_opts *o,
     return rc;
 }
 
-int chat_tokenize(const struct chat_template *t, const struct chat_render_opts *o, const struct tokenizer *tok,
-                  struct token_list *out, struct err *e)
+int chat_tokenize(const struct chat_template *t, const struct chat_render_opts *o,
+                  const struct tokenizer *tok, struct token_list *out, struct err *e)
 {
     struct jtext text;
     struct arena a;

@@ -21,14 +21,14 @@ int chat_template_new(struct chat_template **out, struct str source, struct err 
 void chat_template_free(struct chat_template *t);
 
 struct chat_render_opts {
-    const struct json *messages;   /* array of {role, content, tool_calls ...} as received */
-    const struct json *tools;      /* array or NULL */
-    const struct json *kwargs;     /* chat_template_kwargs object or NULL */
+    const struct json *messages; /* array of {role, content, tool_calls ...} as received */
+    const struct json *tools;    /* array or NULL */
+    const struct json *kwargs;   /* chat_template_kwargs object or NULL */
     bool add_generation_prompt;
     bool continue_final_message;
     bool allow_special_in_content; /* vLLM's behaviour: content may hold control tokens */
     struct str bos_token, eos_token;
-    double now_s;                  /* strftime_now; seconds since 1970 */
+    double now_s; /* strftime_now; seconds since 1970 */
 };
 
 /* Appends the rendered text.  ERR_INVAL (raise_exception: e has its text), ERR_LIMIT. */

@@ -37,7 +37,7 @@ static bool put_unescaped(struct str text, struct buf *out)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0'
+    return c >= '0' && c <= '9'   ? c - '0'
            : c >= 'A' && c <= 'F' ? c - 'A' + 10
            : c >= 'a' && c <= 'f' ? c - 'a' + 10
                                   : -1;
@@ -80,7 +80,7 @@ bool tokenizer_piece(const struct tokenizer *t, uint32_t id, bool special, struc
 
 void detok_init(struct detok *d, const struct tokenizer *t, bool special)
 {
-    *d = (struct detok){ .t = t, .special = special, .first = true };
+    *d = (struct detok) { .t = t, .special = special, .first = true };
     buf_init(&d->pending, DETOK_PENDING_MAX);
 }
 
@@ -103,7 +103,7 @@ bool detok_add(struct detok *d, uint32_t id, struct buf *out)
     whole = utf8_complete(buf_view(&d->pending));
     if (whole == 0)
         return true;
-    if (!utf8_lossy(out, (struct str){ d->pending.p, whole }))
+    if (!utf8_lossy(out, (struct str) { d->pending.p, whole }))
         return false;
     buf_drop(&d->pending, whole);
     return true;

@@ -21,11 +21,13 @@ static const struct jv *take_kw(struct jargs *args, bool *used, struct str name)
 }
 
 /* Parameters from positions, then keywords, then defaults, which may read earlier parameters. */
-static bool bind_params(struct jinja *j, const struct jmacro *m, struct jargs *args, bool *used, size_t *taken)
+static bool bind_params(struct jinja *j, const struct jmacro *m, struct jargs *args, bool *used,
+                        size_t *taken)
 {
     *taken = 0;
     for (const struct jnode *p = m->node->list2; p != NULL; p = p->next) {
-        const struct jv *given = *taken < args->count ? &args->v[(*taken)++] : take_kw(args, used, p->name);
+        const struct jv *given =
+            *taken < args->count ? &args->v[(*taken)++] : take_kw(args, used, p->name);
         struct jv v = jv_undef(p->name);
 
         if (given != NULL)
@@ -39,7 +41,8 @@ static bool bind_params(struct jinja *j, const struct jmacro *m, struct jargs *a
 }
 
 /* caller, varargs and kwargs; what is left over and not asked for is an error. */
-static bool bind_rest(struct jinja *j, const struct jmacro *m, struct jargs *args, bool *used, size_t taken)
+static bool bind_rest(struct jinja *j, const struct jmacro *m, struct jargs *args, bool *used,
+                      size_t taken)
 {
     const struct jv *caller = take_kw(args, used, str_of(jname_caller));
     struct jv list, dict;
@@ -88,7 +91,8 @@ bool jcall_macro(struct jinja *j, struct jmacro *m, struct jargs *args, struct j
     if (j->frame == NULL)
         return false;
     j->out = &text;
-    ok = bind_params(j, m, args, used, &taken) && bind_rest(j, m, args, used, taken) && jexec(j, m->node->list);
+    ok = bind_params(j, m, args, used, &taken) && bind_rest(j, m, args, used, taken) &&
+         jexec(j, m->node->list);
     j->out = into;
     j->frame = around;
     j->calls--;
@@ -139,7 +143,8 @@ static bool turn(struct jinja *j, const struct jnode *n, struct jloop *l)
            jexec(j, n->list);
 }
 
-bool jrun_loop(struct jinja *j, const struct jnode *n, const struct jv *over, struct jframe *frame, unsigned depth)
+bool jrun_loop(struct jinja *j, const struct jnode *n, const struct jv *over, struct jframe *frame,
+               unsigned depth)
 {
     struct jframe *around = j->frame;
     struct jloop *l = arena_try_zero(j->a, 1, sizeof(*l));
@@ -151,7 +156,8 @@ bool jrun_loop(struct jinja *j, const struct jnode *n, const struct jv *over, st
     l->frame = frame;
     l->depth = depth;
     j->frame = frame;
-    if (!jv_items(j, over, &l->item, &l->count) || (n->c != NULL && !filter_items(j, n, &l->item, &l->count)))
+    if (!jv_items(j, over, &l->item, &l->count) ||
+        (n->c != NULL && !filter_items(j, n, &l->item, &l->count)))
         return false;
     j->frame = jframe_new(j, frame);
     if (j->frame == NULL)
@@ -196,10 +202,19 @@ static bool call_loop(struct jinja *j, struct jloop *l, struct jargs *args, stru
 bool jloop_attr(const struct jloop *l, struct str name, struct jv *out)
 {
     int64_t i = (int64_t)l->index, n = (int64_t)l->count;
-    const struct { const char *name; struct jv v; } attrs[] = {
-        { "index", jv_int(i + 1) }, { "index0", jv_int(i) }, { "revindex", jv_int(n - i) },
-        { "revindex0", jv_int(n - i - 1) }, { "first", jv_bool(i == 0) }, { "last", jv_bool(i == n - 1) },
-        { "length", jv_int(n) }, { "depth", jv_int(l->depth + 1) }, { "depth0", jv_int(l->depth) },
+    const struct {
+        const char *name;
+        struct jv v;
+    } attrs[] = {
+        { "index", jv_int(i + 1) },
+        { "index0", jv_int(i) },
+        { "revindex", jv_int(n - i) },
+        { "revindex0", jv_int(n - i - 1) },
+        { "first", jv_bool(i == 0) },
+        { "last", jv_bool(i == n - 1) },
+        { "length", jv_int(n) },
+        { "depth", jv_int(l->depth + 1) },
+        { "depth0", jv_int(l->depth) },
         { "previtem", i > 0 ? l->item[i - 1] : jv_undef(STR("previtem")) },
         { "nextitem", i + 1 < n ? l->item[i + 1] : jv_undef(STR("nextitem")) },
     };
@@ -222,7 +237,8 @@ static bool raise_exception(struct jinja *j, struct jargs *args, struct jv *out)
     if (args->count > 0 && !jv_to_text(j, &args->v[0], &t))
         return false;
     if (j->rc == 0) /* the template's own sentence, nothing of ours around it */
-        j->rc = err_set(j->e, ERR_INVAL, "%.*s", (int)MIN(t.n, (size_t)ERR_MSG_MAX), t.n > 0 ? t.p : "");
+        j->rc = err_set(j->e, ERR_INVAL, "%.*s", (int)MIN(t.n, (size_t)ERR_MSG_MAX),
+                        t.n > 0 ? t.p : "");
     return false;
 }
 
@@ -246,10 +262,11 @@ static bool strftime_now(struct jinja *j, struct jargs *args, struct jv *out)
     memcpy(format, f->s.p, f->s.n);
     format[f->s.n] = 0;
     n = strftime(text, sizeof(text), format, &tm);
-    copy = arena_str(j->a, (struct str){ text, n }).p;
+    copy = arena_str(j->a, (struct str) { text, n }).p;
     if (copy == NULL)
         return jfail_memory(j);
-    *out = jv_text((struct jtext){ .p = copy, .n = n, .tainted = f->s.tainted || f->s.taint != NULL });
+    *out = jv_text(
+        (struct jtext) { .p = copy, .n = n, .tainted = f->s.tainted || f->s.taint != NULL });
     return true;
 }
 
@@ -351,7 +368,7 @@ static bool make_cycler(struct jinja *j, struct jargs *args, struct jv *out)
         if (!jlist_add(j, list.list, &args->v[i]))
             return false;
     c->items = list.list;
-    *out = (struct jv){ .type = J_CYCLER, .cycler = c };
+    *out = (struct jv) { .type = J_CYCLER, .cycler = c };
     return true;
 }
 
@@ -362,16 +379,24 @@ static bool make_joiner(struct jinja *j, struct jargs *args, struct jv *out)
 
     if (c == NULL)
         return jfail_memory(j);
-    c->sep = (struct jtext){ .p = ", ", .n = 2 };
+    c->sep = (struct jtext) { .p = ", ", .n = 2 };
     if (sep != NULL && !jv_to_text(j, sep, &c->sep))
         return false;
-    *out = (struct jv){ .type = J_JOINER, .cycler = c };
+    *out = (struct jv) { .type = J_JOINER, .cycler = c };
     return true;
 }
 
-static const struct { const char *name; jcallee *run; } functions[] = {
-    { "raise_exception", raise_exception }, { "strftime_now", strftime_now }, { "range", range },
-    { "dict", make_dict }, { "namespace", make_namespace }, { "cycler", make_cycler }, { "joiner", make_joiner },
+static const struct {
+    const char *name;
+    jcallee *run;
+} functions[] = {
+    { "raise_exception", raise_exception },
+    { "strftime_now", strftime_now },
+    { "range", range },
+    { "dict", make_dict },
+    { "namespace", make_namespace },
+    { "cycler", make_cycler },
+    { "joiner", make_joiner },
 };
 
 uint16_t jfunc_id(struct str name)
@@ -384,7 +409,7 @@ uint16_t jfunc_id(struct str name)
 
 static bool call_joiner(struct jcycler *c, struct jv *out)
 {
-    *out = jv_text(c->used ? c->sep : (struct jtext){ 0 });
+    *out = jv_text(c->used ? c->sep : (struct jtext) { 0 });
     c->used = true;
     return true;
 }
@@ -392,16 +417,14 @@ static bool call_joiner(struct jcycler *c, struct jv *out)
 bool jcall(struct jinja *j, const struct jv *f, struct jargs *args, struct jv *out)
 {
     switch (f->type) {
-    case J_FUNC:
-        return functions[f->fn.id - 1].run(j, args, out);
-    case J_MACRO:
-        return jcall_macro(j, f->macro, args, out);
-    case J_LOOP:
-        return call_loop(j, f->loop, args, out);
-    case J_JOINER:
-        return call_joiner(f->cycler, out);
+    case J_FUNC: return functions[f->fn.id - 1].run(j, args, out);
+    case J_MACRO: return jcall_macro(j, f->macro, args, out);
+    case J_LOOP: return call_loop(j, f->loop, args, out);
+    case J_JOINER: return call_joiner(f->cycler, out);
     case J_METHOD: {
-        struct jargs with = { .count = args->count + 1, .kw = args->kw, .kw_count = args->kw_count };
+        struct jargs with = { .count = args->count + 1,
+                              .kw = args->kw,
+                              .kw_count = args->kw_count };
 
         with.v = arena_try_zero(j->a, with.count, sizeof(*with.v));
         if (with.v == NULL)
@@ -411,7 +434,6 @@ bool jcall(struct jinja *j, const struct jv *f, struct jargs *args, struct jv *o
             with.v[i + 1] = args->v[i];
         return jmethod_run(j, f->fn.id, &with, out);
     }
-    default:
-        return jfail(j, ERR_INVAL, "'%s' object is not callable", jv_type_name(f));
+    default: return jfail(j, ERR_INVAL, "'%s' object is not callable", jv_type_name(f));
     }
 }

@@ -49,7 +49,7 @@ bool jframe_put(struct jinja *j, struct jframe *f, const char *name, const struc
         f->var = p;
         f->cap = cap;
     }
-    f->var[f->count++] = (struct jvar){ name, *v };
+    f->var[f->count++] = (struct jvar) { name, *v };
     return true;
 }
 
@@ -65,7 +65,7 @@ static struct jv lookup(const struct jinja *j, const struct jnode *n)
     if (v != NULL)
         return *v;
     if (n->op != 0)
-        return (struct jv){ .type = J_FUNC, .fn = { n->op, NULL } };
+        return (struct jv) { .type = J_FUNC, .fn = { n->op, NULL } };
     return jv_undef(n->name);
 }
 
@@ -103,7 +103,7 @@ static bool bind(struct jinja *j, const struct jv *self, uint16_t method, struct
     if (copy == NULL)
         return jfail_memory(j);
     *copy = *self;
-    *out = (struct jv){ .type = J_METHOD, .fn = { method, copy } };
+    *out = (struct jv) { .type = J_METHOD, .fn = { method, copy } };
     return true;
 }
 
@@ -111,11 +111,13 @@ static bool undefined_use(struct jinja *j, const struct jv *v)
 {
     if (v->s.p == NULL)
         return jfail(j, ERR_INVAL, "an undefined value is used");
-    return jfail(j, ERR_INVAL, "'%.*s' is undefined", STR_ARG(str_sub((struct str){ v->s.p, v->s.n }, 0, 64)));
+    return jfail(j, ERR_INVAL, "'%.*s' is undefined",
+                 STR_ARG(str_sub((struct str) { v->s.p, v->s.n }, 0, 64)));
 }
 
 /* obj.name: what the type has, then what the object holds. */
-bool jget_attr(struct jinja *j, const struct jv *obj, struct str name, uint16_t method, struct jv *out)
+bool jget_attr(struct jinja *j, const struct jv *obj, struct str name, uint16_t method,
+               struct jv *out)
 {
     const struct jv *v;
 
@@ -165,7 +167,8 @@ bool jget_item(struct jinja *j, const struct jv *obj, const struct jv *key, stru
         if (i < 0)
             i += (int64_t)n;
         if (i >= 0 && (uint64_t)i < n) {
-            size_t from = jtext_at(jv_view(obj), (size_t)i), to = jtext_at(jv_view(obj), (size_t)i + 1);
+            size_t from = jtext_at(jv_view(obj), (size_t)i),
+                   to = jtext_at(jv_view(obj), (size_t)i + 1);
 
             *out = jv_text(jtext_sub(obj->s, from, to - from));
         }
@@ -190,8 +193,8 @@ static bool slice_bound(struct jinja *j, const struct jnode *n, int64_t *out, bo
 }
 
 /* Python's rules for [start:stop:step] over n items: first index and how many. */
-static void slice_range(int64_t n, bool has_start, int64_t *start, bool has_stop, int64_t stop, int64_t step,
-                        int64_t *count)
+static void slice_range(int64_t n, bool has_start, int64_t *start, bool has_stop, int64_t stop,
+                        int64_t step, int64_t *count)
 {
     int64_t low = step < 0 ? -1 : 0, high = step < 0 ? n - 1 : n;
 
@@ -213,7 +216,8 @@ static void slice_range(int64_t n, bool has_start, int64_t *start, bool has_stop
         *count = *start > stop ? (*start - stop - 1) / -step + 1 : 0;
 }
 
-static bool slice_text(struct jinja *j, struct jtext s, int64_t start, int64_t step, int64_t count, struct jv *out)
+static bool slice_text(struct jinja *j, struct jtext s, int64_t start, int64_t step, int64_t count,
+                       struct jv *out)
 {
     struct str view = { s.p, s.n };
     struct jv chars = jv_text(s), *items;
@@ -247,7 +251,8 @@ static bool eval_slice(struct jinja *j, const struct jv *obj, const struct jnode
         return false;
     if (obj->type == J_UNDEF)
         return undefined_use(j, obj);
-    if (obj->type != J_STR && ((obj->type != J_LIST && obj->type != J_TUPLE) || obj->list->kind != JLIST_PLAIN))
+    if (obj->type != J_STR &&
+        ((obj->type != J_LIST && obj->type != J_TUPLE) || obj->list->kind != JLIST_PLAIN))
         return jfail(j, ERR_INVAL, "'%s' object is not subscriptable", jv_type_name(obj));
     if (step == 0 || step < -JINJA_RANGE_MAX || step > JINJA_RANGE_MAX)
         return jfail(j, ERR_INVAL, "slice step cannot be zero or huge");
@@ -309,7 +314,8 @@ static bool repeat(struct jinja *j, const struct jv *v, int64_t times, struct jv
 
 static bool join_lists(struct jinja *j, const struct jv *a, const struct jv *b, struct jv *out)
 {
-    if (!jstep(j, (a->list->count + b->list->count) / 8) || !jlist_new(j, a->list->count + b->list->count, out))
+    if (!jstep(j, (a->list->count + b->list->count) / 8) ||
+        !jlist_new(j, a->list->count + b->list->count, out))
         return false;
     out->type = a->type;
     for (size_t i = 0; i < a->list->count; i++)
@@ -353,24 +359,12 @@ static bool int_op(struct jinja *j, enum jop op, int64_t x, int64_t y, struct jv
         return overflow(j);
     *out = jv_int(0);
     switch (op) {
-    case JOP_ADD:
-        over = __builtin_add_overflow(x, y, &out->i);
-        break;
-    case JOP_SUB:
-        over = __builtin_sub_overflow(x, y, &out->i);
-        break;
-    case JOP_MUL:
-        over = __builtin_mul_overflow(x, y, &out->i);
-        break;
-    case JOP_DIV:
-        *out = jv_float((double)x / (double)y);
-        break;
-    case JOP_FLOORDIV:
-        out->i = floor_div(x, y);
-        break;
-    case JOP_MOD:
-        out->i = x - floor_div(x, y) * y;
-        break;
+    case JOP_ADD: over = __builtin_add_overflow(x, y, &out->i); break;
+    case JOP_SUB: over = __builtin_sub_overflow(x, y, &out->i); break;
+    case JOP_MUL: over = __builtin_mul_overflow(x, y, &out->i); break;
+    case JOP_DIV: *out = jv_float((double)x / (double)y); break;
+    case JOP_FLOORDIV: out->i = floor_div(x, y); break;
+    case JOP_MOD: out->i = x - floor_div(x, y) * y; break;
     default:
         if (y >= 0)
             return int_pow(j, x, y, &out->i);
@@ -387,29 +381,17 @@ static bool float_op(struct jinja *j, enum jop op, double x, double y, struct jv
     if (y == 0 && (op == JOP_DIV || op == JOP_FLOORDIV || op == JOP_MOD))
         return jfail(j, ERR_INVAL, "division by zero");
     switch (op) {
-    case JOP_ADD:
-        r = x + y;
-        break;
-    case JOP_SUB:
-        r = x - y;
-        break;
-    case JOP_MUL:
-        r = x * y;
-        break;
-    case JOP_DIV:
-        r = x / y;
-        break;
-    case JOP_FLOORDIV:
-        r = floor(x / y);
-        break;
+    case JOP_ADD: r = x + y; break;
+    case JOP_SUB: r = x - y; break;
+    case JOP_MUL: r = x * y; break;
+    case JOP_DIV: r = x / y; break;
+    case JOP_FLOORDIV: r = floor(x / y); break;
     case JOP_MOD:
         r = fmod(x, y);
         if (r != 0 && (r < 0) != (y < 0))
             r += y;
         break;
-    default:
-        r = pow(x, y);
-        break;
+    default: r = pow(x, y); break;
     }
     *out = jv_float(r);
     return true;
@@ -420,7 +402,7 @@ static bool add_text(struct jinja *j, struct jtext a, struct jtext b, struct jv 
 {
     bool markup = a.markup || b.markup;
 
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     if (markup && (!jtext_escape(j, a, &a) || !jtext_escape(j, b, &b)))
         return false;
     if (!jtext_concat(j, a, b, &out->s))
@@ -443,13 +425,16 @@ bool jbinary(struct jinja *j, enum jop op, const struct jv *a, const struct jv *
         return int_op(j, op, x, y, out);
     if (jv_is_number(a) && jv_is_number(b))
         return float_op(j, op, jv_double(a), jv_double(b), out);
-    if (op == JOP_MUL && (a->type == J_STR || a->type == J_LIST || a->type == J_TUPLE) && jv_as_int(b, &y))
+    if (op == JOP_MUL && (a->type == J_STR || a->type == J_LIST || a->type == J_TUPLE) &&
+        jv_as_int(b, &y))
         return repeat(j, a, y, out);
-    if (op == JOP_MUL && (b->type == J_STR || b->type == J_LIST || b->type == J_TUPLE) && jv_as_int(a, &x))
+    if (op == JOP_MUL && (b->type == J_STR || b->type == J_LIST || b->type == J_TUPLE) &&
+        jv_as_int(a, &x))
         return repeat(j, b, x, out);
     if (op == JOP_ADD && a->type == b->type && (a->type == J_LIST || a->type == J_TUPLE))
         return join_lists(j, a, b, out);
-    return jfail(j, ERR_INVAL, "unsupported operand types: '%s' and '%s'", jv_type_name(a), jv_type_name(b));
+    return jfail(j, ERR_INVAL, "unsupported operand types: '%s' and '%s'", jv_type_name(a),
+                 jv_type_name(b));
 }
 
 bool jcompare(struct jinja *j, enum jop op, const struct jv *a, const struct jv *b, bool *out)
@@ -457,28 +442,28 @@ bool jcompare(struct jinja *j, enum jop op, const struct jv *a, const struct jv 
     int order;
 
     switch (op) {
-    case JOP_EQ:
-        return jv_equal(j, a, b, out);
+    case JOP_EQ: return jv_equal(j, a, b, out);
     case JOP_NE:
         if (!jv_equal(j, a, b, out))
             return false;
         *out = !*out;
         return true;
-    case JOP_IN:
-        return jv_contains(j, b, a, out);
+    case JOP_IN: return jv_contains(j, b, a, out);
     case JOP_NOT_IN:
         if (!jv_contains(j, b, a, out))
             return false;
         *out = !*out;
         return true;
-    default:
-        break;
+    default: break;
     }
     if (a->type == J_UNDEF || b->type == J_UNDEF)
         return undefined_use(j, a->type == J_UNDEF ? a : b);
     if (!jv_order(j, a, b, &order))
         return false;
-    *out = order != 2 && (op == JOP_LT ? order < 0 : op == JOP_LE ? order <= 0 : op == JOP_GT ? order > 0 : order >= 0);
+    *out = order != 2 && (op == JOP_LT   ? order < 0
+                          : op == JOP_LE ? order <= 0
+                          : op == JOP_GT ? order > 0
+                                         : order >= 0);
     return true;
 }
 
@@ -570,7 +555,8 @@ static bool eval_dict(struct jinja *j, const struct jnode *n, struct jv *out)
     return true;
 }
 
-static bool add_kw(struct jinja *j, struct jargs *args, size_t *cap, struct str name, const struct jv *v)
+static bool add_kw(struct jinja *j, struct jargs *args, size_t *cap, struct str name,
+                   const struct jv *v)
 {
     for (size_t i = 0; i < args->kw_count; i++)
         if (str_eq(args->kw[i].name, name))
@@ -586,7 +572,7 @@ static bool add_kw(struct jinja *j, struct jargs *args, size_t *cap, struct str 
         args->kw = p;
         *cap = bigger;
     }
-    args->kw[args->kw_count++] = (struct jkw){ name, *v };
+    args->kw[args->kw_count++] = (struct jkw) { name, *v };
     return true;
 }
 
@@ -609,7 +595,7 @@ bool jeval_args(struct jinja *j, const struct jnode *list, struct jv *first, str
     size_t cap = 0;
     struct jv all;
 
-    *out = (struct jargs){ 0 };
+    *out = (struct jargs) { 0 };
     if (!jlist_new(j, 4, &all) || (first != NULL && !jlist_add(j, all.list, first)))
         return false;
     for (const struct jnode *o = list; o != NULL; o = o->next) {
@@ -644,7 +630,8 @@ static bool eval_filter(struct jinja *j, const struct jnode *n, struct jv *base,
 
     if (n->a == NULL)
         v = *base; /* a block's text */
-    else if (base != NULL && n->a->kind == JN_FILTER ? !eval_filter(j, n->a, base, &v) : !jeval(j, n->a, &v))
+    else if (base != NULL && n->a->kind == JN_FILTER ? !eval_filter(j, n->a, base, &v)
+                                                     : !jeval(j, n->a, &v))
         return false;
     if (n->op == JUNKNOWN)
         return jfail(j, ERR_INVAL, "there is no filter '%.*s'", STR_ARG(str_sub(n->name, 0, 64)));
@@ -659,7 +646,8 @@ static bool eval_test(struct jinja *j, const struct jnode *n, struct jv *out)
 
     if (n->op == JUNKNOWN)
         return jfail(j, ERR_INVAL, "there is no test '%.*s'", STR_ARG(str_sub(n->name, 0, 64)));
-    if (!jeval(j, n->a, &v) || !jeval_args(j, n->list, &v, &args) || !jtest_run(j, n->op, &args, &is))
+    if (!jeval(j, n->a, &v) || !jeval_args(j, n->list, &v, &args) ||
+        !jtest_run(j, n->op, &args, &is))
         return false;
     *out = jv_bool(is);
     return true;
@@ -683,46 +671,32 @@ static bool eval_node(struct jinja *j, const struct jnode *n, struct jv *out)
     struct jv v, w;
 
     switch (n->kind) {
-    case JN_CONST:
-        *out = n->value;
-        return true;
-    case JN_NAME:
-        *out = lookup(j, n);
-        return true;
+    case JN_CONST: *out = n->value; return true;
+    case JN_NAME: *out = lookup(j, n); return true;
     case JN_LIST:
-    case JN_TUPLE:
-        return eval_list(j, n, out);
-    case JN_DICT:
-        return eval_dict(j, n, out);
-    case JN_ATTR:
-        return jeval(j, n->a, &v) && jget_attr(j, &v, n->name, n->op, out);
-    case JN_ITEM:
-        return eval_item(j, n, out);
-    case JN_CALL:
-        return eval_call(j, n, out);
-    case JN_FILTER:
-        return eval_filter(j, n, NULL, out);
-    case JN_TEST:
-        return eval_test(j, n, out);
+    case JN_TUPLE: return eval_list(j, n, out);
+    case JN_DICT: return eval_dict(j, n, out);
+    case JN_ATTR: return jeval(j, n->a, &v) && jget_attr(j, &v, n->name, n->op, out);
+    case JN_ITEM: return eval_item(j, n, out);
+    case JN_CALL: return eval_call(j, n, out);
+    case JN_FILTER: return eval_filter(j, n, NULL, out);
+    case JN_TEST: return eval_test(j, n, out);
     case JN_NOT:
         if (!jeval(j, n->a, &v))
             return false;
         *out = jv_bool(!jv_truth(&v));
         return true;
     case JN_NEG:
-    case JN_POS:
-        return eval_sign(j, n, out);
+    case JN_POS: return eval_sign(j, n, out);
     case JN_BIN:
         return jeval(j, n->a, &v) && jeval(j, n->b, &w) && jbinary(j, (enum jop)n->op, &v, &w, out);
-    case JN_CONCAT:
-        return eval_concat(j, n, out);
+    case JN_CONCAT: return eval_concat(j, n, out);
     case JN_AND:
     case JN_OR:
         if (!jeval(j, n->a, out))
             return false;
         return jv_truth(out) != (n->kind == JN_AND) || jeval(j, n->b, out);
-    case JN_CMP:
-        return eval_compare(j, n, out);
+    case JN_CMP: return eval_compare(j, n, out);
     case JN_COND:
         if (!jeval(j, n->a, &v))
             return false;
@@ -732,8 +706,7 @@ static bool eval_node(struct jinja *j, const struct jnode *n, struct jv *out)
             return jeval(j, n->c, out);
         *out = jv_undef(STR_NONE);
         return true;
-    default:
-        return jfail(j, ERR_INTERNAL, "not an expression");
+    default: return jfail(j, ERR_INTERNAL, "not an expression");
     }
 }
 
@@ -806,7 +779,7 @@ static bool exec_macro(struct jinja *j, const struct jnode *n, struct jv *out)
     m->node = n;
     m->frame = j->frame;
     jframe_capture(j->frame);
-    *out = (struct jv){ .type = J_MACRO, .macro = m };
+    *out = (struct jv) { .type = J_MACRO, .macro = m };
     return true;
 }
 
@@ -816,14 +789,15 @@ static bool exec_call_block(struct jinja *j, const struct jnode *n)
     struct jargs args;
     struct jkw *kw;
 
-    if (!exec_macro(j, n->c, &caller) || !jeval(j, n->a->a, &f) || !jeval_args(j, n->a->list, NULL, &args))
+    if (!exec_macro(j, n->c, &caller) || !jeval(j, n->a->a, &f) ||
+        !jeval_args(j, n->a->list, NULL, &args))
         return false;
     kw = arena_try_zero(j->a, args.kw_count + 1, sizeof(*kw));
     if (kw == NULL)
         return jfail_memory(j);
     for (size_t i = 0; i < args.kw_count; i++)
         kw[i] = args.kw[i];
-    kw[args.kw_count] = (struct jkw){ STR("caller"), caller };
+    kw[args.kw_count] = (struct jkw) { STR("caller"), caller };
     args.kw = kw;
     args.kw_count++;
     with = f;
@@ -836,16 +810,11 @@ static bool exec_node(struct jinja *j, const struct jnode *n)
 
     j->line = n->line;
     switch (n->kind) {
-    case JN_DATA:
-        return jsb_add(j->out, n->name.p, n->name.n, false);
-    case JN_OUT:
-        return jeval(j, n->a, &v) && jprint_str(j->out, &v);
-    case JN_IF:
-        return exec_if(j, n);
-    case JN_FOR:
-        return jeval(j, n->a, &v) && jrun_loop(j, n, &v, j->frame, 0);
-    case JN_SET:
-        return jeval(j, n->a, &v) && jassign(j, n->b, &v);
+    case JN_DATA: return jsb_add(j->out, n->name.p, n->name.n, false);
+    case JN_OUT: return jeval(j, n->a, &v) && jprint_str(j->out, &v);
+    case JN_IF: return exec_if(j, n);
+    case JN_FOR: return jeval(j, n->a, &v) && jrun_loop(j, n, &v, j->frame, 0);
+    case JN_SET: return jeval(j, n->a, &v) && jassign(j, n->b, &v);
     case JN_SET_BLOCK:
         if (!captured(j, n->list, &v))
             return false;
@@ -855,22 +824,14 @@ static bool exec_node(struct jinja *j, const struct jnode *n)
                 return false;
         }
         return jassign(j, n->b, &v);
-    case JN_MACRO:
-        return exec_macro(j, n, &v) && jframe_put(j, j->frame, n->name.p, &v);
-    case JN_CALL_BLOCK:
-        return exec_call_block(j, n);
+    case JN_MACRO: return exec_macro(j, n, &v) && jframe_put(j, j->frame, n->name.p, &v);
+    case JN_CALL_BLOCK: return exec_call_block(j, n);
     case JN_FILTER_BLOCK:
         return captured(j, n->list, &w) && eval_filter(j, n->a, &w, &v) && jprint_str(j->out, &v);
-    case JN_BREAK:
-        j->flow = JFLOW_BREAK;
-        return true;
-    case JN_CONTINUE:
-        j->flow = JFLOW_CONTINUE;
-        return true;
-    case JN_SCOPE:
-        return exec_scope(j, n);
-    default:
-        return jfail(j, ERR_INTERNAL, "not a statement");
+    case JN_BREAK: j->flow = JFLOW_BREAK; return true;
+    case JN_CONTINUE: j->flow = JFLOW_CONTINUE; return true;
+    case JN_SCOPE: return exec_scope(j, n);
+    default: return jfail(j, ERR_INTERNAL, "not a statement");
     }
 }
 

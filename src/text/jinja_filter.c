@@ -21,7 +21,8 @@ const struct jv *jarg(const struct jargs *args, size_t i, const char *name)
     return NULL;
 }
 
-bool jarg_int(struct jinja *j, const struct jargs *args, size_t i, const char *name, int64_t def, int64_t *out)
+bool jarg_int(struct jinja *j, const struct jargs *args, size_t i, const char *name, int64_t def,
+              int64_t *out)
 {
     const struct jv *v = jarg(args, i, name);
 
@@ -53,7 +54,7 @@ static bool undefined_error(struct jinja *j)
 
 static bool f_string(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     return text_of(j, args, &out->s);
 }
 
@@ -61,7 +62,7 @@ static bool f_case(struct jinja *j, struct jargs *args, enum jcase how, struct j
 {
     struct jtext t;
 
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     return text_of(j, args, &t) && jtext_case(j, t, how, &out->s);
 }
 
@@ -103,17 +104,17 @@ static bool f_replace(struct jinja *j, struct jargs *args, struct jv *out)
 
     if (old == NULL || with == NULL)
         return jfail(j, ERR_INVAL, "replace() takes old and new text");
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     return text_of(j, args, &t) && jv_to_text(j, old, &o) && jv_to_text(j, with, &w) &&
            jarg_int(j, args, 3, "count", -1, &count) &&
-           jtext_replace(j, t, (struct str){ o.p, o.n }, w, count, &out->s);
+           jtext_replace(j, t, (struct str) { o.p, o.n }, w, count, &out->s);
 }
 
 static bool f_escape(struct jinja *j, struct jargs *args, struct jv *out)
 {
     struct jtext t;
 
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     return text_of(j, args, &t) && jtext_escape(j, t, &out->s);
 }
 
@@ -122,7 +123,8 @@ static bool f_indent(struct jinja *j, struct jargs *args, struct jv *out)
 {
     const struct jv *width = jarg(args, 1, "width");
     bool first = flag(args, 2, "first"), blank = flag(args, 3, "blank");
-    struct jtext t, pad = { .p = "                                                                ", .n = 4 };
+    struct jtext t,
+        pad = { .p = "                                                                ", .n = 4 };
     int64_t n = 4;
     struct jsb b;
 
@@ -139,7 +141,7 @@ static bool f_indent(struct jinja *j, struct jargs *args, struct jv *out)
     if (!text_of(j, args, &t) || !jsb_init(&b, j, 0))
         return false;
     for (size_t at = 0; at <= t.n;) {
-        size_t len = str_chr((struct str){ t.p + at, t.n - at }, '\n');
+        size_t len = str_chr((struct str) { t.p + at, t.n - at }, '\n');
 
         len = len == SIZE_MAX ? t.n - at : len;
         if ((at == 0 ? first : blank || len > 0) && !jsb_text(&b, pad))
@@ -163,14 +165,14 @@ static bool f_truncate(struct jinja *j, struct jargs *args, struct jv *out)
     if (!text_of(j, args, &t) || !jarg_int(j, args, 1, "length", 255, &length) ||
         !jarg_int(j, args, 4, "leeway", 5, &leeway) || (end != NULL && !jv_to_text(j, end, &tail)))
         return false;
-    chars = jtext_chars((struct str){ t.p, t.n });
-    keep = jtext_chars((struct str){ tail.p, tail.n });
+    chars = jtext_chars((struct str) { t.p, t.n });
+    keep = jtext_chars((struct str) { tail.p, tail.n });
     *out = jv_text(t);
     if (length < (int64_t)keep || leeway < 0)
         return jfail(j, ERR_INVAL, "truncate(): the length is too short");
     if ((int64_t)chars <= length || (int64_t)chars - length <= leeway)
         return true;
-    cut = jtext_at((struct str){ t.p, t.n }, (size_t)length - keep);
+    cut = jtext_at((struct str) { t.p, t.n }, (size_t)length - keep);
     if (!kill)
         for (size_t i = cut; i > 0; i--)
             if (t.p[i - 1] == ' ') {
@@ -189,7 +191,7 @@ static bool f_wordcount(struct jinja *j, struct jargs *args, struct jv *out)
     if (!text_of(j, args, &t) || !jbytes(j, t.n))
         return false;
     for (size_t at = 0, len; at < t.n; at += len) {
-        uint32_t cp = utf8_next((struct str){ t.p + at, t.n - at }, &len);
+        uint32_t cp = utf8_next((struct str) { t.p + at, t.n - at }, &len);
         bool word = cp == '_' || (cp >= '0' && cp <= '9') || (cp | 0x20) - 'a' < 26 ||
                     (cp >= 0x80 && !jchar_is_space(cp));
 
@@ -211,9 +213,11 @@ static bool f_urlencode(struct jinja *j, struct jargs *args, struct jv *out)
     for (size_t i = 0; i < t.n; i++) {
         unsigned char c = (unsigned char)t.p[i];
         char out3[3] = { '%', hex[c >> 4], hex[c & 15] };
-        bool plain = (c >= '0' && c <= '9') || (c | 0x20u) - 'a' < 26 || (c != 0 && strchr("_.-~/", c) != NULL);
+        bool plain = (c >= '0' && c <= '9') || (c | 0x20u) - 'a' < 26 ||
+                     (c != 0 && strchr("_.-~/", c) != NULL);
 
-        if (!jsb_add(&b, plain ? (const char *)&t.p[i] : out3, plain ? 1 : 3, t.taint != NULL ? t.taint[i] : t.tainted))
+        if (!jsb_add(&b, plain ? (const char *)&t.p[i] : out3, plain ? 1 : 3,
+                     t.taint != NULL ? t.taint[i] : t.tainted))
             return false;
     }
     *out = jv_text(jsb_done(&b));
@@ -228,7 +232,7 @@ static bool f_center(struct jinja *j, struct jargs *args, struct jv *out)
 
     if (!text_of(j, args, &t) || !jarg_int(j, args, 1, "width", 80, &width) || !jsb_init(&b, j, 0))
         return false;
-    n = (int64_t)jtext_chars((struct str){ t.p, t.n });
+    n = (int64_t)jtext_chars((struct str) { t.p, t.n });
     if (width > JINJA_RANGE_MAX)
         return jfail(j, ERR_LIMIT, "center() is too wide");
     pad = width > n ? width - n : 0;
@@ -312,7 +316,8 @@ static bool f_int(struct jinja *j, struct jargs *args, struct jv *out)
         *out = *v;
     } else if (jv_as_int(v, &i)) {
         *out = jv_int(i);
-    } else if (v->type == J_STR && base != 10 && base >= 2 && base <= 36 && v->s.n > 0 && v->s.n < 80) {
+    } else if (v->type == J_STR && base != 10 && base >= 2 && base <= 36 && v->s.n > 0 &&
+               v->s.n < 80) {
         char text[80], *end;
         struct str s = str_trim(jv_view(v));
 
@@ -409,8 +414,8 @@ static bool dump_separators(struct jinja *j, const struct jv *v, struct jdump *o
 {
     if (v == NULL || v->type == J_NONE)
         return true;
-    if ((v->type != J_TUPLE && v->type != J_LIST) || v->list->count != 2 || v->list->v[0].type != J_STR ||
-        v->list->v[1].type != J_STR)
+    if ((v->type != J_TUPLE && v->type != J_LIST) || v->list->count != 2 ||
+        v->list->v[0].type != J_STR || v->list->v[1].type != J_STR)
         return jfail(j, ERR_INVAL, "tojson(): separators must be two strings");
     o->item_sep = jv_view(&v->list->v[0]);
     o->key_sep = jv_view(&v->list->v[1]);
@@ -419,7 +424,8 @@ static bool dump_separators(struct jinja *j, const struct jv *v, struct jdump *o
 
 static bool f_tojson(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    static const char blanks[INDENT_MAX + 1] = "                                                                ";
+    static const char blanks[INDENT_MAX + 1] =
+        "                                                                ";
     const struct jv *indent = jarg(args, 2, "indent");
     struct jdump o = { .item_sep = STR(", "), .key_sep = STR(": ") };
     struct jsb b;
@@ -437,7 +443,7 @@ static bool f_tojson(struct jinja *j, struct jargs *args, struct jv *out)
         else if (n > INDENT_MAX)
             return jfail(j, ERR_LIMIT, "tojson(): indent is limited to %d", INDENT_MAX);
         else
-            o.indent = (struct str){ blanks, n < 0 ? 0 : (size_t)n };
+            o.indent = (struct str) { blanks, n < 0 ? 0 : (size_t)n };
     }
     if (!dump_separators(j, jarg(args, 3, "separators"), &o) || !jsb_init(&b, j, 0) ||
         !jprint_json(&b, &args->v[0], &o))
@@ -448,19 +454,25 @@ static bool f_tojson(struct jinja *j, struct jargs *args, struct jv *out)
 
 /* ---- the table ---- */
 
-static const struct { const char *name; jcallee *run; } filters[] = {
-    { "abs", f_abs }, { "batch", jseq_batch }, { "capitalize", f_capitalize }, { "center", f_center },
-    { "count", f_length }, { "d", f_default }, { "default", f_default }, { "dictsort", jseq_dictsort },
-    { "e", f_escape }, { "escape", f_escape }, { "first", jseq_first }, { "float", f_float },
-    { "format", f_format }, { "groupby", jseq_groupby }, { "indent", f_indent }, { "int", f_int },
-    { "items", jseq_items }, { "join", jseq_join }, { "last", jseq_last }, { "length", f_length },
-    { "list", jseq_list }, { "lower", f_lower }, { "map", jseq_map }, { "max", jseq_max }, { "min", jseq_min },
-    { "reject", jseq_reject }, { "rejectattr", jseq_rejectattr }, { "replace", f_replace },
-    { "reverse", jseq_reverse }, { "round", f_round }, { "safe", f_safe }, { "select", jseq_select },
-    { "selectattr", jseq_selectattr }, { "slice", jseq_slice }, { "sort", jseq_sort }, { "string", f_string },
-    { "sum", jseq_sum }, { "title", f_title }, { "tojson", f_tojson }, { "trim", f_trim },
-    { "truncate", f_truncate }, { "unique", jseq_unique }, { "upper", f_upper }, { "urlencode", f_urlencode },
-    { "wordcount", f_wordcount },
+static const struct {
+    const char *name;
+    jcallee *run;
+} filters[] = {
+    { "abs", f_abs },         { "batch", jseq_batch },       { "capitalize", f_capitalize },
+    { "center", f_center },   { "count", f_length },         { "d", f_default },
+    { "default", f_default }, { "dictsort", jseq_dictsort }, { "e", f_escape },
+    { "escape", f_escape },   { "first", jseq_first },       { "float", f_float },
+    { "format", f_format },   { "groupby", jseq_groupby },   { "indent", f_indent },
+    { "int", f_int },         { "items", jseq_items },       { "join", jseq_join },
+    { "last", jseq_last },    { "length", f_length },        { "list", jseq_list },
+    { "lower", f_lower },     { "map", jseq_map },           { "max", jseq_max },
+    { "min", jseq_min },      { "reject", jseq_reject },     { "rejectattr", jseq_rejectattr },
+    { "replace", f_replace }, { "reverse", jseq_reverse },   { "round", f_round },
+    { "safe", f_safe },       { "select", jseq_select },     { "selectattr", jseq_selectattr },
+    { "slice", jseq_slice },  { "sort", jseq_sort },         { "string", f_string },
+    { "sum", jseq_sum },      { "title", f_title },          { "tojson", f_tojson },
+    { "trim", f_trim },       { "truncate", f_truncate },    { "unique", jseq_unique },
+    { "upper", f_upper },     { "urlencode", f_urlencode },  { "wordcount", f_wordcount },
 };
 
 int jfilter_find(struct str name)

@@ -13,13 +13,13 @@
 #define NUMBER_MAX    512 /* %.64f of 1e308 and more */
 
 struct spec {
-    struct str fill;   /* one character */
-    char align;        /* < > ^ = or 0: by type */
-    char sign;         /* + space or 0 */
+    struct str fill; /* one character */
+    char align;      /* < > ^ = or 0: by type */
+    char sign;       /* + space or 0 */
     bool alternate;
     size_t width;
-    int precision;     /* -1 = none */
-    char type;         /* 0 = by the value */
+    int precision; /* -1 = none */
+    char type;     /* 0 = by the value */
 };
 
 static bool read_uint(struct str s, size_t *at, size_t max, size_t *out)
@@ -34,7 +34,8 @@ static bool read_uint(struct str s, size_t *at, size_t max, size_t *out)
 }
 
 /* A number by printf's rules; type is one of diuxXobeEfFgG. */
-static bool number_text(struct jinja *j, const struct jv *v, const struct spec *s, char out[NUMBER_MAX], size_t *n)
+static bool number_text(struct jinja *j, const struct jv *v, const struct spec *s,
+                        char out[NUMBER_MAX], size_t *n)
 {
     char type = s->type, c[12];
     int64_t i;
@@ -63,7 +64,8 @@ static bool number_text(struct jinja *j, const struct jv *v, const struct spec *
         *n = (size_t)snprintf(out, NUMBER_MAX, c, (long)i);
     } else {
         (void)snprintf(c + k, sizeof(c) - (size_t)k, ".*%c", type);
-        *n = (size_t)snprintf(out, NUMBER_MAX, c, s->precision < 0 ? 6 : s->precision, jv_double(v));
+        *n =
+            (size_t)snprintf(out, NUMBER_MAX, c, s->precision < 0 ? 6 : s->precision, jv_double(v));
 #pragma GCC diagnostic pop
     }
     if (*n >= NUMBER_MAX)
@@ -81,7 +83,8 @@ static bool put_fill(struct jsb *b, struct str fill, size_t count)
 
 static bool put_padded(struct jsb *b, struct jtext t, const struct spec *s, bool is_number)
 {
-    size_t chars = jtext_chars((struct str){ t.p, t.n }), pad = s->width > chars ? s->width - chars : 0;
+    size_t chars = jtext_chars((struct str) { t.p, t.n }),
+           pad = s->width > chars ? s->width - chars : 0;
     struct str fill = s->fill.n > 0 ? s->fill : STR(" ");
     char align = s->align != 0 ? s->align : is_number ? '>' : '<';
     size_t sign = is_number && t.n > 0 && strchr("+- ", t.p[0]) != NULL ? 1 : 0;
@@ -91,7 +94,8 @@ static bool put_padded(struct jsb *b, struct jtext t, const struct spec *s, bool
                jsb_text(b, jtext_sub(t, sign, t.n - sign));
     if (align == '^')
         return put_fill(b, fill, pad / 2) && jsb_text(b, t) && put_fill(b, fill, pad - pad / 2);
-    return put_fill(b, fill, align == '>' ? pad : 0) && jsb_text(b, t) && put_fill(b, fill, align == '<' ? pad : 0);
+    return put_fill(b, fill, align == '>' ? pad : 0) && jsb_text(b, t) &&
+           put_fill(b, fill, align == '<' ? pad : 0);
 }
 
 static bool put_value(struct jsb *b, const struct jv *v, const struct spec *s)
@@ -111,7 +115,7 @@ static bool put_value(struct jsb *b, const struct jv *v, const struct spec *s)
     if (s->type != 0 && strchr("diuxXoeEfFgG", s->type) != NULL) {
         if (!number_text(j, v, s, number, &n))
             return false;
-        return put_padded(b, (struct jtext){ .p = number, .n = n }, s, true);
+        return put_padded(b, (struct jtext) { .p = number, .n = n }, s, true);
     }
     if (s->type == 'r' || s->type == 'a') {
         if (!jsb_init(&repr, j, 0) || !jprint_repr(&repr, v))
@@ -123,7 +127,7 @@ static bool put_value(struct jsb *b, const struct jv *v, const struct spec *s)
         return false;
     }
     if (s->precision >= 0)
-        t = jtext_sub(t, 0, jtext_at((struct str){ t.p, t.n }, (size_t)s->precision));
+        t = jtext_sub(t, 0, jtext_at((struct str) { t.p, t.n }, (size_t)s->precision));
     return put_padded(b, t, s, jv_is_number(v) && s->type == 0);
 }
 
@@ -134,7 +138,7 @@ static bool percent_spec(struct jinja *j, struct str f, size_t *at, struct spec 
     bool left = false, zero = false;
     size_t n;
 
-    *s = (struct spec){ .precision = -1 };
+    *s = (struct spec) { .precision = -1 };
     for (; *at < f.n && strchr("-+ 0#", f.p[*at]) != NULL && f.p[*at] != 0; (*at)++) {
         left = left || f.p[*at] == '-';
         zero = zero || f.p[*at] == '0';
@@ -162,8 +166,8 @@ static bool percent_spec(struct jinja *j, struct str f, size_t *at, struct spec 
 }
 
 /* The value that the next conversion takes: (name) of a mapping, else the next one. */
-static bool percent_value(struct jinja *j, struct str f, size_t *at, const struct jv *args, size_t *used,
-                          struct jv *out)
+static bool percent_value(struct jinja *j, struct str f, size_t *at, const struct jv *args,
+                          size_t *used, struct jv *out)
 {
     bool many = args->type == J_TUPLE;
 
@@ -216,7 +220,9 @@ bool jformat_percent(struct jinja *j, struct jtext f, const struct jv *args, str
     }
     if (!jsb_text(&b, jtext_sub(f, from, s.n - from)))
         return false;
-    if (used != SIZE_MAX && used < (args->type == J_TUPLE ? args->list->count : args->type == J_DICT || args->type == J_LIST ? 0 : 1))
+    if (used != SIZE_MAX && used < (args->type == J_TUPLE ? args->list->count
+                                    : args->type == J_DICT || args->type == J_LIST ? 0
+                                                                                   : 1))
         return jfail(j, ERR_INVAL, "not all arguments converted during string formatting");
     *out = jv_text(jsb_done(&b));
     return true;
@@ -229,7 +235,7 @@ static bool brace_spec(struct jinja *j, struct str f, struct spec *s)
 {
     size_t at = 0, len = 0, n;
 
-    *s = (struct spec){ .precision = -1 };
+    *s = (struct spec) { .precision = -1 };
     if (f.n > 0)
         (void)utf8_next(f, &len);
     if (len > 0 && len < f.n && strchr("<>^=", f.p[len]) != NULL) {
@@ -268,7 +274,8 @@ static bool brace_spec(struct jinja *j, struct str f, struct spec *s)
 }
 
 /* The field's value: "", "0", "name", with .attr and [item] after it. */
-static bool brace_value(struct jinja *j, struct str name, const struct jargs *args, size_t *next, struct jv *out)
+static bool brace_value(struct jinja *j, struct str name, const struct jargs *args, size_t *next,
+                        struct jv *out)
 {
     size_t len = 0;
     const struct jv *v = NULL;
@@ -292,7 +299,8 @@ static bool brace_value(struct jinja *j, struct str name, const struct jargs *ar
         size_t from = ++len;
         struct jv key;
 
-        while (len < name.n && (item ? name.p[len] != ']' : name.p[len] != '.' && name.p[len] != '['))
+        while (len < name.n &&
+               (item ? name.p[len] != ']' : name.p[len] != '.' && name.p[len] != '['))
             len++;
         at = *out;
         key = str_u64(str_sub(name, from, len - from), &index) && index < INT32_MAX

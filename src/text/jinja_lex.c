@@ -20,7 +20,7 @@
 
 struct lexer {
     struct arena *a;
-    struct str s;      /* normalised source */
+    struct str s; /* normalised source */
     size_t at;
     uint32_t line;
     bool line_starting; /* the text at `at` begins a line */
@@ -48,7 +48,7 @@ static int add(struct lexer *x, enum jtok type, int op, struct str text)
         t->t = p;
         t->cap = cap;
     }
-    t->t[t->count++] = (struct jtoken){ type, op, text, x->line };
+    t->t[t->count++] = (struct jtoken) { type, op, text, x->line };
     return 0;
 }
 
@@ -133,8 +133,8 @@ static int add_data(struct lexer *x, size_t begin, char sign, bool is_variable)
 
 static bool is_name_byte(char c, bool first)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || (unsigned char)c >= 0x80 ||
-           (!first && c >= '0' && c <= '9');
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           (unsigned char)c >= 0x80 || (!first && c >= '0' && c <= '9');
 }
 
 static bool is_digit(char c)
@@ -144,7 +144,8 @@ static bool is_digit(char c)
 
 static size_t digits(struct str s, size_t at)
 {
-    while (at < s.n && (is_digit(s.p[at]) || (s.p[at] == '_' && at + 1 < s.n && is_digit(s.p[at + 1]))))
+    while (at < s.n &&
+           (is_digit(s.p[at]) || (s.p[at] == '_' && at + 1 < s.n && is_digit(s.p[at + 1]))))
         at++;
     return at;
 }
@@ -161,7 +162,7 @@ static int add_number(struct lexer *x, enum jtok type, size_t end)
     for (size_t i = x->at; i < end; i++)
         if (x->s.p[i] != '_')
             p[n++] = x->s.p[i];
-    rc = add(x, type, 0, (struct str){ p, n });
+    rc = add(x, type, 0, (struct str) { p, n });
     skip_to(x, end);
     return rc;
 }
@@ -278,15 +279,19 @@ static int lex_string(struct lexer *x)
         n += len;
         i += used == SIZE_MAX ? 0 : used;
     }
-    rc = add(x, JT_STRING, 0, (struct str){ p, n });
+    rc = add(x, JT_STRING, 0, (struct str) { p, n });
     skip_to(x, end + 1);
     return rc;
 }
 
 static int lex_operator(struct lexer *x, char *open, size_t *depth)
 {
-    static const struct { const char *z; int op; } twos[] = {
-        { "//", JC_FLOORDIV }, { "**", JC_POW }, { "==", JC_EQ }, { "!=", JC_NE }, { "<=", JC_LE }, { ">=", JC_GE },
+    static const struct {
+        const char *z;
+        int op;
+    } twos[] = {
+        { "//", JC_FLOORDIV }, { "**", JC_POW }, { "==", JC_EQ },
+        { "!=", JC_NE },       { "<=", JC_LE },  { ">=", JC_GE },
     };
     char c = x->s.p[x->at];
     int rc;
@@ -353,7 +358,8 @@ static int lex_tag(struct lexer *x, bool is_variable)
 }
 
 /* A tag {% word %} at `at`: one past it with what goes after it, or 0.  *sign is its first sign. */
-static size_t word_tag(const struct lexer *x, size_t at, const char *word, bool is_raw_begin, char *sign)
+static size_t word_tag(const struct lexer *x, size_t at, const char *word, bool is_raw_begin,
+                       char *sign)
 {
     size_t len;
 
@@ -447,7 +453,7 @@ int jinja_lex(struct arena *a, struct str source, struct jtokens *out, struct er
     char *p;
     size_t n = 0;
 
-    *out = (struct jtokens){ 0 };
+    *out = (struct jtokens) { 0 };
     if (source.n > JINJA_SOURCE_MAX)
         return err_set(e, ERR_LIMIT, "chat template: more than %zu KiB", JINJA_SOURCE_MAX >> 10);
     p = arena_try(a, source.n + 1);
@@ -460,6 +466,6 @@ int jinja_lex(struct arena *a, struct str source, struct jtokens *out, struct er
     }
     if (n > 0 && p[n - 1] == '\n')
         n--;
-    x.s = (struct str){ p, n };
+    x.s = (struct str) { p, n };
     return lex_all(&x);
 }

@@ -18,7 +18,8 @@ static const struct jv *text_arg(struct jinja *j, struct jargs *args, size_t i, 
 
     if (v != NULL && v->type == J_STR)
         return v;
-    (void)jfail(j, ERR_INVAL, "a method of str takes text, not %s", v != NULL ? jv_type_name(v) : "nothing");
+    (void)jfail(j, ERR_INVAL, "a method of str takes text, not %s",
+                v != NULL ? jv_type_name(v) : "nothing");
     return NULL;
 }
 
@@ -56,7 +57,7 @@ static bool s_rstrip(struct jinja *j, struct jargs *args, struct jv *out)
 
 static bool change_case(struct jinja *j, struct jargs *args, enum jcase how, struct jv *out)
 {
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     return jtext_case(j, args->v[0].s, how, &out->s);
 }
 
@@ -133,7 +134,8 @@ static bool s_split(struct jinja *j, struct jargs *args, struct jv *out)
         return split_blanks(j, t, max, out);
     if (sep->type != J_STR || sep->s.n == 0)
         return jfail(j, ERR_INVAL, "split() takes a separator that is not empty");
-    while (max != 0 && (at = jtext_find((struct str){ t.p, t.n }, jv_view(sep), from)) != SIZE_MAX) {
+    while (max != 0 &&
+           (at = jtext_find((struct str) { t.p, t.n }, jv_view(sep), from)) != SIZE_MAX) {
         if (!add_piece(j, out, t, from, at - from))
             return false;
         from = at + sep->s.n;
@@ -178,7 +180,7 @@ static bool s_rsplit(struct jinja *j, struct jargs *args, struct jv *out)
         return split_blanks(j, t, max, out);
     if (sep == NULL || sep->type != J_STR || sep->s.n == 0)
         return jfail(j, ERR_INVAL, "rsplit() takes a separator that is not empty");
-    while (max != 0 && (at = find_last((struct str){ t.p, t.n }, jv_view(sep), end)) != SIZE_MAX) {
+    while (max != 0 && (at = find_last((struct str) { t.p, t.n }, jv_view(sep), end)) != SIZE_MAX) {
         if (!add_piece(j, out, t, at + sep->s.n, end - at - sep->s.n))
             return false;
         end = at;
@@ -201,8 +203,8 @@ static bool s_partition(struct jinja *j, struct jargs *args, bool last, struct j
         return false;
     if (sep->s.n == 0)
         return jfail(j, ERR_INVAL, "empty separator");
-    at = last ? find_last((struct str){ t.p, t.n }, jv_view(sep), t.n)
-              : jtext_find((struct str){ t.p, t.n }, jv_view(sep), 0);
+    at = last ? find_last((struct str) { t.p, t.n }, jv_view(sep), t.n)
+              : jtext_find((struct str) { t.p, t.n }, jv_view(sep), 0);
     if (at == SIZE_MAX)
         ok = add_piece(j, out, t, 0, last ? 0 : t.n) && add_piece(j, out, t, 0, 0) &&
              add_piece(j, out, t, 0, last ? t.n : 0);
@@ -233,9 +235,10 @@ static bool s_splitlines(struct jinja *j, struct jargs *args, struct jv *out)
     if (!jbytes(j, t.n) || !jlist_new(j, 4, out))
         return false;
     for (size_t at = 0; at < t.n; at += len) {
-        uint32_t cp = utf8_next((struct str){ t.p + at, t.n - at }, &len);
+        uint32_t cp = utf8_next((struct str) { t.p + at, t.n - at }, &len);
 
-        if (!((cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 || cp == 0x2029))
+        if (!((cp >= 10 && cp <= 13) || (cp >= 0x1c && cp <= 0x1e) || cp == 0x85 || cp == 0x2028 ||
+              cp == 0x2029))
             continue;
         if (cp == '\r' && at + 1 < t.n && t.p[at + 1] == '\n')
             len = 2;
@@ -256,11 +259,13 @@ static bool affix(struct jinja *j, struct jargs *args, bool at_end, struct jv *o
     if (what == NULL || (what->type != J_STR && what->type != J_TUPLE))
         return jfail(j, ERR_INVAL, "startswith and endswith take a str or a tuple of str");
     if (what->type == J_STR) {
-        is = at_end ? str_ends(self_view(args), jv_view(what)) : str_starts(self_view(args), jv_view(what));
+        is = at_end ? str_ends(self_view(args), jv_view(what))
+                    : str_starts(self_view(args), jv_view(what));
     } else if (jv_items(j, what, &items, &count)) {
         for (size_t i = 0; i < count && !is; i++)
-            is = items[i].type == J_STR && (at_end ? str_ends(self_view(args), jv_view(&items[i]))
-                                                   : str_starts(self_view(args), jv_view(&items[i])));
+            is = items[i].type == J_STR &&
+                 (at_end ? str_ends(self_view(args), jv_view(&items[i]))
+                         : str_starts(self_view(args), jv_view(&items[i])));
     }
     *out = jv_bool(is);
     return true;
@@ -303,10 +308,11 @@ static bool s_removesuffix(struct jinja *j, struct jargs *args, struct jv *out)
 
 static bool s_replace(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    const struct jv *old = text_arg(j, args, 1, "old"), *with = old != NULL ? text_arg(j, args, 2, "new") : NULL;
+    const struct jv *old = text_arg(j, args, 1, "old"),
+                    *with = old != NULL ? text_arg(j, args, 2, "new") : NULL;
     int64_t count;
 
-    *out = jv_text((struct jtext){ 0 });
+    *out = jv_text((struct jtext) { 0 });
     return with != NULL && jarg_int(j, args, 3, "count", -1, &count) &&
            jtext_replace(j, args->v[0].s, jv_view(old), with->s, count, &out->s);
 }
@@ -323,7 +329,8 @@ static bool s_join(struct jinja *j, struct jargs *args, struct jv *out)
         return false;
     for (size_t i = 0; i < count; i++) {
         if (items[i].type != J_STR)
-            return jfail(j, ERR_INVAL, "join(): expected str instance, %s found", jv_type_name(&items[i]));
+            return jfail(j, ERR_INVAL, "join(): expected str instance, %s found",
+                         jv_type_name(&items[i]));
         if (!jstep(j, 1) || (i > 0 && !jsb_text(&b, args->v[0].s)) || !jsb_text(&b, items[i].s))
             return false;
     }
@@ -369,7 +376,8 @@ static bool s_count(struct jinja *j, struct jargs *args, struct jv *out)
 
     if (what == NULL || !jbytes(j, s.n))
         return false;
-    for (size_t at = 0; what->s.n > 0 && (at = jtext_find(s, jv_view(what), at)) != SIZE_MAX; at += what->s.n)
+    for (size_t at = 0; what->s.n > 0 && (at = jtext_find(s, jv_view(what), at)) != SIZE_MAX;
+         at += what->s.n)
         n++;
     *out = jv_int(what->s.n > 0 ? n : (int64_t)jtext_chars(s) + 1);
     return true;
@@ -383,7 +391,7 @@ static bool s_format(struct jinja *j, struct jargs *args, struct jv *out)
 static bool s_zfill(struct jinja *j, struct jargs *args, struct jv *out)
 {
     struct jtext t = args->v[0].s;
-    size_t chars = jtext_chars((struct str){ t.p, t.n }), sign;
+    size_t chars = jtext_chars((struct str) { t.p, t.n }), sign;
     struct jsb b;
     int64_t width;
 
@@ -412,14 +420,10 @@ static bool has(uint32_t cp, enum ask what)
     bool alpha = c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_LO;
 
     switch (what) {
-    case ASK_DIGIT:
-        return digit;
-    case ASK_ALPHA:
-        return alpha;
-    case ASK_ALNUM:
-        return alpha || digit || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
-    case ASK_SPACE:
-        return jchar_is_space(cp);
+    case ASK_DIGIT: return digit;
+    case ASK_ALPHA: return alpha;
+    case ASK_ALNUM: return alpha || digit || c == UTF8PROC_CATEGORY_NL || c == UTF8PROC_CATEGORY_NO;
+    case ASK_SPACE: return jchar_is_space(cp);
     }
     return false;
 }
@@ -503,7 +507,8 @@ static bool view(struct jinja *j, const struct jdict *d, enum view what, struct 
         struct jv v = what == VIEW_KEYS ? d->e[i].key : d->e[i].value;
 
         if (what == VIEW_ITEMS) {
-            if (!jlist_new(j, 2, &v) || !jlist_add(j, v.list, &d->e[i].key) || !jlist_add(j, v.list, &d->e[i].value))
+            if (!jlist_new(j, 2, &v) || !jlist_add(j, v.list, &d->e[i].key) ||
+                !jlist_add(j, v.list, &d->e[i].value))
                 return false;
             v.type = J_TUPLE;
         }
@@ -742,24 +747,59 @@ static bool cycler_reset(struct jinja *j, struct jargs *args, struct jv *out)
 #define ON(type) (1u << (type))
 
 /* A name may stand twice, for different types; the id is that of its first row. */
-static const struct { const char *name; unsigned types; jcallee *run; } methods[] = {
-    { "append", ON(J_LIST), l_append }, { "capitalize", ON(J_STR), s_capitalize }, { "changed", ON(J_LOOP), loop_changed },
-    { "copy", ON(J_DICT), d_copy }, { "count", ON(J_STR), s_count }, { "count", ON(J_LIST) | ON(J_TUPLE), l_count },
-    { "cycle", ON(J_LOOP), loop_cycle }, { "endswith", ON(J_STR), s_endswith }, { "extend", ON(J_LIST), l_extend },
-    { "find", ON(J_STR), s_find }, { "format", ON(J_STR), s_format }, { "get", ON(J_DICT), d_get },
-    { "index", ON(J_STR), s_index }, { "index", ON(J_LIST) | ON(J_TUPLE), l_index }, { "insert", ON(J_LIST), l_insert },
-    { "isalnum", ON(J_STR), s_isalnum }, { "isalpha", ON(J_STR), s_isalpha }, { "isdigit", ON(J_STR), s_isdigit },
-    { "islower", ON(J_STR), s_islower }, { "isspace", ON(J_STR), s_isspace }, { "isupper", ON(J_STR), s_isupper },
-    { "items", ON(J_DICT), d_items }, { "join", ON(J_STR), s_join }, { "keys", ON(J_DICT), d_keys },
-    { "lower", ON(J_STR), s_lower }, { "lstrip", ON(J_STR), s_lstrip }, { "next", ON(J_CYCLER), cycler_next },
-    { "partition", ON(J_STR), s_first_partition }, { "pop", ON(J_LIST), l_pop }, { "pop", ON(J_DICT), d_pop },
-    { "removeprefix", ON(J_STR), s_removeprefix }, { "removesuffix", ON(J_STR), s_removesuffix },
-    { "replace", ON(J_STR), s_replace }, { "reset", ON(J_CYCLER), cycler_reset }, { "rfind", ON(J_STR), s_rfind },
-    { "rpartition", ON(J_STR), s_rpartition }, { "rsplit", ON(J_STR), s_rsplit }, { "rstrip", ON(J_STR), s_rstrip },
-    { "setdefault", ON(J_DICT), d_setdefault }, { "split", ON(J_STR), s_split },
-    { "splitlines", ON(J_STR), s_splitlines }, { "startswith", ON(J_STR), s_startswith },
-    { "strip", ON(J_STR), s_strip }, { "title", ON(J_STR), s_title }, { "update", ON(J_DICT), d_update },
-    { "upper", ON(J_STR), s_upper }, { "values", ON(J_DICT), d_values }, { "zfill", ON(J_STR), s_zfill },
+static const struct {
+    const char *name;
+    unsigned types;
+    jcallee *run;
+} methods[] = {
+    { "append", ON(J_LIST), l_append },
+    { "capitalize", ON(J_STR), s_capitalize },
+    { "changed", ON(J_LOOP), loop_changed },
+    { "copy", ON(J_DICT), d_copy },
+    { "count", ON(J_STR), s_count },
+    { "count", ON(J_LIST) | ON(J_TUPLE), l_count },
+    { "cycle", ON(J_LOOP), loop_cycle },
+    { "endswith", ON(J_STR), s_endswith },
+    { "extend", ON(J_LIST), l_extend },
+    { "find", ON(J_STR), s_find },
+    { "format", ON(J_STR), s_format },
+    { "get", ON(J_DICT), d_get },
+    { "index", ON(J_STR), s_index },
+    { "index", ON(J_LIST) | ON(J_TUPLE), l_index },
+    { "insert", ON(J_LIST), l_insert },
+    { "isalnum", ON(J_STR), s_isalnum },
+    { "isalpha", ON(J_STR), s_isalpha },
+    { "isdigit", ON(J_STR), s_isdigit },
+    { "islower", ON(J_STR), s_islower },
+    { "isspace", ON(J_STR), s_isspace },
+    { "isupper", ON(J_STR), s_isupper },
+    { "items", ON(J_DICT), d_items },
+    { "join", ON(J_STR), s_join },
+    { "keys", ON(J_DICT), d_keys },
+    { "lower", ON(J_STR), s_lower },
+    { "lstrip", ON(J_STR), s_lstrip },
+    { "next", ON(J_CYCLER), cycler_next },
+    { "partition", ON(J_STR), s_first_partition },
+    { "pop", ON(J_LIST), l_pop },
+    { "pop", ON(J_DICT), d_pop },
+    { "removeprefix", ON(J_STR), s_removeprefix },
+    { "removesuffix", ON(J_STR), s_removesuffix },
+    { "replace", ON(J_STR), s_replace },
+    { "reset", ON(J_CYCLER), cycler_reset },
+    { "rfind", ON(J_STR), s_rfind },
+    { "rpartition", ON(J_STR), s_rpartition },
+    { "rsplit", ON(J_STR), s_rsplit },
+    { "rstrip", ON(J_STR), s_rstrip },
+    { "setdefault", ON(J_DICT), d_setdefault },
+    { "split", ON(J_STR), s_split },
+    { "splitlines", ON(J_STR), s_splitlines },
+    { "startswith", ON(J_STR), s_startswith },
+    { "strip", ON(J_STR), s_strip },
+    { "title", ON(J_STR), s_title },
+    { "update", ON(J_DICT), d_update },
+    { "upper", ON(J_STR), s_upper },
+    { "values", ON(J_DICT), d_values },
+    { "zfill", ON(J_STR), s_zfill },
 };
 
 uint16_t jmethod_id(struct str name)
@@ -772,7 +812,8 @@ uint16_t jmethod_id(struct str name)
 
 static size_t row(uint16_t id, enum jtype type)
 {
-    for (size_t i = id - 1u; i < COUNT(methods) && strcmp(methods[i].name, methods[id - 1].name) == 0; i++)
+    for (size_t i = id - 1u;
+         i < COUNT(methods) && strcmp(methods[i].name, methods[id - 1].name) == 0; i++)
         if ((methods[i].types & ON(type)) != 0)
             return i;
     return SIZE_MAX;

@@ -13,7 +13,8 @@
 
 static bool body(struct jparser *p, const char *const *ends, const struct jnode **out);
 
-const char jname_loop[] = "loop", jname_caller[] = "caller", jname_varargs[] = "varargs", jname_kwargs[] = "kwargs";
+const char jname_loop[] = "loop", jname_caller[] = "caller", jname_varargs[] = "varargs",
+           jname_kwargs[] = "kwargs";
 
 /* ---- tokens ---- */
 
@@ -344,7 +345,8 @@ static struct jnode *parse_macro(struct jparser *p)
 {
     struct jnode *n = jparse_node(p, JN_MACRO);
 
-    if (n == NULL || !want_name(p, &n->name) || !jparse_want_op(p, '(') || !parameters(p, &n->list2))
+    if (n == NULL || !want_name(p, &n->name) || !jparse_want_op(p, '(') ||
+        !parameters(p, &n->list2))
         return NULL;
     return macro_body(p, n, "endmacro") ? n : NULL;
 }
@@ -428,10 +430,15 @@ static struct jnode *parse_continue(struct jparser *p)
 
 static struct jnode *statement(struct jparser *p)
 {
-    static const struct { const char *name; struct jnode *(*parse)(struct jparser *); } statements[] = {
-        { "if", parse_if }, { "for", parse_for }, { "set", parse_set }, { "macro", parse_macro },
-        { "call", parse_call }, { "filter", parse_filter }, { "with", parse_with },
-        { "generation", parse_generation }, { "break", parse_break }, { "continue", parse_continue },
+    static const struct {
+        const char *name;
+        struct jnode *(*parse)(struct jparser *);
+    } statements[] = {
+        { "if", parse_if },       { "for", parse_for },
+        { "set", parse_set },     { "macro", parse_macro },
+        { "call", parse_call },   { "filter", parse_filter },
+        { "with", parse_with },   { "generation", parse_generation },
+        { "break", parse_break }, { "continue", parse_continue },
     };
     const struct jtoken *t = jparse_next(p);
     struct jnode *n = NULL;
@@ -449,7 +456,8 @@ static struct jnode *statement(struct jparser *p)
             p->depth--;
             return n;
         }
-    return jparse_fail(p, "the statement '%.*s' is not known here", STR_ARG(str_sub(t->text, 0, 64)));
+    return jparse_fail(p, "the statement '%.*s' is not known here",
+                       STR_ARG(str_sub(t->text, 0, 64)));
 }
 
 /* Statements up to a tag that begins with one of `ends` (NULL: up to the end of the template);

@@ -17,11 +17,13 @@ static bool enter(struct jparser *p)
         p->depth++;
         return true;
     }
-    p->rc = err_set(p->e, ERR_LIMIT, "chat template, line %u: nested too deeply", jparse_peek(p)->line);
+    p->rc =
+        err_set(p->e, ERR_LIMIT, "chat template, line %u: nested too deeply", jparse_peek(p)->line);
     return false;
 }
 
-static struct jnode *pair(struct jparser *p, enum jkind kind, enum jop op, struct jnode *a, struct jnode *b)
+static struct jnode *pair(struct jparser *p, enum jkind kind, enum jop op, struct jnode *a,
+                          struct jnode *b)
 {
     struct jnode *n = b != NULL ? jparse_node(p, kind) : NULL;
 
@@ -59,8 +61,12 @@ static struct jnode *constant(struct jparser *p, struct jv v)
 
 static struct jnode *name(struct jparser *p)
 {
-    static const struct { const char *name; enum jtype type; bool b; } words[] = {
-        { "true", J_BOOL, true }, { "True", J_BOOL, true }, { "false", J_BOOL, false },
+    static const struct {
+        const char *name;
+        enum jtype type;
+        bool b;
+    } words[] = {
+        { "true", J_BOOL, true },   { "True", J_BOOL, true },  { "false", J_BOOL, false },
         { "False", J_BOOL, false }, { "none", J_NONE, false }, { "None", J_NONE, false },
     };
     const struct jtoken *t = jparse_next(p);
@@ -76,7 +82,8 @@ static struct jnode *name(struct jparser *p)
     n->op = jfunc_id(t->text);
     if (p->macro != NULL) {
         p->macro->flag = p->macro->flag || str_eqz(t->text, "caller");
-        p->macro->flag2 = p->macro->flag2 || str_eqz(t->text, "varargs") || str_eqz(t->text, "kwargs");
+        p->macro->flag2 =
+            p->macro->flag2 || str_eqz(t->text, "varargs") || str_eqz(t->text, "kwargs");
     }
     return n;
 }
@@ -94,7 +101,7 @@ static struct jnode *string(struct jparser *p)
             return jparse_fail(p, "it needs too much memory");
         for (size_t i = 0; i < s.n + t.n; i++)
             both[i] = i < s.n ? s.p[i] : t.p[i - s.n];
-        s = (struct str){ both, s.n + t.n };
+        s = (struct str) { both, s.n + t.n };
     }
     return constant(p, jv_str(s));
 }
@@ -188,15 +195,11 @@ static struct jnode *primary(struct jparser *p)
     const struct jtoken *t = jparse_peek(p);
 
     switch (t->type) {
-    case JT_NAME:
-        return name(p);
-    case JT_STRING:
-        return string(p);
+    case JT_NAME: return name(p);
+    case JT_STRING: return string(p);
     case JT_INT:
-    case JT_FLOAT:
-        return number(p);
-    default:
-        break;
+    case JT_FLOAT: return number(p);
+    default: break;
     }
     if (jparse_take_op(p, '('))
         return parentheses(p);
@@ -372,9 +375,10 @@ static bool begins_argument(const struct jparser *p)
     if (t->type == JT_OP)
         return t->op == '[' || t->op == '{';
     if (t->type == JT_NAME)
-        return !jparse_is_name(p, "else") && !jparse_is_name(p, "or") && !jparse_is_name(p, "and") &&
-               !jparse_is_name(p, "if") && !jparse_is_name(p, "is") && !jparse_is_name(p, "not") &&
-               !jparse_is_name(p, "in") && !jparse_is_name(p, "recursive");
+        return !jparse_is_name(p, "else") && !jparse_is_name(p, "or") &&
+               !jparse_is_name(p, "and") && !jparse_is_name(p, "if") && !jparse_is_name(p, "is") &&
+               !jparse_is_name(p, "not") && !jparse_is_name(p, "in") &&
+               !jparse_is_name(p, "recursive");
     return t->type == JT_STRING || t->type == JT_INT || t->type == JT_FLOAT;
 }
 
@@ -470,7 +474,10 @@ static struct jnode *unary(struct jparser *p, bool with_filter)
     return n != NULL && with_filter ? jparse_filters(p, n, false) : n;
 }
 
-struct binary { int op; enum jop jop; };
+struct binary {
+    int op;
+    enum jop jop;
+};
 
 /* A left-associative level: `next` is the tighter one.  Its length is bounded like its depth, for
  * the tree leans to the left. */
@@ -509,7 +516,10 @@ static struct jnode *power(struct jparser *p)
 static struct jnode *product(struct jparser *p)
 {
     static const struct binary ops[] = {
-        { '*', JOP_MUL }, { '/', JOP_DIV }, { JC_FLOORDIV, JOP_FLOORDIV }, { '%', JOP_MOD },
+        { '*', JOP_MUL },
+        { '/', JOP_DIV },
+        { JC_FLOORDIV, JOP_FLOORDIV },
+        { '%', JOP_MOD },
     };
 
     return level(p, ops, COUNT(ops), power);
@@ -545,7 +555,8 @@ static struct jnode *sum(struct jparser *p)
 static bool take_comparison(struct jparser *p, enum jop *op)
 {
     static const struct binary ops[] = {
-        { JC_EQ, JOP_EQ }, { JC_NE, JOP_NE }, { '<', JOP_LT }, { JC_LE, JOP_LE }, { '>', JOP_GT }, { JC_GE, JOP_GE },
+        { JC_EQ, JOP_EQ }, { JC_NE, JOP_NE }, { '<', JOP_LT },
+        { JC_LE, JOP_LE }, { '>', JOP_GT },   { JC_GE, JOP_GE },
     };
     const struct jtoken *after;
 
@@ -673,8 +684,8 @@ struct jnode *jparse_exprs(struct jparser *p, bool with_cond)
     while (jparse_take_op(p, ',')) {
         const struct jtoken *t = jparse_peek(p);
 
-        if (t->type == JT_BLOCK_END || t->type == JT_OUT_END || jparse_is_op(p, ']') || jparse_is_name(p, "in") ||
-            jparse_is_name(p, "recursive"))
+        if (t->type == JT_BLOCK_END || t->type == JT_OUT_END || jparse_is_op(p, ']') ||
+            jparse_is_name(p, "in") || jparse_is_name(p, "recursive"))
             break;
         n = jparse_expr(p, with_cond);
         if (n == NULL)

@@ -85,10 +85,8 @@ static bool is_printable(uint32_t cp)
     case UTF8PROC_CATEGORY_CN:
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
-    case UTF8PROC_CATEGORY_ZS:
-        return false;
-    default:
-        return true;
+    case UTF8PROC_CATEGORY_ZS: return false;
+    default: return true;
     }
 }
 
@@ -100,10 +98,15 @@ static size_t repr_escape(uint32_t cp, char quote, char out[ESCAPE_MAX])
         return (size_t)snprintf(out, ESCAPE_MAX, "\\%c", (char)cp);
     if (is_printable(cp))
         return 0;
-    return (size_t)snprintf(out, ESCAPE_MAX, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
+    return (size_t)snprintf(out, ESCAPE_MAX,
+                            cp < 0x100     ? "\\x%02x"
+                            : cp < 0x10000 ? "\\u%04x"
+                                           : "\\U%08x",
+                            cp);
 }
 
-/* Writes s with some characters replaced; the replacements take the origin of what they stand for. */
+/* Writes s with some characters replaced; the replacements take the origin of what they stand for.
+ */
 static bool print_escaped(struct jsb *b, struct jtext s, char quote,
                           size_t (*escape)(uint32_t cp, char quote, char out[ESCAPE_MAX]))
 {
@@ -111,7 +114,7 @@ static bool print_escaped(struct jsb *b, struct jtext s, char quote,
 
     for (size_t at = 0; at < s.n; at += len) {
         char out[ESCAPE_MAX];
-        uint32_t cp = utf8_next((struct str){ s.p + at, s.n - at }, &len);
+        uint32_t cp = utf8_next((struct str) { s.p + at, s.n - at }, &len);
         size_t n = escape(cp, quote, out);
 
         if (n == 0)
@@ -164,36 +167,18 @@ bool jprint_repr(struct jsb *b, const struct jv *v)
     if (!jstep(b->j, 1) || !jenter(b->j))
         return false;
     switch (v->type) {
-    case J_UNDEF:
-        ok = jsb_z(b, "Undefined");
-        break;
-    case J_NONE:
-        ok = jsb_z(b, "None");
-        break;
-    case J_BOOL:
-        ok = jsb_z(b, v->b ? "True" : "False");
-        break;
+    case J_UNDEF: ok = jsb_z(b, "Undefined"); break;
+    case J_NONE: ok = jsb_z(b, "None"); break;
+    case J_BOOL: ok = jsb_z(b, v->b ? "True" : "False"); break;
     case J_INT:
     case J_FLOAT:
-    case J_BIG:
-        ok = print_number(b, v);
-        break;
-    case J_STR:
-        ok = repr_str(b, v->s);
-        break;
+    case J_BIG: ok = print_number(b, v); break;
+    case J_STR: ok = repr_str(b, v->s); break;
     case J_LIST:
-    case J_TUPLE:
-        ok = repr_list(b, v);
-        break;
-    case J_DICT:
-        ok = repr_dict(b, v->dict);
-        break;
-    case J_NAMESPACE:
-        ok = jsb_z(b, "<Namespace ") && repr_dict(b, v->dict) && jsb_z(b, ">");
-        break;
-    default:
-        ok = jsb_z(b, "<") && jsb_z(b, jv_type_name(v)) && jsb_z(b, ">");
-        break;
+    case J_TUPLE: ok = repr_list(b, v); break;
+    case J_DICT: ok = repr_dict(b, v->dict); break;
+    case J_NAMESPACE: ok = jsb_z(b, "<Namespace ") && repr_dict(b, v->dict) && jsb_z(b, ">"); break;
+    default: ok = jsb_z(b, "<") && jsb_z(b, jv_type_name(v)) && jsb_z(b, ">"); break;
     }
     jleave(b->j);
     return ok;
@@ -253,25 +238,23 @@ static size_t json_escape_ascii(uint32_t cp, char quote, char out[ESCAPE_MAX])
 
 static bool json_string(struct jsb *b, struct jtext s, const struct jdump *o)
 {
-    return jsb_z(b, "\"") && print_escaped(b, s, '"', o->ensure_ascii ? json_escape_ascii : json_escape) &&
+    return jsb_z(b, "\"") &&
+           print_escaped(b, s, '"', o->ensure_ascii ? json_escape_ascii : json_escape) &&
            jsb_z(b, "\"");
 }
 
 static bool json_key(struct jsb *b, const struct jv *k, const struct jdump *o)
 {
     switch (k->type) {
-    case J_STR:
-        return json_string(b, k->s, o);
-    case J_NONE:
-        return jsb_z(b, "\"null\"");
-    case J_BOOL:
-        return jsb_z(b, k->b ? "\"true\"" : "\"false\"");
+    case J_STR: return json_string(b, k->s, o);
+    case J_NONE: return jsb_z(b, "\"null\"");
+    case J_BOOL: return jsb_z(b, k->b ? "\"true\"" : "\"false\"");
     case J_INT:
     case J_FLOAT:
-    case J_BIG:
-        return jsb_z(b, "\"") && print_number(b, k) && jsb_z(b, "\"");
+    case J_BIG: return jsb_z(b, "\"") && print_number(b, k) && jsb_z(b, "\"");
     default:
-        return jfail(b->j, ERR_INVAL, "keys must be str, int, float, bool or None, not %s", jv_type_name(k));
+        return jfail(b->j, ERR_INVAL, "keys must be str, int, float, bool or None, not %s",
+                     jv_type_name(k));
     }
 }
 
@@ -331,7 +314,8 @@ static bool json_dict(struct jsb *b, const struct jdict *d, const struct jdump *
         return false;
     for (size_t i = 0; i < d->count; i++)
         if (!json_break(b, o, level + 1, i > 0) || !json_key(b, &e[i]->key, o) ||
-            !jsb_add(b, o->key_sep.p, o->key_sep.n, false) || !json_value(b, &e[i]->value, o, level + 1))
+            !jsb_add(b, o->key_sep.p, o->key_sep.n, false) ||
+            !json_value(b, &e[i]->value, o, level + 1))
             return false;
     return json_break(b, o, level, false) && jsb_z(b, "}");
 }
@@ -343,12 +327,8 @@ static bool json_value(struct jsb *b, const struct jv *v, const struct jdump *o,
     if (!jstep(b->j, 1) || !jenter(b->j))
         return false;
     switch (v->type) {
-    case J_NONE:
-        ok = jsb_z(b, "null");
-        break;
-    case J_BOOL:
-        ok = jsb_z(b, v->b ? "true" : "false");
-        break;
+    case J_NONE: ok = jsb_z(b, "null"); break;
+    case J_BOOL: ok = jsb_z(b, v->b ? "true" : "false"); break;
     case J_FLOAT:
         if (isfinite(v->f))
             ok = print_number(b, v);
@@ -356,20 +336,15 @@ static bool json_value(struct jsb *b, const struct jv *v, const struct jdump *o,
             ok = jsb_z(b, isnan(v->f) ? "NaN" : v->f < 0 ? "-Infinity" : "Infinity");
         break;
     case J_INT:
-    case J_BIG:
-        ok = print_number(b, v);
-        break;
-    case J_STR:
-        ok = json_string(b, v->s, o);
-        break;
+    case J_BIG: ok = print_number(b, v); break;
+    case J_STR: ok = json_string(b, v->s, o); break;
     case J_LIST:
     case J_TUPLE:
-        ok = v->list->kind == JLIST_PLAIN ? json_list(b, v->list, o, level)
-                                          : jfail(b->j, ERR_INVAL, "Object of type generator is not JSON serializable");
+        ok = v->list->kind == JLIST_PLAIN
+                 ? json_list(b, v->list, o, level)
+                 : jfail(b->j, ERR_INVAL, "Object of type generator is not JSON serializable");
         break;
-    case J_DICT:
-        ok = json_dict(b, v->dict, o, level);
-        break;
+    case J_DICT: ok = json_dict(b, v->dict, o, level); break;
     default:
         ok = jfail(b->j, ERR_INVAL, "Object of type %s is not JSON serializable", jv_type_name(v));
         break;

@@ -17,21 +17,35 @@
 #include "base/err.h"
 
 /* Ceilings; over one of them a template is refused or a rendering ends with ERR_LIMIT. */
-#define JINJA_SOURCE_MAX     ((size_t)256 << 10)
-#define JINJA_STEPS_MAX      4000000u /* a message costs 100 to 300; 4,096 messages must fit */
-#define JINJA_BULK_BYTES     256u     /* bytes handled in one go that count as a step */
-#define JINJA_CALLS_MAX      64       /* macros within macros */
-#define JINJA_DEPTH_MAX      700      /* C calls within each other: 64-bit frames fit in 512 KiB */
-#define JINJA_NESTING_MAX    100      /* of parentheses and blocks in a template */
-#define JINJA_RANGE_MAX      100000
-#define JINJA_RENDER_BYTES   ((size_t)96 << 20)
+#define JINJA_SOURCE_MAX   ((size_t)256 << 10)
+#define JINJA_STEPS_MAX    4000000u /* a message costs 100 to 300; 4,096 messages must fit */
+#define JINJA_BULK_BYTES   256u     /* bytes handled in one go that count as a step */
+#define JINJA_CALLS_MAX    64       /* macros within macros */
+#define JINJA_DEPTH_MAX    700      /* C calls within each other: 64-bit frames fit in 512 KiB */
+#define JINJA_NESTING_MAX  100      /* of parentheses and blocks in a template */
+#define JINJA_RANGE_MAX    100000
+#define JINJA_RENDER_BYTES ((size_t)96 << 20)
 
 /* ---- values ---- */
 
 enum jtype {
-    J_UNDEF, J_NONE, J_BOOL, J_INT, J_FLOAT,
-    J_BIG,    /* an integer beyond 64 bits: kept as its digits */
-    J_STR, J_LIST, J_TUPLE, J_DICT, J_NAMESPACE, J_LOOP, J_MACRO, J_FUNC, J_METHOD, J_CYCLER, J_JOINER
+    J_UNDEF,
+    J_NONE,
+    J_BOOL,
+    J_INT,
+    J_FLOAT,
+    J_BIG, /* an integer beyond 64 bits: kept as its digits */
+    J_STR,
+    J_LIST,
+    J_TUPLE,
+    J_DICT,
+    J_NAMESPACE,
+    J_LOOP,
+    J_MACRO,
+    J_FUNC,
+    J_METHOD,
+    J_CYCLER,
+    J_JOINER
 };
 
 /* Text whose bytes came from a message, a tool or a keyword is tainted: chat_tokenize finds no
@@ -39,10 +53,10 @@ enum jtype {
 struct jtext {
     const char *p;
     size_t n;
-    const uint8_t *taint;   /* one a byte, NULL when all are as `tainted` says */
-    struct jgrow *grow;     /* the buffer it ends in, so that appending need not copy; or NULL */
+    const uint8_t *taint; /* one a byte, NULL when all are as `tainted` says */
+    struct jgrow *grow;   /* the buffer it ends in, so that appending need not copy; or NULL */
     bool tainted;
-    bool markup;            /* came out of `safe` or `escape`: + escapes what is added to it */
+    bool markup; /* came out of `safe` or `escape`: + escapes what is added to it */
 };
 
 /* A buffer that text grows in: `used` bytes have been given out and never change. */
@@ -58,12 +72,15 @@ struct jv {
         bool b;
         int64_t i;
         double f;
-        struct jtext s;      /* J_STR, J_BIG; J_UNDEF: what was looked for */
-        struct jlist *list;  /* J_LIST, J_TUPLE */
-        struct jdict *dict;  /* J_DICT, J_NAMESPACE */
+        struct jtext s;     /* J_STR, J_BIG; J_UNDEF: what was looked for */
+        struct jlist *list; /* J_LIST, J_TUPLE */
+        struct jdict *dict; /* J_DICT, J_NAMESPACE */
         struct jloop *loop;
         struct jmacro *macro;
-        struct { uint16_t id; struct jv *self; } fn; /* J_FUNC, J_METHOD */
+        struct {
+            uint16_t id;
+            struct jv *self;
+        } fn;                   /* J_FUNC, J_METHOD */
         struct jcycler *cycler; /* J_CYCLER, J_JOINER */
     };
 };
@@ -73,27 +90,37 @@ enum jlist_kind { JLIST_PLAIN, JLIST_VIEW, JLIST_ITERATOR };
 struct jlist {
     struct jv *v;
     size_t count, cap;
-    size_t pos;            /* iterators: how many have been taken */
-    enum jlist_kind kind;  /* a view has no index, an iterator neither index nor length */
-    bool own;              /* made by the template: it may change it */
+    size_t pos;           /* iterators: how many have been taken */
+    enum jlist_kind kind; /* a view has no index, an iterator neither index nor length */
+    bool own;             /* made by the template: it may change it */
 };
 
-struct jentry { struct jv key, value; };
+struct jentry {
+    struct jv key, value;
+};
 
 struct jdict {
-    struct jentry *e;      /* in order of insertion */
+    struct jentry *e; /* in order of insertion */
     size_t count, cap;
-    uint32_t *index;       /* open addressing, entry + 1; NULL while small */
+    uint32_t *index; /* open addressing, entry + 1; NULL while small */
     size_t index_cap;
     bool own;
 };
 
-struct jcycler { struct jlist *items; size_t at; bool used; struct jtext sep; };
+struct jcycler {
+    struct jlist *items;
+    size_t at;
+    bool used;
+    struct jtext sep;
+};
 
 struct jinja;
 
 /* Arguments of a call, a filter or a test. */
-struct jkw { struct str name; struct jv v; };
+struct jkw {
+    struct str name;
+    struct jv v;
+};
 struct jargs {
     struct jv *v;
     size_t count;
@@ -113,27 +140,75 @@ struct jsb {
 
 enum jkind {
     /* expressions */
-    JN_CONST, JN_NAME, JN_LIST, JN_TUPLE, JN_DICT, JN_PAIR, JN_ATTR, JN_ITEM, JN_SLICE, JN_CALL, JN_KWARG,
-    JN_STAR, JN_STAR2, JN_FILTER, JN_TEST, JN_NOT, JN_NEG, JN_POS, JN_BIN, JN_CONCAT, JN_AND, JN_OR,
-    JN_CMP, JN_OPERAND, JN_COND,
+    JN_CONST,
+    JN_NAME,
+    JN_LIST,
+    JN_TUPLE,
+    JN_DICT,
+    JN_PAIR,
+    JN_ATTR,
+    JN_ITEM,
+    JN_SLICE,
+    JN_CALL,
+    JN_KWARG,
+    JN_STAR,
+    JN_STAR2,
+    JN_FILTER,
+    JN_TEST,
+    JN_NOT,
+    JN_NEG,
+    JN_POS,
+    JN_BIN,
+    JN_CONCAT,
+    JN_AND,
+    JN_OR,
+    JN_CMP,
+    JN_OPERAND,
+    JN_COND,
     /* statements */
-    JN_DATA, JN_OUT, JN_IF, JN_BRANCH, JN_FOR, JN_SET, JN_SET_BLOCK, JN_MACRO, JN_PARAM, JN_CALL_BLOCK,
-    JN_FILTER_BLOCK, JN_BREAK, JN_CONTINUE, JN_SCOPE, JN_NSREF
+    JN_DATA,
+    JN_OUT,
+    JN_IF,
+    JN_BRANCH,
+    JN_FOR,
+    JN_SET,
+    JN_SET_BLOCK,
+    JN_MACRO,
+    JN_PARAM,
+    JN_CALL_BLOCK,
+    JN_FILTER_BLOCK,
+    JN_BREAK,
+    JN_CONTINUE,
+    JN_SCOPE,
+    JN_NSREF
 };
 
 enum jop {
-    JOP_ADD, JOP_SUB, JOP_MUL, JOP_DIV, JOP_FLOORDIV, JOP_MOD, JOP_POW,
-    JOP_EQ, JOP_NE, JOP_LT, JOP_LE, JOP_GT, JOP_GE, JOP_IN, JOP_NOT_IN
+    JOP_ADD,
+    JOP_SUB,
+    JOP_MUL,
+    JOP_DIV,
+    JOP_FLOORDIV,
+    JOP_MOD,
+    JOP_POW,
+    JOP_EQ,
+    JOP_NE,
+    JOP_LT,
+    JOP_LE,
+    JOP_GT,
+    JOP_GE,
+    JOP_IN,
+    JOP_NOT_IN
 };
 
 struct jnode {
     enum jkind kind;
-    uint16_t op;      /* enum jop; index of a filter, a test, or (plus 1) a method of the name */
-    bool flag;        /* FOR: recursive; MACRO: reads caller */
-    bool flag2;       /* MACRO: reads varargs or kwargs */
+    uint16_t op; /* enum jop; index of a filter, a test, or (plus 1) a method of the name */
+    bool flag;   /* FOR: recursive; MACRO: reads caller */
+    bool flag2;  /* MACRO: reads varargs or kwargs */
     uint32_t line;
-    struct str name;  /* interned: equal names have equal pointers */
-    struct jv value;  /* CONST */
+    struct str name; /* interned: equal names have equal pointers */
+    struct jv value; /* CONST */
     const struct jnode *a, *b, *c;
     const struct jnode *list, *list2;
     struct jnode *next;
@@ -144,7 +219,10 @@ extern const char jname_loop[], jname_caller[], jname_varargs[], jname_kwargs[];
 
 /* ---- one rendering ---- */
 
-struct jvar { const char *name; struct jv v; };
+struct jvar {
+    const char *name;
+    struct jv v;
+};
 
 struct jframe {
     struct jframe *up;
@@ -186,8 +264,17 @@ struct jinja {
 /* ---- lexer ---- */
 
 enum jtok {
-    JT_EOF, JT_DATA, JT_OUT_BEGIN, JT_OUT_END, JT_BLOCK_BEGIN, JT_BLOCK_END, JT_NAME, JT_STRING, JT_INT,
-    JT_FLOAT, JT_OP
+    JT_EOF,
+    JT_DATA,
+    JT_OUT_BEGIN,
+    JT_OUT_END,
+    JT_BLOCK_BEGIN,
+    JT_BLOCK_END,
+    JT_NAME,
+    JT_STRING,
+    JT_INT,
+    JT_FLOAT,
+    JT_OP
 };
 
 /* Two-character operators have a letter as code. */
@@ -200,7 +287,10 @@ struct jtoken {
     uint32_t line;
 };
 
-struct jtokens { struct jtoken *t; size_t count, cap; };
+struct jtokens {
+    struct jtoken *t;
+    size_t count, cap;
+};
 
 int jinja_lex(struct arena *a, struct str source, struct jtokens *out, struct err *e) MUST_CHECK;
 
@@ -213,7 +303,10 @@ struct jparser {
     struct err *e;
     int rc;
     unsigned depth;
-    struct jname { struct str text; struct jname *next; } **names; /* interned */
+    struct jname {
+        struct str text;
+        struct jname *next;
+    } * *names;          /* interned */
     struct jnode *macro; /* being read, to note what it uses */
     unsigned loops;      /* around here within the same macro */
     unsigned branches;   /* of if statements around here */
@@ -237,7 +330,8 @@ struct jnode *jparse_exprs(struct jparser *p, bool with_cond);
 struct jnode *jparse_filters(struct jparser *p, struct jnode *base, bool need_first);
 
 /* source is copied into the arena.  ERR_PARSE, ERR_LIMIT. */
-int jinja_compile(struct arena *a, struct str source, const struct jnode **out, struct err *e) MUST_CHECK;
+int jinja_compile(struct arena *a, struct str source, const struct jnode **out,
+                  struct err *e) MUST_CHECK;
 
 /* Renders into out (jsb_init'ed).  context: a J_DICT's dict.  ERR_INVAL, ERR_LIMIT, ERR_NOMEM. */
 int jinja_run(struct jinja *j, const struct jnode *root, struct jsb *out) MUST_CHECK;
@@ -258,7 +352,7 @@ struct jv jv_none(void);
 struct jv jv_bool(bool b);
 struct jv jv_int(int64_t i);
 struct jv jv_float(double f);
-struct jv jv_str(struct str s);      /* borrowed, clean */
+struct jv jv_str(struct str s); /* borrowed, clean */
 struct jv jv_text(struct jtext s);
 struct jv jv_undef(struct str name);
 struct str jv_view(const struct jv *v); /* of J_STR */
@@ -272,7 +366,8 @@ bool jv_equal(struct jinja *j, const struct jv *a, const struct jv *b, bool *out
 /* -1, 0, 1; a TypeError when the two have no order. */
 bool jv_order(struct jinja *j, const struct jv *a, const struct jv *b, int *out);
 bool jv_contains(struct jinja *j, const struct jv *in, const struct jv *what, bool *out);
-/* The items of an iterable; an iterator's are taken.  Text gives its characters, a dict its keys. */
+/* The items of an iterable; an iterator's are taken.  Text gives its characters, a dict its keys.
+ */
 bool jv_items(struct jinja *j, const struct jv *v, struct jv **items, size_t *count);
 bool jv_length(struct jinja *j, const struct jv *v, size_t *out);
 
@@ -295,22 +390,27 @@ bool jtext_escape(struct jinja *j, struct jtext s, struct jtext *out); /* HTML; 
 
 /* Text helpers over UTF-8; invalid bytes count as one character each. */
 size_t jtext_chars(struct str s);
-size_t jtext_at(struct str s, size_t index);   /* byte offset of character `index`, s.n past the end */
+size_t jtext_at(struct str s,
+                size_t index); /* byte offset of character `index`, s.n past the end */
 bool jchar_is_space(uint32_t cp);
 struct jtext jtext_strip(struct jtext s, const struct jv *chars, bool left, bool right);
 size_t jtext_find(struct str s, struct str needle, size_t from); /* SIZE_MAX */
-bool jtext_replace(struct jinja *j, struct jtext s, struct str old, struct jtext with, int64_t count,
-                   struct jtext *out);
+bool jtext_replace(struct jinja *j, struct jtext s, struct str old, struct jtext with,
+                   int64_t count, struct jtext *out);
 enum jcase { JCASE_UPPER, JCASE_LOWER, JCASE_TITLE, JCASE_CAPITAL, JCASE_FILTER_TITLE };
 bool jtext_case(struct jinja *j, struct jtext s, enum jcase how, struct jtext *out);
 
 /* ---- jinja_print.c ---- */
 
-bool jprint_str(struct jsb *b, const struct jv *v);  /* str(v) */
+bool jprint_str(struct jsb *b, const struct jv *v); /* str(v) */
 bool jprint_repr(struct jsb *b, const struct jv *v);
-bool jv_to_text(struct jinja *j, const struct jv *v, struct jtext *out); /* str(v) as a value's text */
-size_t jprint_float(double f, char out[40]);         /* repr */
-struct jdump { bool ensure_ascii, sort_keys, has_indent; struct str indent, item_sep, key_sep; };
+bool jv_to_text(struct jinja *j, const struct jv *v,
+                struct jtext *out);          /* str(v) as a value's text */
+size_t jprint_float(double f, char out[40]); /* repr */
+struct jdump {
+    bool ensure_ascii, sort_keys, has_indent;
+    struct str indent, item_sep, key_sep;
+};
 bool jprint_json(struct jsb *b, const struct jv *v, const struct jdump *o);
 
 /* ---- jinja_eval.c, jinja_call.c ---- */
@@ -318,7 +418,8 @@ bool jprint_json(struct jsb *b, const struct jv *v, const struct jdump *o);
 bool jeval(struct jinja *j, const struct jnode *n, struct jv *out);
 bool jexec(struct jinja *j, const struct jnode *list);
 bool jeval_args(struct jinja *j, const struct jnode *list, struct jv *first, struct jargs *out);
-bool jget_attr(struct jinja *j, const struct jv *obj, struct str name, uint16_t method, struct jv *out);
+bool jget_attr(struct jinja *j, const struct jv *obj, struct str name, uint16_t method,
+               struct jv *out);
 bool jget_item(struct jinja *j, const struct jv *obj, const struct jv *key, struct jv *out);
 bool jbinary(struct jinja *j, enum jop op, const struct jv *a, const struct jv *b, struct jv *out);
 bool jcompare(struct jinja *j, enum jop op, const struct jv *a, const struct jv *b, bool *out);
@@ -344,19 +445,20 @@ int jfilter_find(struct str name); /* -1 = none */
 bool jfilter_run(struct jinja *j, unsigned id, struct jargs *args, struct jv *out);
 int jtest_find(struct str name);
 bool jtest_run(struct jinja *j, unsigned id, struct jargs *args, bool *out);
-uint16_t jmethod_id(struct str name);      /* index of the name plus 1; 0 = no type has it */
+uint16_t jmethod_id(struct str name); /* index of the name plus 1; 0 = no type has it */
 bool jmethod_exists(uint16_t id, enum jtype type);
 bool jmethod_run(struct jinja *j, uint16_t id, struct jargs *args, struct jv *out);
 
 /* Sequence filters, in a file of their own. */
 jcallee jseq_map, jseq_select, jseq_reject, jseq_selectattr, jseq_rejectattr, jseq_join, jseq_sort,
-    jseq_unique, jseq_first, jseq_last, jseq_list, jseq_reverse, jseq_min, jseq_max, jseq_sum, jseq_batch,
-    jseq_slice, jseq_dictsort, jseq_groupby, jseq_items;
+    jseq_unique, jseq_first, jseq_last, jseq_list, jseq_reverse, jseq_min, jseq_max, jseq_sum,
+    jseq_batch, jseq_slice, jseq_dictsort, jseq_groupby, jseq_items;
 
 /* Argument at position i (the value of a filter has 0), or by name; NULL when absent. */
 const struct jv *jarg(const struct jargs *args, size_t i, const char *name);
 /* An integer argument with a default; a TypeError when it is something else. */
-bool jarg_int(struct jinja *j, const struct jargs *args, size_t i, const char *name, int64_t def, int64_t *out);
+bool jarg_int(struct jinja *j, const struct jargs *args, size_t i, const char *name, int64_t def,
+              int64_t *out);
 /* A path such as "a.b" or 0 applied to v. */
 bool jattr_path(struct jinja *j, const struct jv *v, const struct jv *path, struct jv *out);
 

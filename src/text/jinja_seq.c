@@ -65,7 +65,8 @@ static bool true_items(struct jinja *j, struct jargs *args, struct jv **items, s
 
 bool jseq_map(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    const struct jv *path = jarg(args, SIZE_MAX, "attribute"), *def = jarg(args, SIZE_MAX, "default");
+    const struct jv *path = jarg(args, SIZE_MAX, "attribute"),
+                    *def = jarg(args, SIZE_MAX, "default");
     const struct jv *name = jarg(args, 1, NULL);
     struct jv *items, r;
     size_t count;
@@ -89,7 +90,9 @@ bool jseq_map(struct jinja *j, struct jargs *args, struct jv *out)
             if (v.type == J_UNDEF && def != NULL)
                 v = *def;
         } else {
-            struct jargs with = { .v = args->v + 1, .count = args->count - 1, .kw = args->kw,
+            struct jargs with = { .v = args->v + 1,
+                                  .count = args->count - 1,
+                                  .kw = args->kw,
                                   .kw_count = args->kw_count };
             struct jv keep = with.v[0];
             bool ok;
@@ -180,12 +183,14 @@ bool jseq_join(struct jinja *j, struct jargs *args, struct jv *out)
     struct jsb b;
     size_t count;
 
-    if ((d != NULL && !jv_to_text(j, d, &sep)) || !items_of(j, args, &items, &count) || !jsb_init(&b, j, 0))
+    if ((d != NULL && !jv_to_text(j, d, &sep)) || !items_of(j, args, &items, &count) ||
+        !jsb_init(&b, j, 0))
         return false;
     for (size_t i = 0; i < count; i++) {
         struct jv v;
 
-        if (!jattr_path(j, &items[i], path, &v) || (i > 0 && !jsb_text(&b, sep)) || !jprint_str(&b, &v))
+        if (!jattr_path(j, &items[i], path, &v) || (i > 0 && !jsb_text(&b, sep)) ||
+            !jprint_str(&b, &v))
             return false;
     }
     *out = jv_text(jsb_done(&b));
@@ -214,7 +219,8 @@ bool jseq_last(struct jinja *j, struct jargs *args, struct jv *out)
     struct jv *items;
     size_t count;
 
-    if ((args->v[0].type == J_LIST || args->v[0].type == J_TUPLE) && args->v[0].list->kind == JLIST_ITERATOR)
+    if ((args->v[0].type == J_LIST || args->v[0].type == J_TUPLE) &&
+        args->v[0].list->kind == JLIST_ITERATOR)
         return jfail(j, ERR_INVAL, "'generator' object is not reversible");
     if (!items_of(j, args, &items, &count))
         return false;
@@ -222,8 +228,8 @@ bool jseq_last(struct jinja *j, struct jargs *args, struct jv *out)
     return true;
 }
 
-static bool copy(struct jinja *j, const struct jv *items, size_t count, bool iterator, bool backwards,
-                 struct jv *out)
+static bool copy(struct jinja *j, const struct jv *items, size_t count, bool iterator,
+                 bool backwards, struct jv *out)
 {
     struct jv r;
 
@@ -275,7 +281,8 @@ bool jseq_items(struct jinja *j, struct jargs *args, struct jv *out)
     for (size_t i = 0; i < n; i++) {
         struct jv pair;
 
-        if (!copy(j, (const struct jv[]){ d->dict->e[i].key, d->dict->e[i].value }, 2, false, false, &pair))
+        if (!copy(j, (const struct jv[]) { d->dict->e[i].key, d->dict->e[i].value }, 2, false,
+                  false, &pair))
             return false;
         pair.type = J_TUPLE;
         r.list->v[r.list->count++] = pair;
@@ -287,7 +294,8 @@ bool jseq_items(struct jinja *j, struct jargs *args, struct jv *out)
 /* ---- order ---- */
 
 /* What an item is sorted by: an attribute, text folded unless case counts. */
-static bool sort_key(struct jinja *j, const struct jv *v, const struct jv *path, bool fold, struct jv *out)
+static bool sort_key(struct jinja *j, const struct jv *v, const struct jv *path, bool fold,
+                     struct jv *out)
 {
     struct jtext t;
 
@@ -301,10 +309,13 @@ static bool sort_key(struct jinja *j, const struct jv *v, const struct jv *path,
     return true;
 }
 
-struct sortee { struct jv key, item; };
+struct sortee {
+    struct jv key, item;
+};
 
 /* Merges the two sorted halves of s[0..n); stable, also backwards. */
-static bool merge_sort(struct jinja *j, struct sortee *s, struct sortee *tmp, size_t n, bool backwards)
+static bool merge_sort(struct jinja *j, struct sortee *s, struct sortee *tmp, size_t n,
+                       bool backwards)
 {
     size_t half = n / 2, a = 0, b = half, k = 0;
 
@@ -327,8 +338,8 @@ static bool merge_sort(struct jinja *j, struct sortee *s, struct sortee *tmp, si
 }
 
 /* in_list: keys are compared as lists of one, in which equal ones need not have an order. */
-static bool sorted(struct jinja *j, const struct jv *items, size_t count, const struct jv *path, bool fold,
-                   bool backwards, bool in_list, struct sortee **out)
+static bool sorted(struct jinja *j, const struct jv *items, size_t count, const struct jv *path,
+                   bool fold, bool backwards, bool in_list, struct sortee **out)
 {
     struct sortee *s = arena_try_zero(j->a, count * 2, sizeof(*s));
 
@@ -356,13 +367,15 @@ static bool truth(const struct jv *v)
 
 bool jseq_sort(struct jinja *j, struct jargs *args, struct jv *out)
 {
-    bool backwards = truth(jarg(args, 1, "reverse")), fold = !truth(jarg(args, 2, "case_sensitive"));
+    bool backwards = truth(jarg(args, 1, "reverse")),
+         fold = !truth(jarg(args, 2, "case_sensitive"));
     struct sortee *s = NULL;
     struct jv *items, r;
     size_t count;
 
     if (!items_of(j, args, &items, &count) ||
-        !sorted(j, items, count, jarg(args, 3, "attribute"), fold, backwards, true, &s) || !begin(j, count, false, &r))
+        !sorted(j, items, count, jarg(args, 3, "attribute"), fold, backwards, true, &s) ||
+        !begin(j, count, false, &r))
         return false;
     for (size_t i = 0; i < count; i++)
         r.list->v[r.list->count++] = s[i].item;
@@ -372,7 +385,7 @@ bool jseq_sort(struct jinja *j, struct jargs *args, struct jv *out)
 
 static bool pair_of(struct jinja *j, const struct jv *a, const struct jv *b, struct jv *out)
 {
-    if (!copy(j, (const struct jv[]){ *a, *b }, 2, false, false, out))
+    if (!copy(j, (const struct jv[]) { *a, *b }, 2, false, false, out))
         return false;
     out->type = J_TUPLE;
     return true;
@@ -381,7 +394,8 @@ static bool pair_of(struct jinja *j, const struct jv *a, const struct jv *b, str
 bool jseq_dictsort(struct jinja *j, struct jargs *args, struct jv *out)
 {
     const struct jv *by = jarg(args, 2, "by"), path = jv_int(0);
-    bool fold = !truth(jarg(args, 1, "case_sensitive")), backwards = truth(jarg(args, 3, "reverse"));
+    bool fold = !truth(jarg(args, 1, "case_sensitive")),
+         backwards = truth(jarg(args, 3, "reverse"));
     bool by_value = by != NULL && by->type == J_STR && str_eqz(jv_view(by), "value");
     const struct jv second = jv_int(1), *which = by_value ? &second : &path;
     struct jv *d = &args->v[0], pairs, r;
@@ -393,7 +407,8 @@ bool jseq_dictsort(struct jinja *j, struct jargs *args, struct jv *out)
         !begin(j, d->dict->count, false, &r))
         return false;
     for (size_t i = 0; i < d->dict->count; i++)
-        if (!pair_of(j, &d->dict->e[i].key, &d->dict->e[i].value, &pairs.list->v[pairs.list->count++]))
+        if (!pair_of(j, &d->dict->e[i].key, &d->dict->e[i].value,
+                     &pairs.list->v[pairs.list->count++]))
             return false;
     if (!sorted(j, pairs.list->v, pairs.list->count, which, fold, backwards, false, &s))
         return false;
@@ -413,8 +428,8 @@ bool jseq_groupby(struct jinja *j, struct jargs *args, struct jv *out)
 
     if (path == NULL)
         return jfail(j, ERR_INVAL, "groupby() takes an attribute");
-    if (!items_of(j, args, &items, &count) || !sorted(j, items, count, path, fold, false, false, &s) ||
-        !begin(j, 0, false, &r))
+    if (!items_of(j, args, &items, &count) ||
+        !sorted(j, items, count, path, fold, false, false, &s) || !begin(j, 0, false, &r))
         return false;
     for (size_t i = 0; i < count; i++) {
         struct jv pair, name;
@@ -427,7 +442,8 @@ bool jseq_groupby(struct jinja *j, struct jargs *args, struct jv *out)
                 return false;
             if (name.type == J_UNDEF && def != NULL)
                 name = *def;
-            if (!begin(j, 0, false, &group) || !pair_of(j, &name, &group, &pair) || !jlist_add(j, r.list, &pair))
+            if (!begin(j, 0, false, &group) || !pair_of(j, &name, &group, &pair) ||
+                !jlist_add(j, r.list, &pair))
                 return false;
         }
         if (!jlist_add(j, group.list, &s[i].item))
@@ -483,7 +499,8 @@ bool jseq_sum(struct jinja *j, struct jargs *args, struct jv *out)
     for (size_t i = 0; i < count; i++) {
         struct jv v, sum = *out;
 
-        if (!jstep(j, 1) || !jattr_path(j, &items[i], path, &v) || !jbinary(j, JOP_ADD, &sum, &v, out))
+        if (!jstep(j, 1) || !jattr_path(j, &items[i], path, &v) ||
+            !jbinary(j, JOP_ADD, &sum, &v, out))
             return false;
     }
     return true;
@@ -501,7 +518,8 @@ bool jseq_unique(struct jinja *j, struct jargs *args, struct jv *out)
     for (size_t i = 0; i < count; i++) {
         size_t before = seen.dict->count;
 
-        if (!jstep(j, 1) || !sort_key(j, &items[i], path, fold, &key) || !jdict_put(j, seen.dict, &key, &yes))
+        if (!jstep(j, 1) || !sort_key(j, &items[i], path, fold, &key) ||
+            !jdict_put(j, seen.dict, &key, &yes))
             return false;
         if (seen.dict->count > before && !jlist_add(j, r.list, &items[i]))
             return false;
@@ -525,7 +543,8 @@ bool jseq_batch(struct jinja *j, struct jargs *args, struct jv *out)
     if (size < 1 || size > JINJA_RANGE_MAX)
         return jfail(j, size < 1 ? ERR_INVAL : ERR_LIMIT, "batch() takes 1 to %d", JINJA_RANGE_MAX);
     for (size_t i = 0; i < count; i += (size_t)size) {
-        if (!copy(j, items + i, MIN(count - i, (size_t)size), false, false, &row) || !jlist_add(j, r.list, &row))
+        if (!copy(j, items + i, MIN(count - i, (size_t)size), false, false, &row) ||
+            !jlist_add(j, r.list, &row))
             return false;
         while (fill != NULL && fill->type != J_NONE && row.list->count < (size_t)size)
             if (!jstep(j, 1) || !jlist_add(j, row.list, fill))
@@ -546,14 +565,16 @@ bool jseq_slice(struct jinja *j, struct jargs *args, struct jv *out)
         !begin(j, 0, true, &r))
         return false;
     if (slices < 1 || slices > JINJA_RANGE_MAX || !jstep(j, (size_t)slices))
-        return jfail(j, slices < 1 ? ERR_INVAL : ERR_LIMIT, "slice() takes 1 to %d", JINJA_RANGE_MAX);
+        return jfail(j, slices < 1 ? ERR_INVAL : ERR_LIMIT, "slice() takes 1 to %d",
+                     JINJA_RANGE_MAX);
     per = count / (size_t)slices;
     extra = count % (size_t)slices;
     for (size_t i = 0; i < (size_t)slices; i++) {
         size_t n = per + (i < extra);
 
         if (!copy(j, items + at, n, false, false, &row) ||
-            (fill != NULL && fill->type != J_NONE && i >= extra && extra > 0 && !jlist_add(j, row.list, fill)) ||
+            (fill != NULL && fill->type != J_NONE && i >= extra && extra > 0 &&
+             !jlist_add(j, row.list, fill)) ||
             !jlist_add(j, r.list, &row))
             return false;
         at += n;

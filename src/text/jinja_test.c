@@ -106,7 +106,8 @@ static bool t_callable(struct jinja *j, const struct jv *v, const struct jv *arg
 {
     (void)j, (void)arg;
     *out = v->type == J_FUNC || v->type == J_METHOD || v->type == J_MACRO || v->type == J_JOINER ||
-           v->type == J_LOOP || v->type == J_UNDEF; /* Undefined has __call__, if only to complain */
+           v->type == J_LOOP ||
+           v->type == J_UNDEF; /* Undefined has __call__, if only to complain */
     return true;
 }
 
@@ -120,7 +121,7 @@ static bool one_case(struct jinja *j, const struct jv *v, bool upper, bool *out)
     if (!jv_to_text(j, v, &t) || !jbytes(j, t.n))
         return false;
     for (size_t at = 0, len; at < t.n; at += len) {
-        int32_t cp = (int32_t)utf8_next((struct str){ t.p + at, t.n - at }, &len);
+        int32_t cp = (int32_t)utf8_next((struct str) { t.p + at, t.n - at }, &len);
         bool is_upper = utf8proc_tolower(cp) != cp, is_lower = utf8proc_toupper(cp) != cp;
 
         if (upper ? is_lower && !is_upper : is_upper && !is_lower)
@@ -191,11 +192,8 @@ static bool t_sameas(struct jinja *j, const struct jv *v, const struct jv *arg, 
     case J_LIST:
     case J_TUPLE:
     case J_DICT:
-    case J_NAMESPACE:
-        *out = v->dict == arg->dict;
-        return true;
-    default:
-        return jv_equal(j, v, arg, out);
+    case J_NAMESPACE: *out = v->dict == arg->dict; return true;
+    default: return jv_equal(j, v, arg, out);
     }
 }
 
@@ -248,18 +246,49 @@ static bool t_test(struct jinja *j, const struct jv *v, const struct jv *arg, bo
     return true;
 }
 
-static const struct { const char *name; jtester *run; bool takes_arg; } tests[] = {
-    { "boolean", t_boolean, false }, { "callable", t_callable, false }, { "defined", t_defined, false },
-    { "divisibleby", t_divisibleby, true }, { "eq", t_eq, true }, { "equalto", t_eq, true }, { "==", t_eq, true },
-    { "even", t_even, false }, { "false", t_false, false }, { "filter", t_filter, false },
-    { "float", t_float, false }, { "ge", t_ge, true }, { ">=", t_ge, true }, { "gt", t_gt, true },
-    { "greaterthan", t_gt, true }, { ">", t_gt, true }, { "in", t_in, true }, { "integer", t_integer, false },
-    { "iterable", t_iterable, false }, { "le", t_le, true }, { "<=", t_le, true }, { "lower", t_lower, false },
-    { "lt", t_lt, true }, { "lessthan", t_lt, true }, { "<", t_lt, true }, { "mapping", t_mapping, false },
-    { "ne", t_ne, true }, { "!=", t_ne, true }, { "none", t_none, false }, { "number", t_number, false },
-    { "odd", t_odd, false }, { "sameas", t_sameas, true }, { "sequence", t_sequence, false },
-    { "string", t_string, false }, { "test", t_test, false }, { "true", t_true, false },
-    { "undefined", t_undefined, false }, { "upper", t_upper, false },
+static const struct {
+    const char *name;
+    jtester *run;
+    bool takes_arg;
+} tests[] = {
+    { "boolean", t_boolean, false },
+    { "callable", t_callable, false },
+    { "defined", t_defined, false },
+    { "divisibleby", t_divisibleby, true },
+    { "eq", t_eq, true },
+    { "equalto", t_eq, true },
+    { "==", t_eq, true },
+    { "even", t_even, false },
+    { "false", t_false, false },
+    { "filter", t_filter, false },
+    { "float", t_float, false },
+    { "ge", t_ge, true },
+    { ">=", t_ge, true },
+    { "gt", t_gt, true },
+    { "greaterthan", t_gt, true },
+    { ">", t_gt, true },
+    { "in", t_in, true },
+    { "integer", t_integer, false },
+    { "iterable", t_iterable, false },
+    { "le", t_le, true },
+    { "<=", t_le, true },
+    { "lower", t_lower, false },
+    { "lt", t_lt, true },
+    { "lessthan", t_lt, true },
+    { "<", t_lt, true },
+    { "mapping", t_mapping, false },
+    { "ne", t_ne, true },
+    { "!=", t_ne, true },
+    { "none", t_none, false },
+    { "number", t_number, false },
+    { "odd", t_odd, false },
+    { "sameas", t_sameas, true },
+    { "sequence", t_sequence, false },
+    { "string", t_string, false },
+    { "test", t_test, false },
+    { "true", t_true, false },
+    { "undefined", t_undefined, false },
+    { "upper", t_upper, false },
 };
 
 int jtest_find(struct str name)

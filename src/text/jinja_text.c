@@ -13,7 +13,7 @@ size_t jtext_chars(struct str s)
     for (size_t at = 0; at < s.n; at += len, n++) {
         len = 1;
         if ((unsigned char)s.p[at] >= 0x80)
-            (void)utf8_next((struct str){ s.p + at, s.n - at }, &len);
+            (void)utf8_next((struct str) { s.p + at, s.n - at }, &len);
     }
     return n;
 }
@@ -25,7 +25,7 @@ size_t jtext_at(struct str s, size_t index)
     for (; at < s.n && index > 0; at += len, index--) {
         len = 1;
         if ((unsigned char)s.p[at] >= 0x80)
-            (void)utf8_next((struct str){ s.p + at, s.n - at }, &len);
+            (void)utf8_next((struct str) { s.p + at, s.n - at }, &len);
     }
     return at;
 }
@@ -33,9 +33,9 @@ size_t jtext_at(struct str s, size_t index)
 /* str.isspace of Python. */
 bool jchar_is_space(uint32_t cp)
 {
-    return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||
-           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f ||
-           cp == 0x3000;
+    return (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 ||
+           cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 ||
+           cp == 0x202f || cp == 0x205f || cp == 0x3000;
 }
 
 /* Whether the character c is one that strip() takes off. */
@@ -58,9 +58,9 @@ struct jtext jtext_strip(struct jtext s, const struct jv *chars, bool left, bool
     size_t from = 0, end = s.n, len;
 
     while (left && from < end) {
-        uint32_t cp = utf8_next((struct str){ s.p + from, end - from }, &len);
+        uint32_t cp = utf8_next((struct str) { s.p + from, end - from }, &len);
 
-        if (!is_stripped((struct str){ s.p + from, len }, cp, chars))
+        if (!is_stripped((struct str) { s.p + from, len }, cp, chars))
             break;
         from += len;
     }
@@ -70,8 +70,8 @@ struct jtext jtext_strip(struct jtext s, const struct jv *chars, bool left, bool
 
         while (at > from && ((unsigned char)s.p[at] & 0xc0) == 0x80)
             at--;
-        cp = utf8_next((struct str){ s.p + at, end - at }, &len);
-        if (at + len != end || !is_stripped((struct str){ s.p + at, len }, cp, chars))
+        cp = utf8_next((struct str) { s.p + at, end - at }, &len);
+        if (at + len != end || !is_stripped((struct str) { s.p + at, len }, cp, chars))
             break;
         end = at;
     }
@@ -84,12 +84,12 @@ size_t jtext_find(struct str s, struct str needle, size_t from)
 
     if (from > s.n)
         return SIZE_MAX;
-    at = str_find((struct str){ s.p + from, s.n - from }, needle);
+    at = str_find((struct str) { s.p + from, s.n - from }, needle);
     return at == SIZE_MAX ? at : from + at;
 }
 
-bool jtext_replace(struct jinja *j, struct jtext s, struct str old, struct jtext with, int64_t count,
-                   struct jtext *out)
+bool jtext_replace(struct jinja *j, struct jtext s, struct str old, struct jtext with,
+                   int64_t count, struct jtext *out)
 {
     struct str view = { s.p, s.n };
     size_t from = 0, len;
@@ -127,7 +127,10 @@ bool jtext_replace(struct jinja *j, struct jtext s, struct str old, struct jtext
 
 bool jtext_escape(struct jinja *j, struct jtext s, struct jtext *out)
 {
-    static const struct { char c; const char *z; } entities[] = {
+    static const struct {
+        char c;
+        const char *z;
+    } entities[] = {
         { '&', "&amp;" }, { '<', "&lt;" }, { '>', "&gt;" }, { '"', "&#34;" }, { '\'', "&#39;" },
     };
     struct jsb b;
@@ -142,7 +145,8 @@ bool jtext_escape(struct jinja *j, struct jtext s, struct jtext *out)
         for (size_t k = 0; k < COUNT(entities); k++)
             if (s.p[i] == entities[k].c) {
                 if (!jsb_text(&b, jtext_sub(s, from, i - from)) ||
-                    !jsb_add(&b, entities[k].z, strlen(entities[k].z), s.taint != NULL ? s.taint[i] : s.tainted))
+                    !jsb_add(&b, entities[k].z, strlen(entities[k].z),
+                             s.taint != NULL ? s.taint[i] : s.tainted))
                     return false;
                 from = i + 1;
             }
@@ -156,10 +160,13 @@ bool jtext_escape(struct jinja *j, struct jtext s, struct jtext *out)
 /* ---- case ---- */
 
 /* Full upper-casing where one character becomes several; title is only the first of them. */
-static const struct { uint32_t from; const char *upper, *title; } several[] = {
-    { 0xdf, "SS", "Ss" }, { 0xfb00, "FF", "Ff" }, { 0xfb01, "FI", "Fi" }, { 0xfb02, "FL", "Fl" },
-    { 0xfb03, "FFI", "Ffi" }, { 0xfb04, "FFL", "Ffl" }, { 0xfb05, "ST", "St" }, { 0xfb06, "ST", "St" },
-    { 0x149, "\xca\xbcN", "\xca\xbcN" },
+static const struct {
+    uint32_t from;
+    const char *upper, *title;
+} several[] = {
+    { 0xdf, "SS", "Ss" },   { 0xfb00, "FF", "Ff" },   { 0xfb01, "FI", "Fi" },
+    { 0xfb02, "FL", "Fl" }, { 0xfb03, "FFI", "Ffi" }, { 0xfb04, "FFL", "Ffl" },
+    { 0xfb05, "ST", "St" }, { 0xfb06, "ST", "St" },   { 0x149, "\xca\xbcN", "\xca\xbcN" },
 };
 
 enum one { ONE_UPPER, ONE_LOWER, ONE_TITLE };
@@ -196,13 +203,9 @@ static enum one step_case(enum jcase how, uint32_t cp, bool *begins)
     enum one to = *begins ? ONE_TITLE : ONE_LOWER;
 
     switch (how) {
-    case JCASE_UPPER:
-        return ONE_UPPER;
-    case JCASE_LOWER:
-        return ONE_LOWER;
-    case JCASE_CAPITAL:
-        *begins = false;
-        return to;
+    case JCASE_UPPER: return ONE_UPPER;
+    case JCASE_LOWER: return ONE_LOWER;
+    case JCASE_CAPITAL: *begins = false; return to;
     case JCASE_TITLE: /* str.title: a letter after anything that has no case */
         *begins = !is_cased(cp);
         return to;
@@ -225,7 +228,7 @@ bool jtext_case(struct jinja *j, struct jtext s, enum jcase how, struct jtext *o
     if (!jsb_init(&b, j, 0) || !jstep(j, s.n / 16))
         return false;
     for (size_t at = 0; at < s.n; at += len) {
-        uint32_t cp = utf8_next((struct str){ s.p + at, s.n - at }, &len);
+        uint32_t cp = utf8_next((struct str) { s.p + at, s.n - at }, &len);
         bool tainted = s.taint != NULL ? s.taint[at] != 0 : s.tainted, ok;
         char text[8];
 

@@ -72,51 +72,64 @@ void jleave(struct jinja *j)
 
 struct jv jv_none(void)
 {
-    return (struct jv){ .type = J_NONE };
+    return (struct jv) { .type = J_NONE };
 }
 
 struct jv jv_bool(bool b)
 {
-    return (struct jv){ .type = J_BOOL, .b = b };
+    return (struct jv) { .type = J_BOOL, .b = b };
 }
 
 struct jv jv_int(int64_t i)
 {
-    return (struct jv){ .type = J_INT, .i = i };
+    return (struct jv) { .type = J_INT, .i = i };
 }
 
 struct jv jv_float(double f)
 {
-    return (struct jv){ .type = J_FLOAT, .f = f };
+    return (struct jv) { .type = J_FLOAT, .f = f };
 }
 
 struct jv jv_str(struct str s)
 {
-    return (struct jv){ .type = J_STR, .s = { .p = s.p, .n = s.n } };
+    return (struct jv) { .type = J_STR, .s = { .p = s.p, .n = s.n } };
 }
 
 struct jv jv_text(struct jtext s)
 {
-    return (struct jv){ .type = J_STR, .s = s };
+    return (struct jv) { .type = J_STR, .s = s };
 }
 
 struct jv jv_undef(struct str name)
 {
-    return (struct jv){ .type = J_UNDEF, .s = { .p = name.p, .n = name.n } };
+    return (struct jv) { .type = J_UNDEF, .s = { .p = name.p, .n = name.n } };
 }
 
 struct str jv_view(const struct jv *v)
 {
-    return (struct str){ v->s.p, v->s.n };
+    return (struct str) { v->s.p, v->s.n };
 }
 
 const char *jv_type_name(const struct jv *v)
 {
     static const char *const names[] = {
-        [J_UNDEF] = "Undefined", [J_NONE] = "NoneType", [J_BOOL] = "bool", [J_INT] = "int", [J_FLOAT] = "float",
-        [J_BIG] = "int", [J_STR] = "str", [J_LIST] = "list", [J_TUPLE] = "tuple", [J_DICT] = "dict",
-        [J_NAMESPACE] = "Namespace", [J_LOOP] = "LoopContext", [J_MACRO] = "Macro", [J_FUNC] = "function",
-        [J_METHOD] = "builtin_function_or_method", [J_CYCLER] = "Cycler", [J_JOINER] = "Joiner",
+        [J_UNDEF] = "Undefined",
+        [J_NONE] = "NoneType",
+        [J_BOOL] = "bool",
+        [J_INT] = "int",
+        [J_FLOAT] = "float",
+        [J_BIG] = "int",
+        [J_STR] = "str",
+        [J_LIST] = "list",
+        [J_TUPLE] = "tuple",
+        [J_DICT] = "dict",
+        [J_NAMESPACE] = "Namespace",
+        [J_LOOP] = "LoopContext",
+        [J_MACRO] = "Macro",
+        [J_FUNC] = "function",
+        [J_METHOD] = "builtin_function_or_method",
+        [J_CYCLER] = "Cycler",
+        [J_JOINER] = "Joiner",
     };
     return names[v->type];
 }
@@ -125,23 +138,17 @@ bool jv_truth(const struct jv *v)
 {
     switch (v->type) {
     case J_UNDEF:
-    case J_NONE:
-        return false;
-    case J_BOOL:
-        return v->b;
-    case J_INT:
-        return v->i != 0;
-    case J_FLOAT:
-        return v->f != 0;
-    case J_STR:
-        return v->s.n != 0;
+    case J_NONE: return false;
+    case J_BOOL: return v->b;
+    case J_INT: return v->i != 0;
+    case J_FLOAT: return v->f != 0;
+    case J_STR: return v->s.n != 0;
     case J_LIST:
     case J_TUPLE:
-        return v->list->count != 0 || v->list->kind == JLIST_ITERATOR; /* Python cannot know either */
-    case J_DICT:
-        return v->dict->count != 0;
-    default:
-        return true;
+        return v->list->count != 0 ||
+               v->list->kind == JLIST_ITERATOR; /* Python cannot know either */
+    case J_DICT: return v->dict->count != 0;
+    default: return true;
     }
 }
 
@@ -155,15 +162,10 @@ double jv_double(const struct jv *v)
     double d = 0;
 
     switch (v->type) {
-    case J_BOOL:
-        return v->b ? 1 : 0;
-    case J_INT:
-        return (double)v->i;
-    case J_FLOAT:
-        return v->f;
-    default:
-        (void)str_f64(jv_view(v), &d);
-        return d;
+    case J_BOOL: return v->b ? 1 : 0;
+    case J_INT: return (double)v->i;
+    case J_FLOAT: return v->f;
+    default: (void)str_f64(jv_view(v), &d); return d;
     }
 }
 
@@ -221,19 +223,15 @@ bool jv_equal(struct jinja *j, const struct jv *a, const struct jv *b, bool *out
     *out = false;
     if (jv_is_number(a) && jv_is_number(b)) {
         *out = a->type == J_BIG && b->type == J_BIG ? str_eq(jv_view(a), jv_view(b))
-                                                     : compare_numbers(a, b) == 0;
+                                                    : compare_numbers(a, b) == 0;
         return true;
     }
     if (a->type != b->type)
         return true;
     switch (a->type) {
     case J_UNDEF:
-    case J_NONE:
-        *out = true;
-        return true;
-    case J_STR:
-        *out = str_eq(jv_view(a), jv_view(b));
-        return !*out || jbytes(j, a->s.n);
+    case J_NONE: *out = true; return true;
+    case J_STR: *out = str_eq(jv_view(a), jv_view(b)); return !*out || jbytes(j, a->s.n);
     case J_LIST:
     case J_TUPLE:
         if (!jstep(j, 1) || !jenter(j))
@@ -248,9 +246,7 @@ bool jv_equal(struct jinja *j, const struct jv *a, const struct jv *b, bool *out
         jleave(j);
         return ok;
     case J_METHOD:
-    case J_FUNC:
-        *out = a->fn.id == b->fn.id;
-        return true;
+    case J_FUNC: *out = a->fn.id == b->fn.id; return true;
     default:
         *out = a->dict == b->dict; /* identity: all are pointers */
         return true;
@@ -264,14 +260,16 @@ bool jv_order(struct jinja *j, const struct jv *a, const struct jv *b, int *out)
         *out = compare_numbers(a, b);
         return true;
     }
-    if (a->type == J_STR && b->type == J_STR) { /* bytes of UTF-8 have the order of their characters */
+    if (a->type == J_STR &&
+        b->type == J_STR) { /* bytes of UTF-8 have the order of their characters */
         int c = str_cmp(jv_view(a), jv_view(b));
 
         *out = c < 0 ? -1 : c > 0;
         return jbytes(j, MIN(a->s.n, b->s.n));
     }
     if (a->type != b->type || (a->type != J_LIST && a->type != J_TUPLE))
-        return jfail(j, ERR_INVAL, "'<' not supported between '%s' and '%s'", jv_type_name(a), jv_type_name(b));
+        return jfail(j, ERR_INVAL, "'<' not supported between '%s' and '%s'", jv_type_name(a),
+                     jv_type_name(b));
     for (size_t i = 0; i < a->list->count && i < b->list->count && *out == 0; i++) {
         bool ok, same;
 
@@ -318,7 +316,7 @@ bool jv_contains(struct jinja *j, const struct jv *in, const struct jv *what, bo
 
 static bool characters(struct jinja *j, struct jtext s, struct jv **items, size_t *count)
 {
-    size_t n = jtext_chars((struct str){ s.p, s.n }), at = 0, len;
+    size_t n = jtext_chars((struct str) { s.p, s.n }), at = 0, len;
 
     if (!jstep(j, n / 8))
         return false;
@@ -326,7 +324,7 @@ static bool characters(struct jinja *j, struct jtext s, struct jv **items, size_
     if (*items == NULL)
         return jfail_memory(j);
     for (size_t i = 0; i < n; i++, at += len) {
-        (void)utf8_next((struct str){ s.p + at, s.n - at }, &len);
+        (void)utf8_next((struct str) { s.p + at, s.n - at }, &len);
         (*items)[i] = jv_text(jtext_sub(s, at, len));
     }
     *count = n;
@@ -340,10 +338,8 @@ bool jv_items(struct jinja *j, const struct jv *v, struct jv **items, size_t *co
     *items = NULL;
     *count = 0;
     switch (v->type) {
-    case J_UNDEF:
-        return true;
-    case J_STR:
-        return characters(j, v->s, items, count);
+    case J_UNDEF: return true;
+    case J_STR: return characters(j, v->s, items, count);
     case J_LIST:
     case J_TUPLE:
         l = v->list;
@@ -362,8 +358,7 @@ bool jv_items(struct jinja *j, const struct jv *v, struct jv **items, size_t *co
             (*items)[i] = v->dict->e[i].key;
         *count = v->dict->count;
         return true;
-    default:
-        return jfail(j, ERR_INVAL, "'%s' object is not iterable", jv_type_name(v));
+    default: return jfail(j, ERR_INVAL, "'%s' object is not iterable", jv_type_name(v));
     }
 }
 
@@ -371,25 +366,17 @@ bool jv_length(struct jinja *j, const struct jv *v, size_t *out)
 {
     *out = 0;
     switch (v->type) {
-    case J_UNDEF:
-        return true;
-    case J_STR:
-        *out = jtext_chars(jv_view(v));
-        return jbytes(j, v->s.n);
+    case J_UNDEF: return true;
+    case J_STR: *out = jtext_chars(jv_view(v)); return jbytes(j, v->s.n);
     case J_LIST:
     case J_TUPLE:
         if (v->list->kind == JLIST_ITERATOR)
             return jfail(j, ERR_INVAL, "object of type 'generator' has no len()");
         *out = v->list->count;
         return true;
-    case J_DICT:
-        *out = v->dict->count;
-        return true;
-    case J_LOOP:
-        *out = v->loop->count;
-        return true;
-    default:
-        return jfail(j, ERR_INVAL, "object of type '%s' has no len()", jv_type_name(v));
+    case J_DICT: *out = v->dict->count; return true;
+    case J_LOOP: *out = v->loop->count; return true;
+    default: return jfail(j, ERR_INVAL, "object of type '%s' has no len()", jv_type_name(v));
     }
 }
 
@@ -406,7 +393,7 @@ bool jlist_new(struct jinja *j, size_t cap, struct jv *out)
     }
     l->cap = cap;
     l->own = true;
-    *out = (struct jv){ .type = J_LIST, .list = l };
+    *out = (struct jv) { .type = J_LIST, .list = l };
     return true;
 }
 
@@ -525,7 +512,7 @@ bool jdict_new(struct jinja *j, struct jv *out)
     if (d == NULL)
         return jfail_memory(j);
     d->own = true;
-    *out = (struct jv){ .type = J_DICT, .dict = d };
+    *out = (struct jv) { .type = J_DICT, .dict = d };
     return true;
 }
 
@@ -568,7 +555,7 @@ bool jdict_put(struct jinja *j, struct jdict *d, const struct jv *key, const str
         d->e = e;
         d->cap = cap;
     }
-    d->e[d->count++] = (struct jentry){ *key, *value };
+    d->e[d->count++] = (struct jentry) { *key, *value };
     if (d->index == NULL || d->count * 2 > d->index_cap)
         return index_all(j, d);
     i = hash_key(key) & (d->index_cap - 1);
@@ -610,8 +597,12 @@ struct jtext jtext_sub(struct jtext s, size_t from, size_t n)
 {
     if (s.p == NULL) /* nothing, from nowhere */
         return s;
-    return (struct jtext){ .p = s.p + from, .n = n, .taint = s.taint != NULL ? s.taint + from : NULL,
-                           .tainted = s.tainted, .markup = s.markup, .grow = from + n == s.n ? s.grow : NULL };
+    return (struct jtext) { .p = s.p + from,
+                            .n = n,
+                            .taint = s.taint != NULL ? s.taint + from : NULL,
+                            .tainted = s.tainted,
+                            .markup = s.markup,
+                            .grow = from + n == s.n ? s.grow : NULL };
 }
 
 static struct jgrow *grow_new(struct jinja *j, size_t cap)
@@ -679,7 +670,7 @@ bool jtext_concat(struct jinja *j, struct jtext a, struct jtext b, struct jtext 
         return false;
     }
     grow_put(g, b);
-    *out = (struct jtext){ .p = g->p + g->used - n, .n = n, .grow = g, .tainted = a.tainted };
+    *out = (struct jtext) { .p = g->p + g->used - n, .n = n, .grow = g, .tainted = a.tainted };
     if (!uniform)
         out->taint = g->taint + g->used - n;
     return true;
@@ -687,7 +678,7 @@ bool jtext_concat(struct jinja *j, struct jtext a, struct jtext b, struct jtext 
 
 bool jsb_init(struct jsb *b, struct jinja *j, size_t max)
 {
-    *b = (struct jsb){ .j = j, .max = max, .g = grow_new(j, 256) };
+    *b = (struct jsb) { .j = j, .max = max, .g = grow_new(j, 256) };
     return b->g != NULL;
 }
 
@@ -710,7 +701,7 @@ bool jsb_text(struct jsb *b, struct jtext s)
         bigger->used = 0;
         if (g->taint != NULL && !grow_map(b->j, bigger, false))
             return false;
-        grow_put(bigger, (struct jtext){ .p = g->p, .n = g->used, .taint = g->taint });
+        grow_put(bigger, (struct jtext) { .p = g->p, .n = g->used, .taint = g->taint });
         b->g = g = bigger;
     }
     if (((b->any_clean && tainted) || (b->any_tainted && clean) || (clean && tainted)) &&
@@ -724,7 +715,7 @@ bool jsb_text(struct jsb *b, struct jtext s)
 
 bool jsb_add(struct jsb *b, const char *p, size_t n, bool tainted)
 {
-    return jsb_text(b, (struct jtext){ .p = p, .n = n, .tainted = tainted });
+    return jsb_text(b, (struct jtext) { .p = p, .n = n, .tainted = tainted });
 }
 
 bool jsb_z(struct jsb *b, const char *z)
@@ -734,6 +725,7 @@ bool jsb_z(struct jsb *b, const char *z)
 
 struct jtext jsb_done(const struct jsb *b)
 {
-    return (struct jtext){ .p = b->g->p, .n = b->g->used, .taint = b->g->taint, .grow = b->g,
-                           .tainted = b->any_tainted };
+    return (struct jtext) {
+        .p = b->g->p, .n = b->g->used, .taint = b->g->taint, .grow = b->g, .tainted = b->any_tainted
+    };
 }

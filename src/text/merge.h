@@ -14,7 +14,8 @@
 #define MERGE_SMALL 48 /* measured: words are shorter, and a heap pays above */
 
 struct merge_sym {
-    uint32_t id, at, len; /* bytes at .. at + len of the text; id TOK_NONE = not in the vocabulary */
+    uint32_t id, at,
+        len; /* bytes at .. at + len of the text; id TOK_NONE = not in the vocabulary */
 };
 
 struct merge_node { /* long rows: a symbol in a list */
@@ -32,9 +33,10 @@ typedef bool merge_find(const struct tokenizer *t, const uint8_t *text, const st
                         const struct merge_sym *r, uint32_t *rank, uint32_t *id);
 
 /* Merges sym[0..n), n <= MERGE_SMALL, in place; returns how many remain. */
-static inline __attribute__((always_inline)) uint32_t
-merge_small(const struct tokenizer *t, const uint8_t *text, struct merge_sym *sym, uint32_t n,
-            merge_find *find)
+static inline __attribute__((always_inline)) uint32_t merge_small(const struct tokenizer *t,
+                                                                  const uint8_t *text,
+                                                                  struct merge_sym *sym, uint32_t n,
+                                                                  merge_find *find)
 {
     uint32_t rank[MERGE_SMALL], merged[MERGE_SMALL];
 
@@ -60,8 +62,7 @@ merge_small(const struct tokenizer *t, const uint8_t *text, struct merge_sym *sy
         if (best > 0 &&
             !find(t, text, &sym[best - 1], &sym[best], &rank[best - 1], &merged[best - 1]))
             rank[best - 1] = TOK_NONE;
-        if (best + 1 < n &&
-            !find(t, text, &sym[best], &sym[best + 1], &rank[best], &merged[best]))
+        if (best + 1 < n && !find(t, text, &sym[best], &sym[best + 1], &rank[best], &merged[best]))
             rank[best] = TOK_NONE;
     }
     return n;
@@ -132,9 +133,9 @@ static inline bool merge_room(struct enc *e, size_t n)
     return true;
 }
 
-static inline __attribute__((always_inline)) bool
-merge_try(struct enc *e, const uint8_t *text, uint32_t l, uint32_t r, size_t *heap_n,
-          merge_find *find)
+static inline __attribute__((always_inline)) bool merge_try(struct enc *e, const uint8_t *text,
+                                                            uint32_t l, uint32_t r, size_t *heap_n,
+                                                            merge_find *find)
 {
     struct merge_node *node = e->node;
     uint32_t rank, id;
@@ -142,14 +143,14 @@ merge_try(struct enc *e, const uint8_t *text, uint32_t l, uint32_t r, size_t *he
     if (!find(e->t, text, &node[l].sym, &node[r].sym, &rank, &id))
         return true;
     return merge_push(e, heap_n,
-                      (struct merge_item){ (uint64_t)rank << 32 | l, r, node[r].sym.id, id });
+                      (struct merge_item) { (uint64_t)rank << 32 | l, r, node[r].sym.id, id });
 }
 
 /* Merges e->node[0..n), whose sym are set.  What remains is the list from node 0 along next.
  * An item of the heap is stale when its left is no longer followed by its right, or its right
  * has grown: a symbol changes only by taking its right neighbour in. */
-static inline __attribute__((always_inline)) int
-merge_large(struct enc *e, const uint8_t *text, uint32_t n, merge_find *find)
+static inline __attribute__((always_inline)) int merge_large(struct enc *e, const uint8_t *text,
+                                                             uint32_t n, merge_find *find)
 {
     struct merge_node *node = e->node;
     size_t heap_n = 0;

@@ -13,13 +13,13 @@
 #include <utf8proc.h>
 
 enum { /* classes, as bits for sets */
-    CL_LETTER = 1,
-    CL_NUMBER = 2,
-    CL_SPACE = 4,
-    CL_MARK = 8,
-    CL_PUNCT = 16,
-    CL_OTHER = 32, /* symbols, controls, unassigned */
-    CL_WORD = CL_LETTER | CL_NUMBER | CL_SPACE
+       CL_LETTER = 1,
+       CL_NUMBER = 2,
+       CL_SPACE = 4,
+       CL_MARK = 8,
+       CL_PUNCT = 16,
+       CL_OTHER = 32, /* symbols, controls, unassigned */
+       CL_WORD = CL_LETTER | CL_NUMBER | CL_SPACE
 };
 
 /* clang-format off */
@@ -211,8 +211,7 @@ static size_t scan_punct(const uint8_t *p, size_t pos, size_t end, bool grave)
     while (pos < end) {
         unsigned k = class_at(p, pos, &next);
         uint8_t c = p[pos];
-        int is = k == CL_PUNCT ||
-                 (c > ' ' && c < 0x7f && k == CL_OTHER && (grave || c != '`'));
+        int is = k == CL_PUNCT || (c > ' ' && c < 0x7f && k == CL_OTHER && (grave || c != '`'));
 
         if (inside >= 0 && is != inside)
             break;
@@ -282,7 +281,7 @@ static size_t next_default(struct pretok *s)
 
 void pretok_init(struct pretok *s, enum pretok_kind kind, struct str text)
 {
-    *s = (struct pretok){ .p = (const uint8_t *)text.p, .kind = kind, .end = text.n };
+    *s = (struct pretok) { .p = (const uint8_t *)text.p, .kind = kind, .end = text.n };
 }
 
 bool pretok_next(struct pretok *s, struct str *piece)
@@ -301,7 +300,7 @@ bool pretok_next(struct pretok *s, struct str *piece)
     case PRETOK_DEFAULT: s->pos = next_default(s); break;
     }
     DEBUG_ASSERT(s->pos > from && s->pos <= s->end);
-    *piece = (struct str){ (const char *)s->p + from, s->pos - from };
+    *piece = (struct str) { (const char *)s->p + from, s->pos - from };
     return true;
 }
 

@@ -44,7 +44,7 @@ static uint32_t new_node(struct special_set *s, uint8_t byte)
         if (s->node_count == 0)
             s->node_count = 1;
     }
-    s->node[s->node_count] = (struct special_node){ .rank = TOK_NONE, .byte = byte };
+    s->node[s->node_count] = (struct special_node) { .rank = TOK_NONE, .byte = byte };
     return s->node_count++;
 }
 
@@ -93,7 +93,7 @@ int special_build(struct special_set *s, const struct tokenizer *t)
     size_t n = 0;
     int rc = 0;
 
-    *s = (struct special_set){ 0 };
+    *s = (struct special_set) { 0 };
     for (uint32_t id = 0; id < t->count; id++)
         n += (t->attr[id] & (TOK_SPECIAL | TOK_USER)) != 0 && t->text[id].n > 0;
     list = mem_try_zero(n + 1, sizeof(*list));
@@ -105,7 +105,7 @@ int special_build(struct special_set *s, const struct tokenizer *t)
     n = 0;
     for (uint32_t id = 0; id < t->count; id++)
         if ((t->attr[id] & (TOK_SPECIAL | TOK_USER)) != 0 && t->text[id].n > 0)
-            list[n++] = (struct by_length){ t->text[id].n, id };
+            list[n++] = (struct by_length) { t->text[id].n, id };
     qsort(list, n, sizeof(*list), longest_first);
     for (size_t i = 0; i < n && rc == 0; i++) {
         uint32_t id = list[i].id;
@@ -123,7 +123,7 @@ void special_fini(struct special_set *s)
 {
     mem_free(s->node);
     mem_free(s->id);
-    *s = (struct special_set){ 0 };
+    *s = (struct special_set) { 0 };
 }
 
 /* ---- finding ---- */
@@ -262,12 +262,11 @@ static bool add_cut(struct finder *f, struct special_cuts *out, size_t at, uint3
         out->cap = cap;
     }
     if ((f->t->attr[id] & TOK_RSTRIP) != 0)
-        while (resume < f->text.n && is_blank((uint8_t)f->text.p[resume]) &&
-               !is_covered(f, resume))
+        while (resume < f->text.n && is_blank((uint8_t)f->text.p[resume]) && !is_covered(f, resume))
             resume++;
     for (size_t i = at; i < resume; i++)
         f->cover[i >> 6] |= 1ull << (i & 63);
-    out->cut[out->count++] = (struct special_cut){ at, end, resume, id };
+    out->cut[out->count++] = (struct special_cut) { at, end, resume, id };
     return true;
 }
 

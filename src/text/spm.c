@@ -13,8 +13,8 @@
 #define SPACE "\xe2\x96\x81"
 
 static inline bool find_concat(const struct tokenizer *t, const uint8_t *text,
-                               const struct merge_sym *l, const struct merge_sym *r,
-                               uint32_t *rank, uint32_t *id)
+                               const struct merge_sym *l, const struct merge_sym *r, uint32_t *rank,
+                               uint32_t *id)
 {
     *id = vocab_find(&t->vocab, text + l->at, (size_t)l->len + r->len);
     if (*id == TOK_NONE)
@@ -35,10 +35,10 @@ static inline struct merge_sym symbol_at(const struct tokenizer *t, const uint8_
                                          size_t n)
 {
     size_t len = char_len(p + at, n - at);
-    uint32_t id = len == 1 && p[at] < 0x80 ? t->ascii_id[p[at]]
-                                           : vocab_find(&t->vocab, p + at, len);
+    uint32_t id =
+        len == 1 && p[at] < 0x80 ? t->ascii_id[p[at]] : vocab_find(&t->vocab, p + at, len);
 
-    return (struct merge_sym){ id, (uint32_t)at, (uint32_t)len };
+    return (struct merge_sym) { id, (uint32_t)at, (uint32_t)len };
 }
 
 static bool put(struct enc *e, const uint8_t *text, const struct merge_sym *s)

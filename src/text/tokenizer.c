@@ -15,14 +15,14 @@
 #include <stdio.h>
 
 #define TOKENS_MAX (1u << 24)
-#define LIST_MAX ((size_t)4 << 20)
+#define LIST_MAX   ((size_t)4 << 20)
 
 /* ---- lists ---- */
 
 void token_list_fini(struct token_list *l)
 {
     mem_free(l->id);
-    *l = (struct token_list){ .max = l->max };
+    *l = (struct token_list) { .max = l->max };
 }
 
 static size_t list_max(const struct token_list *l)
@@ -106,7 +106,8 @@ static int load_kind(struct tokenizer *t, const struct gguf *g, struct err *e)
         }
         pre = pretok_find(name);
         if (pre == NULL)
-            return err_set(e, ERR_UNSUPPORTED, "pre-tokenizer \"%.*s\" is not supported; known: "
+            return err_set(e, ERR_UNSUPPORTED,
+                           "pre-tokenizer \"%.*s\" is not supported; known: "
                            "smollm, gpt-2, llama-bpe, qwen2, qwen35, falcon, default and their kin",
                            STR_ARG(str_sub(name, 0, 64)));
         t->pre = pre->kind;
@@ -129,7 +130,7 @@ static int add_spelled(struct tokenizer *t, struct str text, uint8_t *tmp)
     size_t n;
 
     if (alphabet_decode(text, tmp, &n))
-        return vocab_add(&t->vocab, (struct str){ (const char *)tmp, n }, n == 0);
+        return vocab_add(&t->vocab, (struct str) { (const char *)tmp, n }, n == 0);
     if (!map_puts(&t->odd, text, t->vocab.count))
         return ERR_NOMEM;
     return vocab_add(&t->vocab, STR_NONE, true);
@@ -224,13 +225,13 @@ static int load_scores(struct tokenizer *t, const struct gguf *g, struct err *e)
                 t->glued[(uint8_t)s.p[at - 1]] = true;
     }
     for (uint32_t b = 0; b < 128; b++)
-        t->ascii_id[b] = vocab_find(&t->vocab, &(uint8_t){ (uint8_t)b }, 1);
+        t->ascii_id[b] = vocab_find(&t->vocab, &(uint8_t) { (uint8_t)b }, 1);
     for (uint32_t b = 0; b < 256; b++) {
         uint8_t name[6] = { '<', '0', 'x', (uint8_t)hex[b >> 4], (uint8_t)hex[b & 15], '>' };
 
         t->byte_id[b] = vocab_find(&t->vocab, name, sizeof(name));
         if (t->byte_id[b] == TOK_NONE)
-            t->byte_id[b] = vocab_find(&t->vocab, &(uint8_t){ (uint8_t)b }, 1);
+            t->byte_id[b] = vocab_find(&t->vocab, &(uint8_t) { (uint8_t)b }, 1);
     }
     return 0;
 }
@@ -263,29 +264,48 @@ struct known {
 static const struct known known[] = {
     { "eot", true, { NULL } }, /* their texts are among ends[] */
     { "eom", true, { NULL } },
-    { "fim_pre", false,
+    { "fim_pre",
+      false,
       { "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
         "<|code_prefix|>", "<|prefix|>", NULL } },
-    { "fim_suf", false,
+    { "fim_suf",
+      false,
       { "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
         "<|code_suffix|>", "<|suffix|>", NULL } },
-    { "fim_mid", false,
+    { "fim_mid",
+      false,
       { "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
         "<|code_middle|>", "<|middle|>", NULL } },
     { "fim_pad", true, { "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", NULL } },
-    { "fim_rep", true,
+    { "fim_rep",
+      true,
       { "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", NULL } },
     { "fim_sep", true, { "<|file_sep|>", NULL } },
 };
 
 /* Texts that end generation in every vocabulary that has them. */
-static const char *const ends[] = {
-    "<|eot_id|>",   "<|im_end|>",   "<|end|>",         "<|return|>",         "<|call|>",
-    "<|flush|>",    "<|calls|>",    "<end_of_turn>",   "<|endoftext|>",      "</s>",
-    "<|eom_id|>",   "<EOT>",        "_<EOT>",          "[EOT]",              "[EOS]",
-    "<eos>",        "<turn|>",      "<|end_of_text|>", "<end_of_utterance>", "<|tool_response>",
-    "[e~[",         "<｜end▁of▁sentence｜>"
-};
+static const char *const ends[] = { "<|eot_id|>",
+                                    "<|im_end|>",
+                                    "<|end|>",
+                                    "<|return|>",
+                                    "<|call|>",
+                                    "<|flush|>",
+                                    "<|calls|>",
+                                    "<end_of_turn>",
+                                    "<|endoftext|>",
+                                    "</s>",
+                                    "<|eom_id|>",
+                                    "<EOT>",
+                                    "_<EOT>",
+                                    "[EOT]",
+                                    "[EOS]",
+                                    "<eos>",
+                                    "<turn|>",
+                                    "<|end_of_text|>",
+                                    "<end_of_utterance>",
+                                    "<|tool_response>",
+                                    "[e~[",
+                                    "<｜end▁of▁sentence｜>" };
 
 static uint32_t find_z(const struct tokenizer *t, const char *z)
 {
@@ -332,7 +352,8 @@ static void load_exceptions(struct tokenizer *t)
     mark(t, t->eos, TOK_EOG);
     /* gpt-oss and Solar end with another token: <|end|> only closes a message. */
     id = find_z(t, "<|end|>");
-    if (id < t->count && tokenizer_is_eog(t, id) && (is_end(t, "<|call|>") || is_end(t, "<|calls|>")) &&
+    if (id < t->count && tokenizer_is_eog(t, id) &&
+        (is_end(t, "<|call|>") || is_end(t, "<|calls|>")) &&
         (is_end(t, "<|return|>") || is_end(t, "<|flush|>")))
         t->attr[id] = TOK_USER;
     id = find_z(t, "</s>");
@@ -343,23 +364,23 @@ static void load_exceptions(struct tokenizer *t)
 /* Phi-3's added tokens eat the blanks after them; files do not say so. */
 static void load_rstrip(struct tokenizer *t, const struct gguf *g)
 {
-    static const char *const not[] = { "<unk>", "<s>", "<|endoftext|>" };
+    static const char *const not [] = { "<unk>", "<s>", "<|endoftext|>" };
     struct str name;
     bool is_phi3 = false;
 
     if (!gguf_str(g, "general.name", &name))
         return;
     for (size_t i = 0; i < name.n && !is_phi3; i++)
-        is_phi3 = str_ieq(str_sub(name, i, 4), STR("phi3")) ||
-                  str_ieq(str_sub(name, i, 5), STR("phi-3"));
+        is_phi3 =
+            str_ieq(str_sub(name, i, 4), STR("phi3")) || str_ieq(str_sub(name, i, 5), STR("phi-3"));
     if (!is_phi3)
         return;
     for (uint32_t i = 0; i < t->count; i++)
         if ((t->attr[i] & (TOK_SPECIAL | TOK_USER)) != 0)
             t->attr[i] |= TOK_RSTRIP;
-    for (size_t i = 0; i < COUNT(not); i++)
-        if (find_z(t, not[i]) != TOK_NONE)
-            t->attr[find_z(t, not[i])] &= (uint8_t)~TOK_RSTRIP;
+    for (size_t i = 0; i < COUNT(not ); i++)
+        if (find_z(t, not [i]) != TOK_NONE)
+            t->attr[find_z(t, not [i])] &= (uint8_t)~TOK_RSTRIP;
 }
 
 static int load_merges(struct tokenizer *t, const struct gguf *g, struct err *e)

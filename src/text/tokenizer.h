@@ -17,20 +17,20 @@ int tokenizer_new(struct tokenizer **out, const struct gguf *g, struct err *e) M
 void tokenizer_free(struct tokenizer *t);
 
 struct token_list {
-    uint32_t *id; /* mem_free */
+    uint32_t *id;           /* mem_free */
     size_t count, cap, max; /* max: ceiling, 0 = 4 Mi tokens */
 };
 void token_list_fini(struct token_list *l);
 bool token_list_add(struct token_list *l, uint32_t id); /* false = ceiling or memory */
 
 enum {
-    TOKENIZE_ADD_SPECIAL = 1,   /* BOS/EOS as the file says */
-    TOKENIZE_PARSE_SPECIAL = 2  /* control tokens in the text become their ids */
+    TOKENIZE_ADD_SPECIAL = 1,  /* BOS/EOS as the file says */
+    TOKENIZE_PARSE_SPECIAL = 2 /* control tokens in the text become their ids */
 };
 
-/* Appends to out; on failure out is as before.  Invalid UTF-8 is taken as llama.cpp takes it, and as
- * there a text that begins with BOS gets a second one when special tokens are added.
- * ERR_LIMIT (more than 16 MiB of text, or the list's ceiling), ERR_NOMEM. */
+/* Appends to out; on failure out is as before.  Invalid UTF-8 is taken as llama.cpp takes it, and
+ * as there a text that begins with BOS gets a second one when special tokens are added. ERR_LIMIT
+ * (more than 16 MiB of text, or the list's ceiling), ERR_NOMEM. */
 int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
                      struct token_list *out) MUST_CHECK;
 

@@ -13,18 +13,18 @@
 #include "text/tokenizer.h"
 #include <string.h>
 
-#define TOK_NONE UINT32_MAX
+#define TOK_NONE           UINT32_MAX
 #define TOKENIZER_TEXT_MAX ((size_t)16 << 20) /* four times the default ceiling of tokens */
 
 enum tok_attr { /* bits */
-    TOK_NORMAL = 1,
-    TOK_UNKNOWN = 2,
-    TOK_CONTROL = 4,
-    TOK_USER = 8,    /* user-defined: always matched, always shown */
-    TOK_BYTE = 16,   /* <0xHH> */
-    TOK_EOG = 32,    /* ends generation */
-    TOK_RSTRIP = 64, /* eats the blanks after it */
-    TOK_SPECIAL = TOK_UNKNOWN | TOK_CONTROL
+                TOK_NORMAL = 1,
+                TOK_UNKNOWN = 2,
+                TOK_CONTROL = 4,
+                TOK_USER = 8,    /* user-defined: always matched, always shown */
+                TOK_BYTE = 16,   /* <0xHH> */
+                TOK_EOG = 32,    /* ends generation */
+                TOK_RSTRIP = 64, /* eats the blanks after it */
+                TOK_SPECIAL = TOK_UNKNOWN | TOK_CONTROL
 };
 
 /* ---- vocab.c: a set of byte strings numbered from 0 ---- */
@@ -78,8 +78,8 @@ struct special_set {
 };
 
 struct special_cut {
-    size_t at, end;   /* of the token's text */
-    size_t resume;    /* where text goes on: after stripped blanks */
+    size_t at, end; /* of the token's text */
+    size_t resume;  /* where text goes on: after stripped blanks */
     uint32_t id;
 };
 
@@ -143,7 +143,7 @@ struct enc {
     size_t tmp_cap;
 };
 
-bool enc_tmp(struct enc *e, size_t n); /* room for n bytes in e->tmp */
+bool enc_tmp(struct enc *e, size_t n);      /* room for n bytes in e->tmp */
 bool token_list_room(struct token_list *l); /* grows; false = ceiling or memory */
 
 static inline bool token_list_push(struct token_list *l, uint32_t id)

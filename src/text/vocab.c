@@ -19,7 +19,7 @@ int vocab_init(struct vocab *v, uint32_t expected)
 {
     uint64_t slots = 64;
 
-    *v = (struct vocab){ .seed = rng_secure_u64() };
+    *v = (struct vocab) { .seed = rng_secure_u64() };
     while (slots < (uint64_t)expected * 2)
         slots *= 2;
     v->cap = expected + 64;
@@ -39,7 +39,7 @@ void vocab_fini(struct vocab *v)
     mem_free(v->bytes);
     mem_free(v->at);
     mem_free(v->slot);
-    *v = (struct vocab){ 0 };
+    *v = (struct vocab) { 0 };
 }
 
 static int grow_bytes(struct vocab *v, size_t n)
@@ -154,7 +154,7 @@ uint32_t vocab_find(const struct vocab *v, const uint8_t *p, size_t n)
 
 struct str vocab_get(const struct vocab *v, uint32_t id)
 {
-    return (struct str){ (const char *)v->bytes + v->at[id], v->at[id + 1] - v->at[id] };
+    return (struct str) { (const char *)v->bytes + v->at[id], v->at[id + 1] - v->at[id] };
 }
 
 /* Bytes 33-126, 161-172 and 174-255 stand for themselves; the other 68, in order, for U+0100

@@ -16,7 +16,7 @@
 #include "transfer/transfer.h"
 #include <string.h>
 
-#define TICK_MS  20
+#define TICK_MS   20
 #define PULLS_MAX 256
 
 struct kvx_client {
@@ -283,13 +283,10 @@ static int on_frame(void *ctx, const struct kvx_frame *f)
 
     p->last_ms = clock_ms();
     switch (f->type) {
-    case KVX_HELLO:
-        return on_hello(p, &f->header);
+    case KVX_HELLO: return on_hello(p, &f->header);
     case KVX_PING:
-    case KVX_PUSH_ACK:
-        return 0;
-    case KVX_DATA:
-        return on_block(p, f);
+    case KVX_PUSH_ACK: return 0;
+    case KVX_DATA: return on_block(p, f);
     case KVX_DONE:
         if (!KVX_HAS(&f->header, KVX_F_COUNT) || !KVX_HAS(&f->header, KVX_F_DIGEST) || p->done_seen)
             return ERR_PARSE;
@@ -297,13 +294,9 @@ static int on_frame(void *ctx, const struct kvx_frame *f)
         p->done_header = f->header;
         try_done(p);
         return p->state == PULL_FINISHED ? ERR_CANCELLED : 0;
-    case KVX_ERROR:
-        finish(p, ERR_IO, error_reason(f->header.code));
-        return ERR_CANCELLED;
-    case KVX_CANCEL_ACK:
-        return 0;
-    default:
-        return (f->flags & KVX_FLAG_OPTIONAL) != 0 ? 0 : ERR_PARSE;
+    case KVX_ERROR: finish(p, ERR_IO, error_reason(f->header.code)); return ERR_CANCELLED;
+    case KVX_CANCEL_ACK: return 0;
+    default: return (f->flags & KVX_FLAG_OPTIONAL) != 0 ? 0 : ERR_PARSE;
     }
 }
 
@@ -347,7 +340,9 @@ static void on_close(void *ctx, struct conn *c, int rc)
     mem_free(p);
 }
 
-static const struct conn_ops pull_ops = { .on_open = on_open, .on_data = on_data, .on_close = on_close };
+static const struct conn_ops pull_ops = { .on_open = on_open,
+                                          .on_data = on_data,
+                                          .on_close = on_close };
 
 static void tick(void *ctx)
 {

@@ -46,7 +46,8 @@ static uint64_t le_get(const char *p, size_t n)
     return v;
 }
 
-void kvx_frame_put(struct buf *b, enum kvx_type type, const struct kvx_header *h, uint64_t body_bytes)
+void kvx_frame_put(struct buf *b, enum kvx_type type, const struct kvx_header *h,
+                   uint64_t body_bytes)
 {
     size_t start = b->len, head_bytes;
     char fixed[KVX_FIXED_BYTES] = { 'K', 'V', 'X', '1' };
@@ -111,7 +112,7 @@ static int header_parse(struct str bytes, struct kvx_header *out)
     struct mp_cursor c;
     struct mp_value map;
 
-    *out = (struct kvx_header){ 0 };
+    *out = (struct kvx_header) { 0 };
     mp_init(&c, bytes);
     if (mp_next(&c, &map) != 0 || map.type != MP_MAP)
         return ERR_PARSE;
@@ -123,8 +124,8 @@ static int header_parse(struct str bytes, struct kvx_header *out)
 
 void kvx_reader_init(struct kvx_reader *r, uint64_t body_max)
 {
-    *r = (struct kvx_reader){ .body_max = MIN(body_max, KVX_BODY_BYTES_MAX),
-                              .need = KVX_FIXED_BYTES };
+    *r = (struct kvx_reader) { .body_max = MIN(body_max, KVX_BODY_BYTES_MAX),
+                               .need = KVX_FIXED_BYTES };
     buf_init(&r->head, KVX_FIXED_BYTES + KVX_HEADER_BYTES_MAX);
 }
 
@@ -159,8 +160,8 @@ static int head_done(struct kvx_reader *r)
 
     if (crc != (uint32_t)le_get(r->head.p + 24, 4))
         return ERR_MISMATCH;
-    r->frame = (struct kvx_frame){ .type = (uint16_t)le_get(r->head.p + 4, 2),
-                                   .flags = (uint16_t)le_get(r->head.p + 6, 2) };
+    r->frame = (struct kvx_frame) { .type = (uint16_t)le_get(r->head.p + 4, 2),
+                                    .flags = (uint16_t)le_get(r->head.p + 6, 2) };
     if (header_parse(header, &r->frame.header) != 0)
         return ERR_PARSE;
     r->body_have = 0;
@@ -207,7 +208,7 @@ int kvx_reader_feed(struct kvx_reader *r, struct str bytes,
         bytes = str_sub(bytes, n, SIZE_MAX);
         if (r->body_have < r->body_bytes)
             return 0;
-        r->frame.body = (struct str){ r->body, (size_t)r->body_bytes };
+        r->frame.body = (struct str) { r->body, (size_t)r->body_bytes };
         r->in_body = false;
         r->need = KVX_FIXED_BYTES;
         buf_reset(&r->head);

@@ -39,13 +39,13 @@ enum kvx_type {
 };
 
 enum kvx_code { /* of ERROR */
-    KVX_E_PROTO = 1,
-    KVX_E_FINGERPRINT,
-    KVX_E_UNKNOWN_REQUEST,
-    KVX_E_LEASE_EXPIRED,
-    KVX_E_BUSY,
-    KVX_E_EPOCH,
-    KVX_E_INTERNAL
+                KVX_E_PROTO = 1,
+                KVX_E_FINGERPRINT,
+                KVX_E_UNKNOWN_REQUEST,
+                KVX_E_LEASE_EXPIRED,
+                KVX_E_BUSY,
+                KVX_E_EPOCH,
+                KVX_E_INTERNAL
 };
 
 /* Fields of all headers; `has` says which stand in this one (1 << enum kvx_field). */
@@ -80,7 +80,8 @@ struct kvx_header {
 #define KVX_HAS(h, f) (((h)->has & (1u << (f))) != 0)
 
 /* Appends one frame without its body (body_bytes are promised to follow). */
-void kvx_frame_put(struct buf *b, enum kvx_type type, const struct kvx_header *h, uint64_t body_bytes);
+void kvx_frame_put(struct buf *b, enum kvx_type type, const struct kvx_header *h,
+                   uint64_t body_bytes);
 
 struct kvx_frame {
     uint16_t type, flags;
@@ -93,7 +94,7 @@ struct kvx_reader {
     char *body;
     uint64_t body_max, body_bytes, body_have;
     struct kvx_frame frame;
-    size_t need;      /* bytes of fixed part and header wanted before the next decision */
+    size_t need; /* bytes of fixed part and header wanted before the next decision */
     bool in_body;
 };
 

@@ -22,10 +22,10 @@
 #include "transfer/transfer.h"
 #include <string.h>
 
-#define SESSIONS_MAX   256
-#define OFFERS_MAX     1024
-#define OPEN_WAIT_MS   10000 /* PUSH_OPEN may come before the HTTP leg */
-#define WRITE_BYTES    ((size_t)4 << 20)
+#define SESSIONS_MAX 256
+#define OFFERS_MAX   1024
+#define OPEN_WAIT_MS 10000 /* PUSH_OPEN may come before the HTTP leg */
+#define WRITE_BYTES  ((size_t)4 << 20)
 
 struct session;
 
@@ -146,7 +146,8 @@ static int send_block(struct session *s)
     char *body;
     int rc;
 
-    if (conn_queued(s->conn) + v->block_bytes + KVX_FIXED_BYTES + KVX_HEADER_BYTES_MAX > v->write_max) {
+    if (conn_queued(s->conn) + v->block_bytes + KVX_FIXED_BYTES + KVX_HEADER_BYTES_MAX >
+        v->write_max) {
         conn_want_drain(s->conn);
         return ERR_AGAIN;
     }
@@ -158,13 +159,13 @@ static int send_block(struct session *s)
         mem_free(body);
         return rc;
     }
-    h = (struct kvx_header){ .has = 1u << KVX_F_INDEX | 1u << KVX_F_SEQ | 1u << KVX_F_PARTS |
-                                    1u << KVX_F_KEY | 1u << KVX_F_CRC | 1u << KVX_F_LATE,
-                             .index = index,
-                             .seq = s->sent,
-                             .parts = parts,
-                             .crc = hash_crc32c(0, body, v->block_bytes),
-                             .late = s->offer->ready == s->offer->blocks };
+    h = (struct kvx_header) { .has = 1u << KVX_F_INDEX | 1u << KVX_F_SEQ | 1u << KVX_F_PARTS |
+                                     1u << KVX_F_KEY | 1u << KVX_F_CRC | 1u << KVX_F_LATE,
+                              .index = index,
+                              .seq = s->sent,
+                              .parts = parts,
+                              .crc = hash_crc32c(0, body, v->block_bytes),
+                              .late = s->offer->ready == s->offer->blocks };
     memcpy(h.key, key.b, sizeof(h.key));
     put_transfer(&h, s);
     buf_init(&head, KVX_FIXED_BYTES + KVX_HEADER_BYTES_MAX);
@@ -172,7 +173,7 @@ static int send_block(struct session *s)
     rc = head.failed ? ERR_NOMEM : conn_write(s->conn, buf_view(&head));
     buf_fini(&head);
     if (rc == 0)
-        rc = conn_write_ref(s->conn, (struct str){ body, v->block_bytes }, mem_free, body);
+        rc = conn_write_ref(s->conn, (struct str) { body, v->block_bytes }, mem_free, body);
     if (rc != 0) {
         mem_free(body);
         return rc;
@@ -304,8 +305,8 @@ uint32_t kvx_server_transfers(const struct kvx_server *v)
 
 static int on_push_open(struct session *s, const struct kvx_header *h)
 {
-    const uint32_t want = 1u << KVX_F_TRANSFER | 1u << KVX_F_FIRST | 1u << KVX_F_COUNT |
-                          1u << KVX_F_EPOCH;
+    const uint32_t want =
+        1u << KVX_F_TRANSFER | 1u << KVX_F_FIRST | 1u << KVX_F_COUNT | 1u << KVX_F_EPOCH;
     struct offer *o;
 
     if ((h->has & want) != want || !s->hello || s->open || h->first > UINT32_MAX / 2 ||
@@ -359,8 +360,7 @@ static int on_frame(void *ctx, const struct kvx_frame *f)
             fail(s, KVX_E_FINGERPRINT);
         }
         return 0;
-    case KVX_PUSH_OPEN:
-        return on_push_open(s, h);
+    case KVX_PUSH_OPEN: return on_push_open(s, h);
     case KVX_RENEW:
         if (s->offer != NULL)
             engine_lease_renew(s->server->engine, s->offer->request, KVX_RENEW_TO_MS);
@@ -380,8 +380,7 @@ static int on_frame(void *ctx, const struct kvx_frame *f)
         conn_shutdown(s->conn);
         return 0;
     }
-    default:
-        return (f->flags & KVX_FLAG_OPTIONAL) != 0 ? 0 : ERR_PARSE;
+    default: return (f->flags & KVX_FLAG_OPTIONAL) != 0 ? 0 : ERR_PARSE;
     }
 }
 
@@ -496,7 +495,7 @@ int kvx_server_open(struct loop *l, struct engine *en, const char *host, uint16_
     if (m != NULL)
         v->metrics = *m;
     engine_fingerprint(en, v->fingerprint);
-    opts = (struct conn_opts){ .write_max = v->write_max };
+    opts = (struct conn_opts) { .write_max = v->write_max };
     rc = listener_open(l, host, port, &opts, on_accept, v, &v->listener, e);
     if (rc != 0) {
         mem_free(v);

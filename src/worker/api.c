@@ -18,7 +18,8 @@ void worker_reply_error(struct http_req *r, const struct oai_error *e)
 
     buf_init(&b, 65536);
     oai_error_body(e, &b);
-    http_reply(r, e->status, "application/json", buf_view(&b), e->status == 503 || e->status == 429 ? &extra : NULL);
+    http_reply(r, e->status, "application/json", buf_view(&b),
+               e->status == 503 || e->status == 429 ? &extra : NULL);
     buf_fini(&b);
 }
 
@@ -29,7 +30,8 @@ static void reply_json(struct http_req *r, struct buf *b)
     if (!b->failed) {
         http_reply(r, 200, "application/json", buf_view(b), NULL);
     } else {
-        (void)oai_fail(&e, 500, "InternalServerError", "reply_too_large", NULL, "the reply is too large");
+        (void)oai_fail(&e, 500, "InternalServerError", "reply_too_large", NULL,
+                       "the reply is too large");
         worker_reply_error(r, &e);
     }
     buf_fini(b);
@@ -42,8 +44,10 @@ static bool ready(struct worker *w, struct http_req *r)
 
     if (w->state == WORKER_READY)
         return true;
-    (void)oai_fail(&e, 503, "ServiceUnavailableError", w->state == WORKER_LOADING ? "loading" : "shutting_down", NULL,
-                   w->state == WORKER_LOADING ? "the model is still loading; try again shortly" : "server is shutting down");
+    (void)oai_fail(&e, 503, "ServiceUnavailableError",
+                   w->state == WORKER_LOADING ? "loading" : "shutting_down", NULL,
+                   w->state == WORKER_LOADING ? "the model is still loading; try again shortly"
+                                              : "server is shutting down");
     worker_reply_error(r, &e);
     return false;
 }
@@ -72,7 +76,8 @@ static void get_metrics(struct worker *w, struct http_req *r)
     worker_metrics_refresh(w);
     buf_init(&b, METRICS_BYTES_MAX);
     metrics_render(w->metrics, &b);
-    http_reply(r, b.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);
+    http_reply(r, b.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b),
+               NULL);
     buf_fini(&b);
 }
 
@@ -133,7 +138,8 @@ static void put_tokens(struct worker *w, struct buf *b, const struct token_list 
     json_w_end(&j, '}');
 }
 
-static void finish_tokens(struct worker *w, struct http_req *r, int rc, const struct oai_error *e, const struct token_list *t, bool render)
+static void finish_tokens(struct worker *w, struct http_req *r, int rc, const struct oai_error *e,
+                          const struct token_list *t, bool render)
 {
     struct buf b;
 
@@ -172,10 +178,13 @@ static void post_tokenize(struct worker *w, struct http_req *r)
         bool add = true;
 
         (void)json_bool(json_get(j, "add_special_tokens"), &add);
-        if (tokenizer_encode(w->tok, text, TOKENIZE_PARSE_SPECIAL | (add ? TOKENIZE_ADD_SPECIAL : 0), &t) != 0)
-            rc = oai_fail(&e, 413, "BadRequestError", "prompt_too_long", "prompt", "the prompt is too long to tokenize");
+        if (tokenizer_encode(w->tok, text,
+                             TOKENIZE_PARSE_SPECIAL | (add ? TOKENIZE_ADD_SPECIAL : 0), &t) != 0)
+            rc = oai_fail(&e, 413, "BadRequestError", "prompt_too_long", "prompt",
+                          "the prompt is too long to tokenize");
     } else {
-        rc = oai_fail(&e, 400, "BadRequestError", "missing_field", "prompt", "give prompt (text) or messages");
+        rc = oai_fail(&e, 400, "BadRequestError", "missing_field", "prompt",
+                      "give prompt (text) or messages");
     }
     finish_tokens(w, r, rc, &e, &t, false);
     token_list_fini(&t);
@@ -221,12 +230,15 @@ static void post_detokenize(struct worker *w, struct http_req *r)
         rc = oai_fail(&e, 400, "BadRequestError", "invalid_json", NULL, "%s", pe.msg);
     tokens = json_get(j, "tokens");
     if (rc == 0 && !json_is(tokens, JSON_ARRAY))
-        rc = oai_fail(&e, 400, "BadRequestError", "missing_field", "tokens", "give tokens, an array of ids");
+        rc = oai_fail(&e, 400, "BadRequestError", "missing_field", "tokens",
+                      "give tokens, an array of ids");
     for (const struct json *t = rc == 0 ? tokens->first : NULL; t != NULL; t = t->next) {
         uint64_t id;
 
         if (!json_u64(t, &id) || id >= tokenizer_count(w->tok)) {
-            rc = oai_fail(&e, 400, "BadRequestError", "invalid_value", "tokens", "'%.*s' is no token id (0..%u)", STR_ARG(t->span), tokenizer_count(w->tok) - 1);
+            rc = oai_fail(&e, 400, "BadRequestError", "invalid_value", "tokens",
+                          "'%.*s' is no token id (0..%u)", STR_ARG(t->span),
+                          tokenizer_count(w->tok) - 1);
             break;
         }
         (void)detok_add(&d, (uint32_t)id, &text);
@@ -296,8 +308,10 @@ void worker_handle(void *ctx, struct http_req *r)
         }
     }
     if (known)
-        (void)oai_fail(&e, 405, "BadRequestError", "method_not_allowed", NULL, "%.*s is not allowed on %.*s", STR_ARG(method), STR_ARG(path));
+        (void)oai_fail(&e, 405, "BadRequestError", "method_not_allowed", NULL,
+                       "%.*s is not allowed on %.*s", STR_ARG(method), STR_ARG(path));
     else
-        (void)oai_fail(&e, 404, "NotFoundError", "unknown_path", NULL, "no such path: %.*s", STR_ARG(str_sub(path, 0, 200)));
+        (void)oai_fail(&e, 404, "NotFoundError", "unknown_path", NULL, "no such path: %.*s",
+                       STR_ARG(str_sub(path, 0, 200)));
     worker_reply_error(r, &e);
 }

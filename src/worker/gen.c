@@ -28,17 +28,17 @@
 struct choice {
     struct gen *gen;
     uint32_t index, prompt_index;
-    uint64_t id;                 /* engine request, 0 = not submitted */
+    uint64_t id; /* engine request, 0 = not submitted */
     struct detok detok;
-    struct buf text;             /* everything decoded so far */
-    size_t sent;                 /* bytes of text given to the client */
+    struct buf text; /* everything decoded so far */
+    size_t sent;     /* bytes of text given to the client */
     struct token_list tokens;
-    struct engine_logprob *lps;  /* one per token when asked */
+    struct engine_logprob *lps; /* one per token when asked */
     size_t lp_count, lp_cap, lp_sent;
     size_t tokens_sent;
-    char *prompt_logprobs;       /* JSON */
-    bool stopped;                /* by a stop string: later tokens are ignored */
-    bool done;                   /* the engine said so */
+    char *prompt_logprobs; /* JSON */
+    bool stopped;          /* by a stop string: later tokens are ignored */
+    bool done;             /* the engine said so */
     bool final_sent;
     const char *finish;
     struct str stop_text;
@@ -50,9 +50,9 @@ struct choice {
 };
 
 struct gen {
-    struct gen *prev, *next;     /* the worker's list of all */
+    struct gen *prev, *next; /* the worker's list of all */
     struct worker *w;
-    struct http_req *r;          /* NULL once ended or gone */
+    struct http_req *r; /* NULL once ended or gone */
     struct arena arena;
     struct oai_request q;
     struct oai_reply_meta meta;
@@ -62,9 +62,9 @@ struct gen {
     uint32_t prompt_count;
     struct choice *choices;
     uint32_t choice_count, done_count;
-    struct buf pending;          /* stream bytes that the client has not taken yet */
+    struct buf pending; /* stream bytes that the client has not taken yet */
     bool end_pending;
-    bool offered;                /* producer side of a hand-over */
+    bool offered; /* producer side of a hand-over */
     struct kvx_id transfer;
     uint32_t offered_blocks;
 };
@@ -95,7 +95,8 @@ static void fail_internal(struct gen *g, int rc)
     struct oai_error e;
 
     (void)oai_fail(&e, 500, "InternalServerError", "engine_error", NULL,
-                   "the engine could not finish this request (%s); see the worker's log", err_name(rc));
+                   "the engine could not finish this request (%s); see the worker's log",
+                   err_name(rc));
     fail(g, &e);
 }
 
@@ -110,13 +111,9 @@ static void flush(struct gen *g)
         goto broken;
     }
     switch (http_reply_chunk(g->r, buf_view(&g->pending))) {
-    case 0:
-        buf_reset(&g->pending);
-        break;
-    case ERR_AGAIN:
-        return; /* on_drain comes back here */
-    default:
-        goto broken;
+    case 0: buf_reset(&g->pending); break;
+    case ERR_AGAIN: return; /* on_drain comes back here */
+    default: goto broken;
     }
 end:
     if (g->r != NULL && g->end_pending) {
@@ -167,7 +164,8 @@ static struct str piece(struct gen *g, uint32_t id)
     return s.p != NULL ? s : STR("");
 }
 
-static const struct oai_logprob *logprobs(struct gen *g, const struct choice *c, size_t from, size_t to)
+static const struct oai_logprob *logprobs(struct gen *g, const struct choice *c, size_t from,
+                                          size_t to)
 {
     struct oai_logprob *out = arena_try_zero(&g->arena, to - from + 1, sizeof(*out));
     uint32_t offset = 0;
@@ -194,7 +192,8 @@ static const struct oai_logprob *logprobs(struct gen *g, const struct choice *c,
 }
 
 /* vLLM's form: [null, {"ID": {"logprob", "rank", "decoded_token"}, ...}, ...] */
-static char *prompt_logprobs_json(struct gen *g, const struct engine_logprob *lp, uint32_t count, int top)
+static char *prompt_logprobs_json(struct gen *g, const struct engine_logprob *lp, uint32_t count,
+                                  int top)
 {
     struct json_w j;
     struct buf b;
@@ -286,8 +285,10 @@ static void find_stop(struct gen *g, struct choice *c, size_t old)
 
 static void fill_choice(struct gen *g, const struct choice *c, struct oai_choice *o)
 {
-    *o = (struct oai_choice){ .index = c->index, .stop_reason_id = c->stop_id, .finish_reason = c->finish,
-                              .stop_reason = c->stop_text };
+    *o = (struct oai_choice) { .index = c->index,
+                               .stop_reason_id = c->stop_id,
+                               .finish_reason = c->finish,
+                               .stop_reason = c->stop_text };
     o->want_logprobs = g->q.logprobs >= 0;
     if (c->prompt_logprobs != NULL)
         o->prompt_logprobs = str_of(c->prompt_logprobs);
@@ -457,7 +458,9 @@ static void on_done_item(struct gen *g, struct choice *c, const struct item *it)
     }
     if (g->offered)
         kvx_server_finish(g->w->kvx_server, g->transfer,
-                          it->result.reason == ENGINE_STOP || it->result.reason == ENGINE_LENGTH ? 0 : ERR_CANCELLED);
+                          it->result.reason == ENGINE_STOP || it->result.reason == ENGINE_LENGTH
+                              ? 0
+                              : ERR_CANCELLED);
     if (g->failed || g->r == NULL)
         return;
     if (!c->stopped && (it->result.reason == ENGINE_ERROR || it->result.reason == ENGINE_ABORT)) {
@@ -466,8 +469,9 @@ static void on_done_item(struct gen *g, struct choice *c, const struct item *it)
         if (it->result.reason == ENGINE_ERROR) {
             fail_internal(g, it->result.rc);
         } else {
-            (void)oai_fail(&e, 503, "ServiceUnavailableError", "aborted", NULL,
-                           "the request was aborted because the server is shutting down; send it again");
+            (void)oai_fail(
+                &e, 503, "ServiceUnavailableError", "aborted", NULL,
+                "the request was aborted because the server is shutting down; send it again");
             fail(g, &e);
         }
         for (uint32_t i = 0; i < g->choice_count; i++)
@@ -492,9 +496,7 @@ static void on_item(void *ctx)
     struct gen *g = c->gen;
 
     switch (it->kind) {
-    case ITEM_TOKEN:
-        on_token_item(g, c, it);
-        break;
+    case ITEM_TOKEN: on_token_item(g, c, it); break;
     case ITEM_PROMPT_LOGPROBS:
         mem_free(c->prompt_logprobs);
         c->prompt_logprobs = prompt_logprobs_json(g, it->lps, it->count, g->q.prompt_logprobs);
@@ -503,9 +505,7 @@ static void on_item(void *ctx)
         if (g->offered)
             kvx_server_progress(g->w->kvx_server, g->transfer, it->count);
         break;
-    case ITEM_DONE:
-        on_done_item(g, c, it);
-        break;
+    case ITEM_DONE: on_done_item(g, c, it); break;
     }
     flush(g);
     mem_free(it->lps);
@@ -531,22 +531,25 @@ static void on_token(void *ctx, uint64_t id, uint32_t token, const struct engine
     post(ctx, it);
 }
 
-static void on_prompt_logprobs(void *ctx, uint64_t id, const struct engine_logprob *lp, uint32_t count)
+static void on_prompt_logprobs(void *ctx, uint64_t id, const struct engine_logprob *lp,
+                               uint32_t count)
 {
     (void)id;
-    post(ctx, (struct item){ .kind = ITEM_PROMPT_LOGPROBS, .count = count, .lps = mem_dup(lp, count * sizeof(*lp)) });
+    post(ctx, (struct item) { .kind = ITEM_PROMPT_LOGPROBS,
+                              .count = count,
+                              .lps = mem_dup(lp, count * sizeof(*lp)) });
 }
 
 static void on_prefill(void *ctx, uint64_t id, uint32_t blocks)
 {
     (void)id;
-    post(ctx, (struct item){ .kind = ITEM_PREFILL, .count = blocks });
+    post(ctx, (struct item) { .kind = ITEM_PREFILL, .count = blocks });
 }
 
 static void on_done(void *ctx, uint64_t id, const struct engine_result *r)
 {
     (void)id;
-    post(ctx, (struct item){ .kind = ITEM_DONE, .result = *r });
+    post(ctx, (struct item) { .kind = ITEM_DONE, .result = *r });
 }
 
 /* ---- life ---- */
@@ -697,7 +700,8 @@ static void reply_whole(struct gen *g)
     if (out.failed) {
         struct oai_error e;
 
-        (void)oai_fail(&e, 500, "InternalServerError", "reply_too_large", NULL, "the reply is larger than 64 MiB");
+        (void)oai_fail(&e, 500, "InternalServerError", "reply_too_large", NULL,
+                       "the reply is larger than 64 MiB");
         worker_reply_error(r, &e);
     } else {
         http_reply(r, 200, "application/json", buf_view(&out), &extra);
@@ -708,7 +712,8 @@ static void reply_whole(struct gen *g)
 
 /* ---- start ---- */
 
-int gen_tokenize_chat(struct worker *w, const struct oai_request *q, struct token_list *out, struct oai_error *err)
+int gen_tokenize_chat(struct worker *w, const struct oai_request *q, struct token_list *out,
+                      struct oai_error *err)
 {
     struct chat_render_opts o = { .messages = q->messages,
                                   .tools = q->tools,
@@ -722,8 +727,10 @@ int gen_tokenize_chat(struct worker *w, const struct oai_request *q, struct toke
     int rc;
 
     if (w->chat == NULL)
-        return oai_fail(err, 400, "BadRequestError", "no_chat_template", "messages",
-                        "the model %s has no chat template (it is a base model); use /v1/completions", w->model_name);
+        return oai_fail(
+            err, 400, "BadRequestError", "no_chat_template", "messages",
+            "the model %s has no chat template (it is a base model); use /v1/completions",
+            w->model_name);
     if (bos != UINT32_MAX)
         o.bos_token = tokenizer_text(w->tok, bos);
     if (eos != UINT32_MAX)
@@ -747,18 +754,22 @@ static int tokenize_prompts(struct gen *g, struct oai_error *err)
         const struct oai_prompt *p = &g->q.prompts[i];
 
         if (p->text.p != NULL) {
-            unsigned flags = TOKENIZE_PARSE_SPECIAL | (g->q.add_special_tokens ? TOKENIZE_ADD_SPECIAL : 0);
+            unsigned flags =
+                TOKENIZE_PARSE_SPECIAL | (g->q.add_special_tokens ? TOKENIZE_ADD_SPECIAL : 0);
 
             if (tokenizer_encode(g->w->tok, p->text, flags, &g->prompts[i]) != 0)
-                return oai_fail(err, 413, "BadRequestError", "prompt_too_long", "prompt", "the prompt is too long to tokenize");
+                return oai_fail(err, 413, "BadRequestError", "prompt_too_long", "prompt",
+                                "the prompt is too long to tokenize");
             continue;
         }
         for (uint32_t k = 0; k < p->id_count; k++) {
             if (p->ids[k] >= tokenizer_count(g->w->tok))
                 return oai_fail(err, 400, "BadRequestError", "invalid_value", "prompt",
-                                "token id %u is out of the vocabulary (0..%u)", p->ids[k], tokenizer_count(g->w->tok) - 1);
+                                "token id %u is out of the vocabulary (0..%u)", p->ids[k],
+                                tokenizer_count(g->w->tok) - 1);
             if (!token_list_add(&g->prompts[i], p->ids[k]))
-                return oai_fail(err, 413, "BadRequestError", "prompt_too_long", "prompt", "the prompt is too long");
+                return oai_fail(err, 413, "BadRequestError", "prompt_too_long", "prompt",
+                                "the prompt is too long");
         }
     }
     return 0;
@@ -773,11 +784,15 @@ static int check_lengths(struct gen *g, struct oai_error *err)
         int64_t want = g->q.max_tokens >= 0 ? g->q.max_tokens : 1;
 
         if (n == 0)
-            return oai_fail(err, 400, "BadRequestError", "empty_prompt", g->is_chat ? "messages" : "prompt", "the prompt has no tokens");
+            return oai_fail(err, 400, "BadRequestError", "empty_prompt",
+                            g->is_chat ? "messages" : "prompt", "the prompt has no tokens");
         if (n + (uint64_t)want > max)
-            return oai_fail(err, 400, "BadRequestError", "context_length_exceeded", g->is_chat ? "messages" : "prompt",
-                            "This model's maximum context length is %u tokens. However, you requested %lld output tokens and your prompt "
-                            "contains %zu input tokens. Shorten the prompt or lower max_tokens.", max, (long long)want, n);
+            return oai_fail(err, 400, "BadRequestError", "context_length_exceeded",
+                            g->is_chat ? "messages" : "prompt",
+                            "This model's maximum context length is %u tokens. However, you "
+                            "requested %lld output tokens and your prompt "
+                            "contains %zu input tokens. Shorten the prompt or lower max_tokens.",
+                            max, (long long)want, n);
     }
     return 0;
 }
@@ -791,8 +806,11 @@ static void on_pd_end(void *ctx, const char *reason)
     c->pd = NULL;
     metric_add(worker_metric(g->w, WM_REMOTE_PREFILL, reason), 1);
     if (!ok)
-        metric_add(worker_metric(g->w, WM_KVX_RECOMPUTE, NULL), c->pd_blocks * engine_block_tokens(g->w->engine));
-    metric_add(metrics_cell(g->w->metrics, WM_KVX_TRANSFERS, (const char *const[]){ "recv", ok ? "ok" : "failed" }), 1);
+        metric_add(worker_metric(g->w, WM_KVX_RECOMPUTE, NULL),
+                   c->pd_blocks * engine_block_tokens(g->w->engine));
+    metric_add(metrics_cell(g->w->metrics, WM_KVX_TRANSFERS,
+                            (const char *const[]) { "recv", ok ? "ok" : "failed" }),
+               1);
     gen_unref(g);
 }
 
@@ -806,7 +824,7 @@ static bool plan_remote(struct gen *g, struct pd_opts *o, char prefiller[300])
     bool remote = false;
 
     (void)json_bool(json_get(g->q.kv_transfer_params, "do_remote_prefill"), &remote);
-    *o = (struct pd_opts){ 0 };
+    *o = (struct pd_opts) { 0 };
     if (to.n != 0 && to.n < 300) {
         memcpy(prefiller, to.p, to.n);
         prefiller[to.n] = 0;
@@ -824,7 +842,8 @@ static bool plan_remote(struct gen *g, struct pd_opts *o, char prefiller[300])
     o->prompt = p->id;
     o->prompt_count = (uint32_t)p->count;
     o->salt = g->q.cache_salt;
-    o->first = MIN(full, engine_prefix_blocks(g->w->engine, p->id, (uint32_t)p->count, g->q.cache_salt));
+    o->first =
+        MIN(full, engine_prefix_blocks(g->w->engine, p->id, (uint32_t)p->count, g->q.cache_salt));
     o->count = full - o->first;
     o->request_id = g->q.request_id;
     o->traceparent = http_header_get(h, "traceparent");
@@ -839,28 +858,32 @@ static bool plan_remote(struct gen *g, struct pd_opts *o, char prefiller[300])
 static void fill_sampling(struct gen *g, const struct choice *c, struct engine_sampling *s)
 {
     const struct oai_request *q = &g->q;
-    uint32_t room = engine_max_model_len(g->w->engine) - (uint32_t)g->prompts[c->prompt_index].count;
+    uint32_t room =
+        engine_max_model_len(g->w->engine) - (uint32_t)g->prompts[c->prompt_index].count;
 
-    *s = (struct engine_sampling){ .temperature = q->temperature,
-                                   .top_k = q->top_k,
-                                   .top_p = q->top_p,
-                                   .min_p = q->min_p,
-                                   .repetition_penalty = q->repetition_penalty,
-                                   .presence_penalty = q->presence_penalty,
-                                   .frequency_penalty = q->frequency_penalty,
-                                   .has_seed = q->has_seed,
-                                   .seed = q->seed + c->index % q->n,
-                                   .max_tokens = q->max_tokens >= 0 ? (uint32_t)q->max_tokens : g->is_chat ? room : MIN(room, 16),
-                                   .min_tokens = q->min_tokens,
-                                   .ignore_eos = q->ignore_eos,
-                                   .stop_id_count = MIN(q->stop_id_count, ENGINE_STOP_IDS_MAX),
-                                   .bias = (const struct engine_bias *)(const void *)q->bias,
-                                   .bias_count = q->bias_count,
-                                   .logprobs = q->logprobs,
-                                   .prompt_logprobs = q->prompt_logprobs };
+    *s = (struct engine_sampling) { .temperature = q->temperature,
+                                    .top_k = q->top_k,
+                                    .top_p = q->top_p,
+                                    .min_p = q->min_p,
+                                    .repetition_penalty = q->repetition_penalty,
+                                    .presence_penalty = q->presence_penalty,
+                                    .frequency_penalty = q->frequency_penalty,
+                                    .has_seed = q->has_seed,
+                                    .seed = q->seed + c->index % q->n,
+                                    .max_tokens = q->max_tokens >= 0 ? (uint32_t)q->max_tokens
+                                                  : g->is_chat       ? room
+                                                                     : MIN(room, 16),
+                                    .min_tokens = q->min_tokens,
+                                    .ignore_eos = q->ignore_eos,
+                                    .stop_id_count = MIN(q->stop_id_count, ENGINE_STOP_IDS_MAX),
+                                    .bias = (const struct engine_bias *)(const void *)q->bias,
+                                    .bias_count = q->bias_count,
+                                    .logprobs = q->logprobs,
+                                    .prompt_logprobs = q->prompt_logprobs };
     memcpy(s->stop_ids, q->stop_ids, s->stop_id_count * sizeof(s->stop_ids[0]));
 }
-_Static_assert(sizeof(struct engine_bias) == sizeof(struct oai_bias), "one layout for logit_bias entries");
+_Static_assert(sizeof(struct engine_bias) == sizeof(struct oai_bias),
+               "one layout for logit_bias entries");
 
 /* Producer side: the blocks stay for whoever has the transfer id. */
 static void plan_offer(struct gen *g, bool *hold)
@@ -902,10 +925,12 @@ static int submit(struct gen *g, struct choice *c, struct oai_error *err)
         er.await_import = plan_remote(g, &pd, prefiller);
     rc = engine_submit(g->w->engine, &er, &c->id, &e);
     if (rc == ERR_LIMIT)
-        return oai_fail(err, er.hold_kv ? 503 : 429, er.hold_kv ? "ServiceUnavailableError" : "RateLimitError",
+        return oai_fail(err, er.hold_kv ? 503 : 429,
+                        er.hold_kv ? "ServiceUnavailableError" : "RateLimitError",
                         er.hold_kv ? "kv_pressure" : "queue_full", NULL, "%s", e.msg);
     if (rc == ERR_CLOSED)
-        return oai_fail(err, 503, "ServiceUnavailableError", "shutting_down", NULL, "server is shutting down");
+        return oai_fail(err, 503, "ServiceUnavailableError", "shutting_down", NULL,
+                        "server is shutting down");
     if (rc != 0)
         return oai_fail(err, 400, "BadRequestError", "invalid_value", NULL, "%s", e.msg);
     if (er.hold_kv) {
@@ -930,26 +955,33 @@ static void name_reply(struct gen *g)
     char *id = arena_alloc(&g->arena, 256), random[33];
     uint64_t a = rng_secure_u64(), b = rng_secure_u64();
 
-    snprintf(random, sizeof(random), "%016llx%016llx", (unsigned long long)a, (unsigned long long)b);
+    snprintf(random, sizeof(random), "%016llx%016llx", (unsigned long long)a,
+             (unsigned long long)b);
     if (given.n == 0 || given.n > 128)
-        given = g->q.request_id.n != 0 && g->q.request_id.n <= 128 ? g->q.request_id : str_of(random);
+        given =
+            g->q.request_id.n != 0 && g->q.request_id.n <= 128 ? g->q.request_id : str_of(random);
     g->q.request_id = arena_str(&g->arena, given);
     snprintf(id, 256, "%s-%.*s", g->is_chat ? "chatcmpl" : "cmpl", STR_ARG(given));
-    g->meta = (struct oai_reply_meta){ .id = str_of(id), .model = str_of(g->w->model_name), .created = (int64_t)clock_wall_s() };
+    g->meta = (struct oai_reply_meta) { .id = str_of(id),
+                                        .model = str_of(g->w->model_name),
+                                        .created = (int64_t)clock_wall_s() };
 }
 
 static int prepare(struct gen *g, struct str body, struct oai_error *err)
 {
-    int rc = g->is_chat ? oai_parse_chat(&g->arena, body, &g->q, err) : oai_parse_completion(&g->arena, body, &g->q, err);
+    int rc = g->is_chat ? oai_parse_chat(&g->arena, body, &g->q, err)
+                        : oai_parse_completion(&g->arena, body, &g->q, err);
 
     if (rc != 0)
         return rc;
     if (g->q.model.n != 0 && !str_eqz(g->q.model, g->w->model_name))
         return oai_fail(err, 404, "NotFoundError", "model_not_found", "model",
-                        "The model `%.*s` does not exist; this server has `%s`.", STR_ARG(g->q.model), g->w->model_name);
+                        "The model `%.*s` does not exist; this server has `%s`.",
+                        STR_ARG(g->q.model), g->w->model_name);
     if (g->q.chat_template.n != 0)
-        return oai_fail(err, 400, "BadRequestError", "unsupported", "chat_template",
-                        "chat_template in a request is refused; start the server with the template you trust");
+        return oai_fail(
+            err, 400, "BadRequestError", "unsupported", "chat_template",
+            "chat_template in a request is refused; start the server with the template you trust");
     name_reply(g);
     rc = tokenize_prompts(g, err);
     return rc != 0 ? rc : check_lengths(g, err);
@@ -974,7 +1006,9 @@ void gen_start(struct worker *w, struct http_req *r, bool is_chat)
     arena_init(&g->arena, ARENA_BYTES_MAX);
     buf_init(&g->pending, PENDING_BYTES_MAX);
     body = arena_str(&g->arena, http_req_body(r));
-    rc = body.p == NULL ? oai_fail(&err, 413, "BadRequestError", "body_too_large", NULL, "the body is too large") : prepare(g, body, &err);
+    rc = body.p == NULL ? oai_fail(&err, 413, "BadRequestError", "body_too_large", NULL,
+                                   "the body is too large")
+                        : prepare(g, body, &err);
     if (rc != 0) {
         fail(g, &err);
         gen_free(g);

@@ -18,10 +18,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PEER_FRESH_MS  30000
-#define PEER_BODY_MAX  4096
-#define LEG_BODY_MAX   ((size_t)1 << 20)
-#define ASK_MS         2000
+#define PEER_FRESH_MS 30000
+#define PEER_BODY_MAX 4096
+#define LEG_BODY_MAX  ((size_t)1 << 20)
+#define ASK_MS        2000
 
 struct peer {
     char *name; /* "host:port", the map's key */
@@ -60,7 +60,9 @@ bool pd_id_parse(struct str hex, struct kvx_id *out)
         return false;
     for (size_t i = 0; i < hex.n; i++) {
         char c = hex.p[i];
-        unsigned d = c >= '0' && c <= '9' ? (unsigned)(c - '0') : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10) : 16;
+        unsigned d = c >= '0' && c <= '9'   ? (unsigned)(c - '0')
+                     : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10)
+                                            : 16;
 
         if (d > 15)
             return false;
@@ -123,8 +125,8 @@ static void end(struct pd *p, int rc, const char *reason, bool told)
     if (!told)
         engine_import_done(p->w->engine, p->request, rc);
     if (rc != 0)
-        LOG_WARN("remote prefill failed peer=%s reason=%s rc=%s", p->peer != NULL ? p->peer->name : "params",
-                 reason, err_name(rc));
+        LOG_WARN("remote prefill failed peer=%s reason=%s rc=%s",
+                 p->peer != NULL ? p->peer->name : "params", reason, err_name(rc));
     p->on_end(p->ctx, reason);
     pd_free(p);
 }
@@ -139,8 +141,8 @@ static void on_pull_done(void *ctx, const struct kvx_result *r)
 
 static int pull(struct pd *p, const char *host, uint16_t port, uint64_t epoch, struct err *e)
 {
-    return kvx_pull_start(p->w->kvx_client, host, port, p->id, epoch, p->request, p->first, p->count,
-                          p->w->opts->prefill_timeout_ms, on_pull_done, p, &p->pull, e);
+    return kvx_pull_start(p->w->kvx_client, host, port, p->id, epoch, p->request, p->first,
+                          p->count, p->w->opts->prefill_timeout_ms, on_pull_done, p, &p->pull, e);
 }
 
 /* ---- leg ---- */
@@ -218,10 +220,10 @@ static void start_leg(struct pd *p)
     int rc;
 
     if (p->request_id != NULL)
-        h[n++] = (struct http_header){ STR("X-Request-Id"), str_of(p->request_id) };
+        h[n++] = (struct http_header) { STR("X-Request-Id"), str_of(p->request_id) };
     if (p->traceparent != NULL)
-        h[n++] = (struct http_header){ STR("traceparent"), str_of(p->traceparent) };
-    o.headers = (struct http_headers){ h, n };
+        h[n++] = (struct http_header) { STR("traceparent"), str_of(p->traceparent) };
+    o.headers = (struct http_headers) { h, n };
     buf_init(&b, (size_t)64 << 20);
     leg_body(p, &b);
     o.body = buf_view(&b);
@@ -246,7 +248,8 @@ static bool peer_read(struct peer *peer, struct str body)
 
     arena_init(&a, 65536);
     ok = json_parse(&a, body, NULL, &j, &e) == 0 && json_u64(json_get(j, "port"), &port) &&
-         json_str(json_get(j, "epoch"), &epoch) && str_u64(epoch, &peer->epoch) && port > 0 && port < 65536;
+         json_str(json_get(j, "epoch"), &epoch) && str_u64(epoch, &peer->epoch) && port > 0 &&
+         port < 65536;
     if (ok) {
         peer->kvx_port = (uint16_t)port;
         peer->known = true;
@@ -318,14 +321,16 @@ static int start_from_params(struct pd *p, const struct json *params, struct err
         !json_u64(json_get(params, "remote_port"), &port) || port == 0 || port > 65535 ||
         !json_str(json_get(params, "remote_request_id"), &id) || !pd_id_parse(id, &p->id) ||
         !json_str(json_get(params, "llmd_epoch"), &epoch) || !str_u64(epoch, &n))
-        return err_set(e, ERR_INVAL, "kv_transfer_params lack remote_host, remote_port, remote_request_id or llmd_epoch");
+        return err_set(
+            e, ERR_INVAL,
+            "kv_transfer_params lack remote_host, remote_port, remote_request_id or llmd_epoch");
     memcpy(host_z, host.p, host.n);
     host_z[host.n] = 0;
     return pull(p, host_z, (uint16_t)port, n, e);
 }
 
-int pd_start(struct worker *w, const struct pd_opts *o, void (*on_end)(void *ctx, const char *reason),
-             void *ctx, struct pd **out)
+int pd_start(struct worker *w, const struct pd_opts *o,
+             void (*on_end)(void *ctx, const char *reason), void *ctx, struct pd **out)
 {
     static const struct http_call_ops ask_ops = { reply_head, reply_body, ask_end };
     struct pd *p = mem_zalloc(sizeof(*p));

@@ -26,10 +26,10 @@ struct publisher {
     struct zmtp_pub *pub;
     struct zmtp_router *router;
     char topic[600];
-    uint64_t seq;            /* of the next message */
+    uint64_t seq; /* of the next message */
     struct kept *ring;
     uint32_t ring_cap;
-    uint64_t ring_first;     /* oldest kept sequence */
+    uint64_t ring_first; /* oldest kept sequence */
     size_t ring_bytes;
 };
 
@@ -45,7 +45,7 @@ static void drop_oldest(struct publisher *p)
 
     p->ring_bytes -= k->n;
     mem_free(k->p);
-    *k = (struct kept){ 0 };
+    *k = (struct kept) { 0 };
     p->ring_first++;
 }
 
@@ -54,7 +54,7 @@ static void keep(struct publisher *p, char *bytes, size_t n)
     while (p->ring_first < p->seq &&
            (p->seq - p->ring_first >= p->ring_cap || p->ring_bytes + n > RING_BYTES_MAX))
         drop_oldest(p);
-    p->ring[p->seq % p->ring_cap] = (struct kept){ bytes, n };
+    p->ring[p->seq % p->ring_cap] = (struct kept) { bytes, n };
     p->ring_bytes += n;
 }
 
@@ -74,8 +74,8 @@ static void send_on_loop(void *ctx)
 
     be64(seq, p->seq);
     m.frame[0] = str_of(p->topic);
-    m.frame[1] = (struct str){ seq, 8 };
-    m.frame[2] = (struct str){ o->bytes, o->n };
+    m.frame[1] = (struct str) { seq, 8 };
+    m.frame[2] = (struct str) { o->bytes, o->n };
     zmtp_pub_send(p->pub, &m);
     keep(p, o->bytes, o->n);
     p->seq++;
@@ -101,21 +101,23 @@ void publisher_events(void *ctx, const struct engine_kv_event *ev, uint32_t coun
 
         for (uint32_t k = 0; k < ev[i].key_count; k++)
             hashes[k] = blockkey_fold(&ev[i].keys[k]);
-        out[i] = (struct kv_event){ .kind = ev[i].kind == ENGINE_KV_STORED    ? KV_STORED
-                                            : ev[i].kind == ENGINE_KV_REMOVED ? KV_REMOVED
-                                                                              : KV_CLEARED,
-                                    .hashes = hashes,
-                                    .hash_count = ev[i].key_count,
-                                    .has_parent = ev[i].parent != NULL,
-                                    .parent = ev[i].parent != NULL ? blockkey_fold(ev[i].parent) : 0,
-                                    .tokens = ev[i].tokens,
-                                    .token_count = ev[i].tokens != NULL ? ev[i].key_count * ev[i].block_tokens : 0,
-                                    .block_size = ev[i].block_tokens,
-                                    .medium = STR("GPU"),
-                                    .salt = ev[i].salt };
+        out[i] =
+            (struct kv_event) { .kind = ev[i].kind == ENGINE_KV_STORED    ? KV_STORED
+                                        : ev[i].kind == ENGINE_KV_REMOVED ? KV_REMOVED
+                                                                          : KV_CLEARED,
+                                .hashes = hashes,
+                                .hash_count = ev[i].key_count,
+                                .has_parent = ev[i].parent != NULL,
+                                .parent = ev[i].parent != NULL ? blockkey_fold(ev[i].parent) : 0,
+                                .tokens = ev[i].tokens,
+                                .token_count =
+                                    ev[i].tokens != NULL ? ev[i].key_count * ev[i].block_tokens : 0,
+                                .block_size = ev[i].block_tokens,
+                                .medium = STR("GPU"),
+                                .salt = ev[i].salt };
     }
     buf_init(&b, BATCH_BYTES_MAX);
-    kv_batch_encode(&b, &(struct kv_batch){ .ts = clock_wall_s(), .events = out, .count = count });
+    kv_batch_encode(&b, &(struct kv_batch) { .ts = clock_wall_s(), .events = out, .count = count });
     arena_fini(&a);
     if (b.failed) {
         LOG_WARN("kv events dropped count=%u reason=too_large", count);
@@ -147,14 +149,14 @@ static void on_replay(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg *
         be64(seq, s);
         out.frame[0] = STR("");
         out.frame[1] = str_of(p->topic);
-        out.frame[2] = (struct str){ seq, 8 };
-        out.frame[3] = (struct str){ k->p, k->n };
+        out.frame[2] = (struct str) { seq, 8 };
+        out.frame[3] = (struct str) { k->p, k->n };
         if (zmtp_router_send(peer, &out) != 0)
             return; /* the peer reads too slowly: it asks again */
     }
     be64(seq, UINT64_MAX);
     out.frame[0] = out.frame[1] = out.frame[3] = STR("");
-    out.frame[2] = (struct str){ seq, 8 };
+    out.frame[2] = (struct str) { seq, 8 };
     if (zmtp_router_send(peer, &out) != 0)
         LOG_DEBUG("kv events replay unfinished from=%llu", (unsigned long long)from);
 }
@@ -165,7 +167,8 @@ static int endpoint_parse(struct str s, char host[256], uint16_t *port, struct e
     struct str rest = s;
 
     if (!str_starts(s, STR("tcp://")))
-        return err_set(e, ERR_INVAL, "--kv-events-config: endpoint '%.*s' must be tcp://HOST:PORT", STR_ARG(s));
+        return err_set(e, ERR_INVAL, "--kv-events-config: endpoint '%.*s' must be tcp://HOST:PORT",
+                       STR_ARG(s));
     rest = str_sub(s, 6, SIZE_MAX);
     if (str_starts(rest, STR("*:"))) {
         char text[32];
@@ -192,7 +195,8 @@ int publisher_open(struct worker *w, const char *config, struct publisher **out,
     arena_init(&a, (size_t)1 << 20);
     rc = json_parse(&a, str_of(config), NULL, &j, e);
     if (rc != 0 || j->type != JSON_OBJECT) {
-        rc = err_set(e, ERR_INVAL, "--kv-events-config: must be a JSON object like "
+        rc = err_set(e, ERR_INVAL,
+                     "--kv-events-config: must be a JSON object like "
                      "{\"enable_kv_cache_events\":true,\"endpoint\":\"tcp://127.0.0.1:5557\"}");
         goto out;
     }

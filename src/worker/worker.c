@@ -96,9 +96,12 @@ static void worker_ready(void *ctx)
         return;
     }
     worker_kvx_metrics(w, &m);
-    m.transfers_ok = metrics_cell(w->metrics, WM_KVX_TRANSFERS, (const char *const[]){ "send", "ok" });
-    m.transfers_failed = metrics_cell(w->metrics, WM_KVX_TRANSFERS, (const char *const[]){ "send", "failed" });
-    if (kvx_server_open(w->loop, w->engine, w->opts->host, w->opts->kvx_port, w->epoch, &m, &w->kvx_server, &e) != 0) {
+    m.transfers_ok =
+        metrics_cell(w->metrics, WM_KVX_TRANSFERS, (const char *const[]) { "send", "ok" });
+    m.transfers_failed =
+        metrics_cell(w->metrics, WM_KVX_TRANSFERS, (const char *const[]) { "send", "failed" });
+    if (kvx_server_open(w->loop, w->engine, w->opts->host, w->opts->kvx_port, w->epoch, &m,
+                        &w->kvx_server, &e) != 0) {
         w->load_error = e;
         loop_stop(w->loop);
         return;
@@ -106,8 +109,9 @@ static void worker_ready(void *ctx)
     m.transfers_ok = m.transfers_failed = NULL; /* counted with the reason in gen.c */
     w->kvx_client = kvx_client_new(w->loop, w->engine, w->epoch, &m);
     w->state = WORKER_READY;
-    LOG_INFO("ready model=%s address=%s kvx_port=%u cpu=%s max_model_len=%u", w->model_name, w->address,
-             kvx_server_port(w->kvx_server), kern_level_name(), engine_max_model_len(w->engine));
+    LOG_INFO("ready model=%s address=%s kvx_port=%u cpu=%s max_model_len=%u", w->model_name,
+             w->address, kvx_server_port(w->kvx_server), kern_level_name(),
+             engine_max_model_len(w->engine));
 }
 
 static void *load_thread(void *ctx)
@@ -128,7 +132,8 @@ static void drain_check(void *ctx)
 {
     struct worker *w = ctx;
 
-    if (w->live == 0 && kvx_server_transfers(w->kvx_server) == 0 && http_server_unsent(w->http) == 0)
+    if (w->live == 0 && kvx_server_transfers(w->kvx_server) == 0 &&
+        http_server_unsent(w->http) == 0)
         loop_stop(w->loop);
 }
 
@@ -210,8 +215,8 @@ static int bind_all(struct worker *w, struct err *e)
     rc = http_server_open(w->loop, &ho, worker_handle, w, &w->http, e);
     if (rc != 0)
         return rc;
-    snprintf(w->address, sizeof(w->address), strchr(o->host, ':') != NULL ? "[%s]:%u" : "%s:%u", o->host,
-             http_server_port(w->http));
+    snprintf(w->address, sizeof(w->address), strchr(o->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
+             o->host, http_server_port(w->http));
     w->client = http_client_new(w->loop);
     if (o->kv_events_config != NULL)
         rc = publisher_open(w, o->kv_events_config, &w->pub, e);
@@ -237,7 +242,10 @@ int worker_run(const struct worker_opts *o, struct err *e)
         rc = err_set(e, ERR_NOMEM, "cannot start the loading thread");
     if (rc == 0) {
         LOG_INFO("listening address=%s role=%s model=%s", w.address,
-                 o->role == WORKER_PREFILL ? "prefill" : o->role == WORKER_DECODE ? "decode" : "both", w.model_name);
+                 o->role == WORKER_PREFILL  ? "prefill"
+                 : o->role == WORKER_DECODE ? "decode"
+                                            : "both",
+                 w.model_name);
         loop_run(w.loop);
         pthread_join(loader, NULL);
         if (w.load_error.code != 0) {

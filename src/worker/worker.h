@@ -19,8 +19,8 @@ struct worker_opts {
     const char *host;
     uint16_t port;
     enum worker_role role;
-    uint16_t kvx_port;             /* 0 = any free */
-    const char *kv_events_config;  /* vLLM's JSON, or NULL: off */
+    uint16_t kvx_port;                  /* 0 = any free */
+    const char *kv_events_config;       /* vLLM's JSON, or NULL: off */
     const char *kv_load_failure_policy; /* recompute, fail */
     uint32_t block_size, max_model_len, max_num_seqs, max_num_batched_tokens, max_queue_size;
     uint64_t kv_cache_bytes;

@@ -68,9 +68,9 @@ struct worker {
     struct metrics *metrics;
     enum worker_state state;
     struct err load_error;
-    uint64_t epoch;             /* random per process */
+    uint64_t epoch; /* random per process */
     char engine_id[33];
-    char address[300];          /* host:port as others reach us */
+    char address[300]; /* host:port as others reach us */
     char model_name[256];
     int64_t started;
 
@@ -81,9 +81,9 @@ struct worker {
     struct kvx_server *kvx_server;
     struct kvx_client *kvx_client;
     struct publisher *pub;
-    struct map peers;           /* "host:port" -> struct peer *, see pd.c */
+    struct map peers; /* "host:port" -> struct peer *, see pd.c */
     struct gen *gens;
-    uint32_t live;              /* gens not yet freed */
+    uint32_t live; /* gens not yet freed */
     struct loop_timer *drain_timer, *grace_timer;
     int signals;
 };
@@ -108,16 +108,16 @@ int gen_tokenize_chat(struct worker *w, const struct oai_request *q, struct toke
 /* pd.c: prefill elsewhere */
 struct pd;
 struct pd_opts {
-    const char *prefiller;        /* host:port, or NULL: params name the source */
-    const struct json *params;    /* kv_transfer_params with do_remote_prefill, or NULL */
+    const char *prefiller;     /* host:port, or NULL: params name the source */
+    const struct json *params; /* kv_transfer_params with do_remote_prefill, or NULL */
     const uint32_t *prompt;
     uint32_t prompt_count, first, count; /* blocks wanted */
     struct str salt, request_id, traceparent;
-    uint64_t request;             /* engine request that awaits the import */
+    uint64_t request; /* engine request that awaits the import */
 };
 /* on_end runs once: reason "ok" or why not; the engine has been told already. */
-int pd_start(struct worker *w, const struct pd_opts *o, void (*on_end)(void *ctx, const char *reason),
-             void *ctx, struct pd **out) MUST_CHECK;
+int pd_start(struct worker *w, const struct pd_opts *o,
+             void (*on_end)(void *ctx, const char *reason), void *ctx, struct pd **out) MUST_CHECK;
 void pd_cancel(struct pd *p); /* client gone; no on_end follows */
 /* GET /v1/llmd/kvx: what a decode worker must know to connect. */
 void pd_describe(struct worker *w, struct buf *out);
@@ -126,7 +126,9 @@ bool pd_id_parse(struct str hex, struct kvx_id *out);
 void pd_id_print(struct kvx_id id, char out[33]);
 
 /* pub.c: KV events */
-int publisher_open(struct worker *w, const char *config, struct publisher **out, struct err *e) MUST_CHECK;
-void publisher_events(void *ctx, const struct engine_kv_event *ev, uint32_t count); /* engine thread */
+int publisher_open(struct worker *w, const char *config, struct publisher **out,
+                   struct err *e) MUST_CHECK;
+void publisher_events(void *ctx, const struct engine_kv_event *ev,
+                      uint32_t count); /* engine thread */
 void publisher_close(struct publisher *p);
 #endif

@@ -26,14 +26,14 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    { "smollm2", "q4_1 qkv/o", 3, 576, 576 },     { "smollm2", "q4_1 gate/up", 3, 1536, 576 },
-    { "smollm2", "q4_1 down", 3, 576, 1536 },     { "smollm2", "q8_0 head", 8, 49152, 576 },
-    { "gemma3", "q5_0 gate/up", 6, 2048, 640 },   { "gemma3", "q4_k down", 12, 640, 2048 },
-    { "gemma3", "q6_k down", 14, 640, 2048 },     { "gemma3", "q8_0 head", 8, 262144, 640 },
-    { "qwen", "q5_0 gate/up", 6, 4864, 896 },     { "qwen", "q4_k down", 12, 896, 4864 },
-    { "qwen", "q6_k down", 14, 896, 4864 },       { "qwen", "q8_0 head", 8, 151936, 896 },
-    { "other", "q4_0", 2, 4096, 4096 },           { "other", "q5_k", 13, 4096, 4096 },
-    { "other", "f16", 1, 2048, 2048 },            { "other", "bf16", 30, 2048, 2048 },
+    { "smollm2", "q4_1 qkv/o", 3, 576, 576 },   { "smollm2", "q4_1 gate/up", 3, 1536, 576 },
+    { "smollm2", "q4_1 down", 3, 576, 1536 },   { "smollm2", "q8_0 head", 8, 49152, 576 },
+    { "gemma3", "q5_0 gate/up", 6, 2048, 640 }, { "gemma3", "q4_k down", 12, 640, 2048 },
+    { "gemma3", "q6_k down", 14, 640, 2048 },   { "gemma3", "q8_0 head", 8, 262144, 640 },
+    { "qwen", "q5_0 gate/up", 6, 4864, 896 },   { "qwen", "q4_k down", 12, 896, 4864 },
+    { "qwen", "q6_k down", 14, 896, 4864 },     { "qwen", "q8_0 head", 8, 151936, 896 },
+    { "other", "q4_0", 2, 4096, 4096 },         { "other", "q5_k", 13, 4096, 4096 },
+    { "other", "f16", 1, 2048, 2048 },          { "other", "bf16", 30, 2048, 2048 },
     { "other", "f32", 0, 2048, 2048 },
 };
 
@@ -113,7 +113,7 @@ static void bench_attention(const char *name, uint32_t heads, uint32_t kv_heads,
         table[i] = i;
     }
     for (uint32_t i = 0; i < seqs; i++)
-        seq[i] = (struct kern_attn_seq){ table + (size_t)i * blocks, 0, past, fresh, i * fresh };
+        seq[i] = (struct kern_attn_seq) { table + (size_t)i * blocks, 0, past, fresh, i * fresh };
     start = clock_ns();
     for (uint32_t i = 0; i < 3 || clock_ns() - start < RUN_NS; i++) {
         uint64_t t = clock_ns();
@@ -123,8 +123,7 @@ static void bench_attention(const char *name, uint32_t heads, uint32_t kv_heads,
         best = t < best ? t : best;
     }
     printf("%-8s attention seqs %2u past %5u fresh %4u  %9.1f us  %6.1f GB/s %7.1f GMAC/s\n", name,
-           seqs, past, fresh, (double)best / 1e3,
-           (double)stride * blocks * seqs / (double)best,
+           seqs, past, fresh, (double)best / 1e3, (double)stride * blocks * seqs / (double)best,
            keys * heads * d * 2 / (double)best);
     fflush(stdout);
     mem_pages_free(kv, stride * blocks * seqs);
@@ -147,16 +146,16 @@ static void nothing(void *ctx, uint32_t i, uint32_t thread)
     (void)thread;
 }
 
-#define BEST_OF(name, bytes, call)                                                                \
-    do {                                                                                          \
-        uint64_t best_ = UINT64_MAX;                                                              \
-        for (int i_ = 0; i_ < 200; i_++) {                                                        \
-            uint64_t t_ = clock_ns();                                                             \
-            call;                                                                                 \
-            t_ = clock_ns() - t_;                                                                 \
-            best_ = t_ < best_ ? t_ : best_;                                                      \
-        }                                                                                         \
-        report(name, best_, bytes);                                                               \
+#define BEST_OF(name, bytes, call)                                                                 \
+    do {                                                                                           \
+        uint64_t best_ = UINT64_MAX;                                                               \
+        for (int i_ = 0; i_ < 200; i_++) {                                                         \
+            uint64_t t_ = clock_ns();                                                              \
+            call;                                                                                  \
+            t_ = clock_ns() - t_;                                                                  \
+            best_ = t_ < best_ ? t_ : best_;                                                       \
+        }                                                                                          \
+        report(name, best_, bytes);                                                                \
     } while (0)
 
 static void bench_rows(void)

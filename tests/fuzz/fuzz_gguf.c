@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct buf out;
     struct err e;
 
-    if (gguf_open_bytes(&g, (struct str){ (const char *)data, size }, &e) != 0) {
+    if (gguf_open_bytes(&g, (struct str) { (const char *)data, size }, &e) != 0) {
         ASSERT(strchr(e.msg, '\n') == NULL);
         return 0;
     }

@@ -40,10 +40,10 @@ static void judge(struct verdict *v, enum http1_kind kind, bool head_only, bool 
     struct http1 p;
     bool chunked = false;
 
-    *v = (struct verdict){ .event = HTTP1_MORE, .reason = "" };
+    *v = (struct verdict) { .event = HTTP1_MORE, .reason = "" };
     buf_init(&v->body, 1 << 20);
     buf_init(&v->again, 1 << 20);
-    http1_init(&p, kind, &(struct http1_limits){ 4096, 20, 4096 });
+    http1_init(&p, kind, &(struct http1_limits) { 4096, 20, 4096 });
     p.head_only = head_only;
     for (size_t at = 0; at < text.n && v->event != HTTP1_DONE && v->event != HTTP1_BAD;) {
         size_t n = MIN(step, text.n - at);
@@ -114,7 +114,7 @@ static void http1_fuzz(enum http1_kind kind, const uint8_t *data, size_t size)
     step = (size_t)(data[0] >> 2) + 1;
     head_only = kind == HTTP1_REPLY && (data[0] & 1);
     eof = kind == HTTP1_REPLY && (data[0] & 2);
-    text = (struct str){ (const char *)data + 1, size - 1 };
+    text = (struct str) { (const char *)data + 1, size - 1 };
     judge(&whole, kind, head_only, eof, text, text.n);
     judge(&cut, kind, head_only, eof, text, step);
     agree(&cut, &whole);

@@ -14,8 +14,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *p = (const char *)data, *cut = size > 0 ? memchr(p, 0, size) : NULL;
     struct str source = { p, cut != NULL ? (size_t)(cut - p) : size };
-    struct str body = cut != NULL ? (struct str){ cut + 1, size - source.n - 1 } : STR("{}");
-    struct chat_render_opts o = { .add_generation_prompt = true, .bos_token = STR("<s>"), .eos_token = STR("</s>"),
+    struct str body = cut != NULL ? (struct str) { cut + 1, size - source.n - 1 } : STR("{}");
+    struct chat_render_opts o = { .add_generation_prompt = true,
+                                  .bos_token = STR("<s>"),
+                                  .eos_token = STR("</s>"),
                                   .now_s = 1772690828 };
     const struct json *root = NULL;
     struct chat_template *t = NULL;

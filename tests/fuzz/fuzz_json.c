@@ -12,13 +12,9 @@ static void copy_value(struct json_w *w, const struct json *j)
     double d;
 
     switch (j->type) {
-    case JSON_NULL:
-        json_w_null(w);
-        break;
+    case JSON_NULL: json_w_null(w); break;
     case JSON_FALSE:
-    case JSON_TRUE:
-        json_w_bool(w, j->type == JSON_TRUE);
-        break;
+    case JSON_TRUE: json_w_bool(w, j->type == JSON_TRUE); break;
     case JSON_NUMBER:
         (void)json_f64(j, &d);
         json_w_raw(w, j->text);

@@ -24,8 +24,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     cut = MIN((size_t)data[0], size - 1);
     kvx_reader_init(&r, 4096);
-    if (kvx_reader_feed(&r, (struct str){ (const char *)data + 1, cut }, on_frame, &sum) == 0)
-        (void)!kvx_reader_feed(&r, (struct str){ (const char *)data + 1 + cut, size - 1 - cut }, on_frame, &sum);
+    if (kvx_reader_feed(&r, (struct str) { (const char *)data + 1, cut }, on_frame, &sum) == 0)
+        (void)!kvx_reader_feed(&r, (struct str) { (const char *)data + 1 + cut, size - 1 - cut },
+                               on_frame, &sum);
     kvx_reader_fini(&r);
     return 0;
 }

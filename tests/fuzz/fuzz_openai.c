@@ -9,10 +9,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_taken(const struct oai_request *r)
 {
-    ASSERT(r->n >= 1 && r->n <= OAI_N_MAX && r->stop_count <= OAI_STOP_MAX && r->stop_id_count <= OAI_STOP_IDS_MAX);
+    ASSERT(r->n >= 1 && r->n <= OAI_N_MAX && r->stop_count <= OAI_STOP_MAX &&
+           r->stop_id_count <= OAI_STOP_IDS_MAX);
     ASSERT(r->bias_count <= OAI_BIAS_MAX && r->logprobs >= -1 && r->logprobs <= OAI_LOGPROBS_MAX);
     ASSERT(r->temperature >= 0 && r->temperature <= 2 && r->top_p > 0 && r->top_p <= 1);
-    ASSERT(r->min_p >= 0 && r->min_p <= 1 && r->repetition_penalty > 0 && isfinite(r->repetition_penalty));
+    ASSERT(r->min_p >= 0 && r->min_p <= 1 && r->repetition_penalty > 0 &&
+           isfinite(r->repetition_penalty));
     ASSERT(r->max_tokens >= -1 && r->prompt_count <= OAI_PROMPTS_MAX);
     ASSERT(r->max_tokens <= 0 || (int64_t)r->min_tokens <= r->max_tokens || r->max_tokens == 16);
     for (uint32_t i = 0; i < r->stop_count; i++)
@@ -48,7 +50,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (rc == 0) {
             check_taken(&r);
         } else {
-            ASSERT(rc == ERR_INVAL && e.status >= 400 && e.status < 500 && e.code != NULL && e.message[0] != 0);
+            ASSERT(rc == ERR_INVAL && e.status >= 400 && e.status < 500 && e.code != NULL &&
+                   e.message[0] != 0);
             buf_init(&b, 16384);
             oai_error_body(&e, &b);
             ASSERT(!b.failed);

@@ -29,7 +29,7 @@ static int feed(struct str text, size_t step, struct buf *out)
         size_t n = MIN(step, text.n - at);
         char *copy = mem_dup(text.p + at, n);
 
-        rc = sse_feed(&s, (struct str){ copy, n }, collect, out);
+        rc = sse_feed(&s, (struct str) { copy, n }, collect, out);
         mem_free(copy);
     }
     sse_fini(&s);
@@ -83,7 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (size < 1)
         return 0;
-    text = (struct str){ (const char *)data + 1, size - 1 };
+    text = (struct str) { (const char *)data + 1, size - 1 };
     buf_init(&whole, 16 << 20);
     buf_init(&cut, 16 << 20);
     buf_init(&slow, 16 << 20);

@@ -10,8 +10,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const pres[] = { "gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "falcon",
-                                    "default", NULL };
+static const char *const pres[] = { "gpt-2",  "smollm", "llama-bpe", "qwen2",
+                                    "qwen35", "falcon", "default",   NULL };
 
 #define VOCABS COUNT(pres)
 
@@ -51,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     t = get(data[0] % VOCABS);
     flags = data[0] / VOCABS % 4;
-    text = (struct str){ (const char *)data + 1, size - 1 };
+    text = (struct str) { (const char *)data + 1, size - 1 };
     if (tokenizer_encode(t, text, flags, &l) != 0) {
         ASSERT(l.count == 0);
         token_list_fini(&l);

@@ -16,7 +16,7 @@ static void use(const struct tokenizer *t)
     struct buf b;
 
     buf_init(&b, (size_t)1 << 24);
-    if (tokenizer_encode(t, (struct str){ text, sizeof(text) - 1 }, 3, &l) == 0)
+    if (tokenizer_encode(t, (struct str) { text, sizeof(text) - 1 }, 3, &l) == 0)
         for (size_t i = 0; i < l.count; i++) {
             ASSERT(l.id[i] < tokenizer_count(t));
             (void)tokenizer_piece(t, l.id[i], true, &b);
@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct gguf *g = NULL;
     struct err e = { 0 };
 
-    if (gguf_open_bytes(&g, (struct str){ (const char *)data, size }, &e) != 0)
+    if (gguf_open_bytes(&g, (struct str) { (const char *)data, size }, &e) != 0)
         return 0;
     if (tokenizer_new(&t, g, &e) == 0)
         use(t);

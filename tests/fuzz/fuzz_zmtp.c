@@ -63,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (size < 1)
         return 0;
-    bytes = (struct str){ (const char *)data + 1, size - 1 };
+    bytes = (struct str) { (const char *)data + 1, size - 1 };
     for (int i = 0; i < 3; i++) {
         buf_init(&log[i], 16 << 20);
         buf_init(&again[i], 16 << 20);

@@ -46,7 +46,7 @@ static void on_msg(void *ctx, const struct zmtp_msg *m)
     (void)ctx;
     print_msg(m);
     if (client != NULL && ask_from != UINT64_MAX) {
-        if (m->count == 4 && str_eq(m->frame[2], (struct str){ end, 8 }))
+        if (m->count == 4 && str_eq(m->frame[2], (struct str) { end, 8 }))
             loop_stop(loop);
     } else if (--left == 0) {
         loop_stop(loop);
@@ -86,7 +86,7 @@ static void publish(void *ctx)
     }
     be64(number, seq);
     memset(payload, (int)seq, sizeof(payload));
-    m.frame[2] = (struct str){ payload, sizes[seq % COUNT(sizes)] };
+    m.frame[2] = (struct str) { payload, sizes[seq % COUNT(sizes)] };
     zmtp_pub_send(pub, &m);
     m.frame[0] = STR("other"); /* which nobody subscribed to */
     zmtp_pub_send(pub, &m);
@@ -107,7 +107,7 @@ static void on_request(void *ctx, struct zmtp_peer *peer, const struct zmtp_msg 
         if (zmtp_router_send(peer, &out) != 0)
             exit(1);
     }
-    out = (struct zmtp_msg){ .frame = { STR(""), STR(""), { number, 8 }, STR("") }, .count = 4 };
+    out = (struct zmtp_msg) { .frame = { STR(""), STR(""), { number, 8 }, STR("") }, .count = 4 };
     be64(number, UINT64_MAX);
     if (zmtp_router_send(peer, &out) != 0)
         exit(1);

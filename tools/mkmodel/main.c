@@ -12,7 +12,10 @@ struct options {
     bool untied, no_template;
 };
 
-#define OPT(field, help) { #field, OPT_U32, offsetof(struct options, field), NULL, "N", 0, 0, help }
+#define OPT(field, help)                                                                           \
+    {                                                                                              \
+#field, OPT_U32, offsetof(struct options, field), NULL, "N", 0, 0, help                    \
+    }
 
 static const struct opt_desc table[] = {
     { "seed", OPT_U64, offsetof(struct options, seed), "1", "N", 0, 0, "of the weights" },

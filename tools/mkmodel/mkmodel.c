@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ALIGN 32
+#define ALIGN       32
 #define TENSORS_MAX 4096
 
 static const char chatml[] =
@@ -108,7 +108,9 @@ static void write_vocab(struct writer *w, const struct mkmodel *o, const struct 
 {
     key_text(w, "tokenizer.ggml.model", is_gemma(o) ? "llama" : "gpt2");
     key_text(w, "tokenizer.ggml.pre",
-             is_gemma(o) ? "default" : strcmp(o->arch, "llama") == 0 ? "smollm" : "qwen2");
+             is_gemma(o)                     ? "default"
+             : strcmp(o->arch, "llama") == 0 ? "smollm"
+                                             : "qwen2");
     key_array(w, "tokenizer.ggml.tokens", GGUF_STRING, v->count);
     for (uint32_t i = 0; i < v->count; i++)
         text(w, v->token[i].text);
@@ -305,12 +307,22 @@ void mkmodel_defaults(struct mkmodel *o, const char *arch)
 {
     bool is_gemma3 = strcmp(arch, "gemma3") == 0;
 
-    *o = (struct mkmodel){
-        .arch = arch, .type = TENSOR_F32, .embd_type = TENSOR_F32, .seed = 1,
-        .layers = is_gemma3 ? 6 : 2, .embd = 256, .heads = 4, .kv_heads = 2, .head_dim = 64,
-        .ff = 512, .context = 2048, .window = is_gemma3 ? 32 : 0, .merges = 250,
-        .freq_base = strcmp(arch, "llama") == 0 ? 10000 : 1e6, .tied = strcmp(arch, "llama") != 0, .has_template = true
-    };
+    *o = (struct mkmodel) { .arch = arch,
+                            .type = TENSOR_F32,
+                            .embd_type = TENSOR_F32,
+                            .seed = 1,
+                            .layers = is_gemma3 ? 6 : 2,
+                            .embd = 256,
+                            .heads = 4,
+                            .kv_heads = 2,
+                            .head_dim = 64,
+                            .ff = 512,
+                            .context = 2048,
+                            .window = is_gemma3 ? 32 : 0,
+                            .merges = 250,
+                            .freq_base = strcmp(arch, "llama") == 0 ? 10000 : 1e6,
+                            .tied = strcmp(arch, "llama") != 0,
+                            .has_template = true };
 }
 
 static int check(const struct mkmodel *o, struct err *e)

@@ -11,16 +11,16 @@
 #include "base/buf.h"
 
 struct mkmodel {
-    const char *arch;            /* llama qwen2 qwen3 gemma3 */
-    enum tensor_type type;       /* of the matrices; norms and biases are F32 */
-    enum tensor_type embd_type;  /* of token_embd and output */
+    const char *arch;           /* llama qwen2 qwen3 gemma3 */
+    enum tensor_type type;      /* of the matrices; norms and biases are F32 */
+    enum tensor_type embd_type; /* of token_embd and output */
     uint64_t seed;
     uint32_t layers, embd, heads, kv_heads, head_dim, ff, context;
-    uint32_t window;             /* gemma3; 0 = no windows */
-    uint32_t merges;             /* of the vocabulary: at most that many */
-    uint32_t pad_rows;           /* rows of the embedding beyond the vocabulary */
+    uint32_t window;   /* gemma3; 0 = no windows */
+    uint32_t merges;   /* of the vocabulary: at most that many */
+    uint32_t pad_rows; /* rows of the embedding beyond the vocabulary */
     double freq_base;
-    bool tied;                   /* no output.weight */
+    bool tied; /* no output.weight */
     bool has_template;
 };
 

@@ -15,7 +15,8 @@ static const char page[] =
     "time the prompt is cut into blocks of tokens and each block has a key that depends on all the "
     "blocks before it so two requests that begin with the same words share the same keys a worker "
     "that prefills the prompt hands the blocks over to a worker that decodes and the first token "
-    "comes with the last block the user sees the answer one token after the other the cache manager "
+    "comes with the last block the user sees the answer one token after the other the cache "
+    "manager "
     "listens to what the workers say about their blocks and tells the scheduler where they are "
     "hello world this is a test of the tiny model what is the capital of france the capital of "
     "france is paris once upon a time there was a little machine that could think in numbers and "
@@ -23,7 +24,7 @@ static const char page[] =
     "write a short story about the sea and the ship that sailed there and came back again";
 
 #define PAGE_SYMBOLS_MAX (2 * sizeof(page))
-#define BREAK UINT16_MAX /* between words */
+#define BREAK            UINT16_MAX /* between words */
 
 struct trainer {
     uint16_t symbol[PAGE_SYMBOLS_MAX];
@@ -134,7 +135,7 @@ void vocab_bpe(struct vocab *v, uint32_t merges_max)
     uint16_t id[256];
     struct trainer *t;
 
-    *v = (struct vocab){ 0 };
+    *v = (struct vocab) { 0 };
     v->unknown = v->pad = add(v, "<|endoftext|>", TOKEN_CONTROL, 0);
     v->bos = add(v, "<|im_start|>", TOKEN_CONTROL, 0);
     v->eos = add(v, "<|im_end|>", TOKEN_CONTROL, 0);
@@ -154,7 +155,7 @@ void vocab_spm(struct vocab *v, uint32_t merges_max)
     uint16_t id[256];
     struct trainer *t;
 
-    *v = (struct vocab){ 0 };
+    *v = (struct vocab) { 0 };
     v->pad = add(v, "<pad>", TOKEN_CONTROL, 0);
     v->eos = add(v, "<|im_end|>", TOKEN_CONTROL, 0);
     v->bos = add(v, "<bos>", TOKEN_CONTROL, 0);
@@ -171,8 +172,7 @@ void vocab_spm(struct vocab *v, uint32_t merges_max)
     for (int b = ' '; b <= '~'; b++) {
         char text[2] = { (char)b, 0 };
 
-        id[b] = (uint16_t)add(v, b == ' ' ? "\xe2\x96\x81" : text, TOKEN_NORMAL,
-                              -1000 - (float)b);
+        id[b] = (uint16_t)add(v, b == ' ' ? "\xe2\x96\x81" : text, TOKEN_NORMAL, -1000 - (float)b);
     }
     t = read_page(id);
     train(t, v, merges_max);

@@ -4,7 +4,7 @@
 #define MKMODEL_VOCAB_PRIV_H
 #include "mkmodel.h"
 
-#define VOCAB_TOKENS_MAX 2048
+#define VOCAB_TOKENS_MAX      2048
 #define VOCAB_TOKEN_BYTES_MAX 64
 
 enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_BYTE = 6 };

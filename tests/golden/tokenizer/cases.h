@@ -10,7 +10,8 @@
 
 static const char *const case_phrases[] = {
     "Hello, world! It's 2024's best-case; don't WON'T I'll I'LL we've WE'VE they're 'twas",
-    "The quick brown fox jumps over the lazy dog. Once upon a time, in a land far away, a king lived.",
+    "The quick brown fox jumps over the lazy dog. Once upon a time, in a land far away, a king "
+    "lived.",
     "Привет, мир! Как дела? 123 456 Достопримечательности",
     "你好，世界。这是一个测试：１２３ 一二三，机器学习模型",
     "こんにちは世界、テスト123ですよー。カタカナとひらがな",
@@ -21,7 +22,8 @@ static const char *const case_phrases[] = {
     "สวัสดีชาวโลก ๑๒๓",
     "Xin chào thế giới ằẳẵ",
     "Γειά σου Κόσμε ὦ ἄνδρες",
-    "e\xcc\x81" "a\xcc\x80 combining Z̷̧a̵͝l̶g̴o̸ marks",
+    "e\xcc\x81"
+    "a\xcc\x80 combining Z̷̧a̵͝l̶g̴o̸ marks",
     "😀👨‍👩‍👧‍👦🏳️‍🌈🇩🇪👍🏽 emoji 🤖",
     "int main(void) {\n\tfor (size_t i = 0; i < n; i++)\r\n\t\tx[i] += 0x1F3;\n}\n\n\n",
     "def f(x):\n    return {'a': [1,2,3], \"b\": x**2}  # comment\n",
@@ -29,7 +31,13 @@ static const char *const case_phrases[] = {
     "<|im_start|>user\nhi<|im_end|>\n<|endoftext|><|eot_id|><bos><eos><start_of_turn>user\n</s><s>",
     "<unk><tool_call>{\"name\": \"f\"}</tool_call><|user|>  x<|end|> \n y<|file_sep|><repo_name>",
     "<h1>title</h1><table><tr><td>x</td></tr></table><p>para</p><br><ul><li>item</li></ul>",
-    "a\xc2\xa0" "b\xe2\x80\x83" "c\xe3\x80\x80" "d\xe2\x80\xa8" "e\xc2\x85" "f\xe1\x9a\x80" "g\xe1\xa0\x8eh\xe2\x80\x8bi",
+    "a\xc2\xa0"
+    "b\xe2\x80\x83"
+    "c\xe3\x80\x80"
+    "d\xe2\x80\xa8"
+    "e\xc2\x85"
+    "f\xe1\x9a\x80"
+    "g\xe1\xa0\x8eh\xe2\x80\x8bi",
     "\x01\x02\x7f\x1b[31mred\x1b[0m",
     "½ ⅓ Ⅷ ² ³ ¼ ٠١٢ ㊿ 𝟘𝟙 𝒜𝓑",
     "𠀀𠀁 \xf0\xae\xaf\xb0\xf0\xae\xb9\x9d ꯍ 𓀀𓂀",
@@ -53,24 +61,50 @@ static const char *const case_phrases[] = {
 
 /* Code points of every class and length. */
 static const uint32_t case_points[] = {
-    9, 10, 11, 12, 13, 28, 31, 32, 33, 36, 39, 43, 48, 57, 60, 65, 90, 94, 95, 96, 97, 122, 124, 126,
-    127, 0x80, 0x85, 0xa0, 0xa7, 0xaa, 0xad, 0xb2, 0xb5, 0xbc, 0xd7, 0xdf, 0x130, 0x131, 0x17f, 0x1c5,
-    0x2c6, 0x300, 0x301, 0x345, 0x378, 0x3c9, 0x431, 0x5d0, 0x5b0, 0x600, 0x660, 0x6dd, 0x903, 0x93e,
-    0x966, 0x1680, 0x180e, 0x2003, 0x200b, 0x200d, 0x2028, 0x2029, 0x202f, 0x205f, 0x2160, 0x2070,
-    0x20ac, 0x212a, 0x2581, 0x2603, 0x2ffc, 0x3000, 0x3007, 0x3042, 0x31ef, 0x4e00, 0xac00, 0xe000,
-    0xfb01, 0xfe0f, 0xfeff, 0xff11, 0xfffd, 0xfffe, 0x10000, 0x1d7d8, 0x1f600, 0x1f3fd, 0x20000,
-    0x2ebf0, 0x2ee5d, 0x2ee5e, 0x30000, 0xe0001, 0x10fffd, 0,
+    9,       10,      11,      12,      13,       28,      31,      32,      33,      36,
+    39,      43,      48,      57,      60,       65,      90,      94,      95,      96,
+    97,      122,     124,     126,     127,      0x80,    0x85,    0xa0,    0xa7,    0xaa,
+    0xad,    0xb2,    0xb5,    0xbc,    0xd7,     0xdf,    0x130,   0x131,   0x17f,   0x1c5,
+    0x2c6,   0x300,   0x301,   0x345,   0x378,    0x3c9,   0x431,   0x5d0,   0x5b0,   0x600,
+    0x660,   0x6dd,   0x903,   0x93e,   0x966,    0x1680,  0x180e,  0x2003,  0x200b,  0x200d,
+    0x2028,  0x2029,  0x202f,  0x205f,  0x2160,   0x2070,  0x20ac,  0x212a,  0x2581,  0x2603,
+    0x2ffc,  0x3000,  0x3007,  0x3042,  0x31ef,   0x4e00,  0xac00,  0xe000,  0xfb01,  0xfe0f,
+    0xfeff,  0xff11,  0xfffd,  0xfffe,  0x10000,  0x1d7d8, 0x1f600, 0x1f3fd, 0x20000, 0x2ebf0,
+    0x2ee5d, 0x2ee5e, 0x30000, 0xe0001, 0x10fffd, 0,
 };
 
 static const char *const case_bad[] = {
-    "\xed\xa0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xc1\xbf x", ("\xed\xbf\xbf" "a"), "a\xe2\x96",
-    "\xe2\x96\x81\xe2", "\xf0\x9f\x98", "\xff\xfe", "\x80\x80", "\xf8\xf9", "\xc3\xc3\xa9",
+    "\xed\xa0\x80",
+    "\xe0\x80\x80",
+    "\xf0\x80\x80\x80",
+    "\xc1\xbf x",
+    ("\xed\xbf\xbf"
+     "a"),
+    "a\xe2\x96",
+    "\xe2\x96\x81\xe2",
+    "\xf0\x9f\x98",
+    "\xff\xfe",
+    "\x80\x80",
+    "\xf8\xf9",
+    "\xc3\xc3\xa9",
 };
 
-static const struct { const char *unit; uint32_t bytes; } case_long[] = {
-    { "a", 100000 }, { " ", 100000 }, { "\n", 100000 }, { "ab", 100000 }, { "<", 20000 },
-    { "0123456789", 100000 }, { "\xe6\x98\xaf", 99999 }, { "\xc3\xa9", 100000 }, { " \n", 80000 },
-    { "\xf0\x9f\x91\xa8\xe2\x80\x8d", 70000 }, { "the ", 100000 }, { "\xff", 30000 },
+static const struct {
+    const char *unit;
+    uint32_t bytes;
+} case_long[] = {
+    { "a", 100000 },
+    { " ", 100000 },
+    { "\n", 100000 },
+    { "ab", 100000 },
+    { "<", 20000 },
+    { "0123456789", 100000 },
+    { "\xe6\x98\xaf", 99999 },
+    { "\xc3\xa9", 100000 },
+    { " \n", 80000 },
+    { "\xf0\x9f\x91\xa8\xe2\x80\x8d", 70000 },
+    { "the ", 100000 },
+    { "\xff", 30000 },
 };
 
 enum {
@@ -78,14 +112,14 @@ enum {
     CASE_POINTS = sizeof(case_points) / sizeof(case_points[0]),
     CASE_BAD = sizeof(case_bad) / sizeof(case_bad[0]),
     CASE_LONG = sizeof(case_long) / sizeof(case_long[0]),
-    CASE_SPLICES = 1300,   /* pieces of phrases */
-    CASE_MIXES = 900,      /* code points of the list */
-    CASE_BLANKS = 300,     /* mostly blanks */
-    CASE_BYTES = 400,      /* any bytes */
-    CASE_SPOILED = 400,    /* phrases with bytes overwritten */
-    CASE_SWEEPS = 1280,    /* 128 neighbouring code points each */
+    CASE_SPLICES = 1300, /* pieces of phrases */
+    CASE_MIXES = 900,    /* code points of the list */
+    CASE_BLANKS = 300,   /* mostly blanks */
+    CASE_BYTES = 400,    /* any bytes */
+    CASE_SPOILED = 400,  /* phrases with bytes overwritten */
+    CASE_SWEEPS = 1280,  /* 128 neighbouring code points each */
     CASE_PAIRS = CASE_POINTS * 4,
-    CASE_TEXTS = 3,        /* 100 KB of phrases, of code points, of bytes */
+    CASE_TEXTS = 3, /* 100 KB of phrases, of code points, of bytes */
     CASE_COUNT = CASE_PHRASES + CASE_BAD + CASE_SPLICES + CASE_MIXES + CASE_BLANKS + CASE_BYTES +
                  CASE_SPOILED + CASE_SWEEPS + CASE_PAIRS + CASE_LONG + CASE_TEXTS
 };

@@ -20,8 +20,14 @@ static void numbers_are_whole_strings_or_nothing(void **state)
         bool ok;
         uint64_t v;
     } cases[] = {
-        { "0", true, 0 }, { "18446744073709551615", true, UINT64_MAX }, { "18446744073709551616", false, 0 },
-        { "", false, 0 }, { "-1", false, 0 }, { "1 ", false, 0 }, { "0x10", false, 0 }, { "99999999999999999999999", false, 0 },
+        { "0", true, 0 },
+        { "18446744073709551615", true, UINT64_MAX },
+        { "18446744073709551616", false, 0 },
+        { "", false, 0 },
+        { "-1", false, 0 },
+        { "1 ", false, 0 },
+        { "0x10", false, 0 },
+        { "99999999999999999999999", false, 0 },
     };
     uint64_t v;
     int64_t i;
@@ -131,18 +137,20 @@ static void flags_parse_and_wrong_ones_get_one_helpful_line(void **state)
     struct err e = { 0 };
 
     (void)state;
-    assert_int_equal(parse(&o, 6, (const char *[]){ "--no-on", "--count=5", "--item", "a", "--item", "b" }, &e), 0);
+    assert_int_equal(
+        parse(&o, 6, (const char *[]) { "--no-on", "--count=5", "--item", "a", "--item", "b" }, &e),
+        0);
     assert_false(o.on);
     assert_int_equal(o.n, 5);
     assert_int_equal(o.list.count, 2);
     assert_string_equal(o.list.item[1], "b");
-    assert_int_equal(parse(&o, 1, (const char *[]){ "--cout=5" }, &e), ERR_INVAL);
+    assert_int_equal(parse(&o, 1, (const char *[]) { "--cout=5" }, &e), ERR_INVAL);
     assert_non_null(strstr(e.msg, "did you mean --count"));
-    assert_int_equal(parse(&o, 2, (const char *[]){ "--count", "101" }, &e), ERR_INVAL);
+    assert_int_equal(parse(&o, 2, (const char *[]) { "--count", "101" }, &e), ERR_INVAL);
     assert_non_null(strstr(e.msg, "1..100"));
-    assert_int_equal(parse(&o, 1, (const char *[]){ "--text" }, &e), ERR_INVAL);
-    assert_int_equal(parse(&o, 1, (const char *[]){ "stray" }, &e), ERR_INVAL);
-    assert_int_equal(parse(&o, 1, (const char *[]){ "--help" }, &e), ERR_CANCELLED);
+    assert_int_equal(parse(&o, 1, (const char *[]) { "--text" }, &e), ERR_INVAL);
+    assert_int_equal(parse(&o, 1, (const char *[]) { "stray" }, &e), ERR_INVAL);
+    assert_int_equal(parse(&o, 1, (const char *[]) { "--help" }, &e), ERR_CANCELLED);
 }
 
 static void metrics_render_as_prometheus_text(void **state)
@@ -158,32 +166,35 @@ static void metrics_render_as_prometheus_text(void **state)
 
     (void)state;
     metric_add(metrics_cell(m, 0, NULL), 2);
-    metric_set(metrics_cell(m, 1, (const char *const[]){ "a\"b", "c\\d" }), 0.25);
+    metric_set(metrics_cell(m, 1, (const char *const[]) { "a\"b", "c\\d" }), 0.25);
     metric_observe(metrics_cell(m, 2, NULL), 0.004);
     metric_observe(metrics_cell(m, 2, NULL), 3);
     buf_init(&b, 4096);
     metrics_render(m, &b);
     buf_c(&b, 0);
-    assert_string_equal(b.p, "# HELP a_total A.\n# TYPE a_total counter\na_total 2\n"
-                             "# HELP b B.\n# TYPE b gauge\nb{x=\"a\\\"b\",y=\"c\\\\d\"} 0.25\n"
-                             "# HELP c C.\n# TYPE c histogram\nc_bucket{le=\"0.005\"} 1\nc_bucket{le=\"1\"} 1\n"
-                             "c_bucket{le=\"+Inf\"} 2\nc_sum 3.004\nc_count 2\n");
+    assert_string_equal(
+        b.p, "# HELP a_total A.\n# TYPE a_total counter\na_total 2\n"
+             "# HELP b B.\n# TYPE b gauge\nb{x=\"a\\\"b\",y=\"c\\\\d\"} 0.25\n"
+             "# HELP c C.\n# TYPE c histogram\nc_bucket{le=\"0.005\"} 1\nc_bucket{le=\"1\"} 1\n"
+             "c_bucket{le=\"+Inf\"} 2\nc_sum 3.004\nc_count 2\n");
     buf_fini(&b);
     metrics_free(m);
 }
 
 static void label_sets_are_bounded(void **state)
 {
-    static const struct metric_desc rows[] = { { METRIC_COUNTER, "a_total", "A.", { "x" }, NULL, 0 } };
+    static const struct metric_desc rows[] = {
+        { METRIC_COUNTER, "a_total", "A.", { "x" }, NULL, 0 }
+    };
     struct metrics *m = metrics_new(rows, 1);
     char name[16];
 
     (void)state;
     for (int i = 0; i < METRIC_CELLS_MAX + 50; i++) {
         snprintf(name, sizeof(name), "v%d", i);
-        metric_add(metrics_cell(m, 0, (const char *const[]){ name }), 1);
+        metric_add(metrics_cell(m, 0, (const char *const[]) { name }), 1);
     }
-    assert_true(metric_value(metrics_cell(m, 0, (const char *const[]){ "other" })) == 50);
+    assert_true(metric_value(metrics_cell(m, 0, (const char *const[]) { "other" })) == 50);
     metrics_free(m);
 }
 

@@ -280,8 +280,9 @@ static void any_part_of_a_hand_over_gives_the_same_text(void **state)
         struct rng rng;
 
         o.prefix_caching = false;
-        small.kv_bytes = 40 * 16 * (model_kv_bytes_per_token(m, 0) +
-                                    (a == 1 ? model_kv_bytes_per_token(m, 1) : 0));
+        small.kv_bytes =
+            40 * 16 *
+            (model_kv_bytes_per_token(m, 0) + (a == 1 ? model_kv_bytes_per_token(m, 1) : 0));
         from = engine_make(m, &small, NULL, NULL);
         to = engine_make(m, &small, NULL, NULL);
         ref = engine_make(m, &o, NULL, NULL);
@@ -431,7 +432,7 @@ struct reader {
     struct engine *en;
     atomic_uint_fast64_t id;
     atomic_bool stop;
-    uint32_t copied;
+    atomic_uint copied;
 };
 
 static void *read_blocks(void *arg)
@@ -471,6 +472,8 @@ static void readers_never_keep_blocks_for_ever(void **state)
         if (i % 3 == 0)
             engine_cancel(en, h[i].id);
         wait_done(&h[i]);
+        for (uint32_t ms = 0; i == 1 && ms < 5000 && atomic_load(&r.copied) == 0; ms++)
+            clock_sleep_ms(1); /* the reader got at least one before anything is released */
         clock_sleep_ms(1);
         if (i % 2 == 0)
             engine_lease_release(en, h[i].id);

@@ -29,16 +29,16 @@ struct test_type {
     uint32_t type;
     const char *name;
     uint32_t elems, bytes;
-    int half0, half1;   /* offsets of f16 fields, -1 = none */
+    int half0, half1; /* offsets of f16 fields, -1 = none */
     bool is_float;
 };
 
 static const struct test_type test_types[] = {
-    { 0, "f32", 1, 4, -1, -1, true },      { 1, "f16", 1, 2, -1, -1, true },
-    { 30, "bf16", 1, 2, -1, -1, true },    { 2, "q4_0", 32, 18, 0, -1, false },
-    { 3, "q4_1", 32, 20, 0, 2, false },    { 6, "q5_0", 32, 22, 0, -1, false },
-    { 7, "q5_1", 32, 24, 0, 2, false },    { 8, "q8_0", 32, 34, 0, -1, false },
-    { 12, "q4_k", 256, 144, 0, 2, false }, { 13, "q5_k", 256, 176, 0, 2, false },
+    { 0, "f32", 1, 4, -1, -1, true },         { 1, "f16", 1, 2, -1, -1, true },
+    { 30, "bf16", 1, 2, -1, -1, true },       { 2, "q4_0", 32, 18, 0, -1, false },
+    { 3, "q4_1", 32, 20, 0, 2, false },       { 6, "q5_0", 32, 22, 0, -1, false },
+    { 7, "q5_1", 32, 24, 0, 2, false },       { 8, "q8_0", 32, 34, 0, -1, false },
+    { 12, "q4_k", 256, 144, 0, 2, false },    { 13, "q5_k", 256, 176, 0, 2, false },
     { 14, "q6_k", 256, 210, 208, -1, false },
 };
 

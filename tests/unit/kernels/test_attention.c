@@ -13,8 +13,8 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    { 9, 3, 64, 0, 16 },  { 4, 1, 256, 0, 16 }, { 4, 1, 256, 200, 16 }, { 14, 2, 64, 0, 32 },
-    { 2, 2, 128, 33, 8 }, { 3, 1, 80, 0, 16 },  { 2, 1, 72, 50, 16 },   { 2, 2, 20, 0, 4 },
+    { 9, 3, 64, 0, 16 },  { 4, 1, 256, 0, 16 },  { 4, 1, 256, 200, 16 }, { 14, 2, 64, 0, 32 },
+    { 2, 2, 128, 33, 8 }, { 3, 1, 80, 0, 16 },   { 2, 1, 72, 50, 16 },   { 2, 2, 20, 0, 4 },
     { 1, 1, 288, 0, 16 }, { 7, 1, 96, 128, 64 },
 };
 
@@ -83,9 +83,11 @@ static void attend(const struct world *w, uint32_t start, uint32_t count, float 
     struct kern_attn_seq seq = { w->table + w->first_block, w->first_block * w->s.block_tokens,
                                  start, count, 0 };
     size_t row = (size_t)w->s.heads * w->s.d;
-    struct kern_attn a = { w->kv.p, w->stride, w->layer_offset, w->s.block_tokens, w->s.heads,
-                           w->s.kv_heads, w->s.d, w->s.window, 0.25f, w->q + start * row,
-                           out + start * row, &seq, 1 };
+    struct kern_attn a = {
+        w->kv.p, w->stride,   w->layer_offset, w->s.block_tokens,  w->s.heads,        w->s.kv_heads,
+        w->s.d,  w->s.window, 0.25f,           w->q + start * row, out + start * row, &seq,
+        1
+    };
 
     kern_attention(&a, p);
 }
@@ -196,17 +198,28 @@ static void sequences_do_not_disturb_each_other(void **state)
             float *alone = mem_alloc(w.n * row * 4), *q = mem_alloc(69 * row * 4);
             float *out = mem_alloc(69 * row * 4);
             struct kern_attn_seq seq[6];
-            struct kern_attn a = { w.kv.p, w.stride, w.layer_offset, s.block_tokens, s.heads,
-                                   s.kv_heads, s.d, s.window, 0.25f, q, out, seq, 6 };
+            struct kern_attn a = { w.kv.p,
+                                   w.stride,
+                                   w.layer_offset,
+                                   s.block_tokens,
+                                   s.heads,
+                                   s.kv_heads,
+                                   s.d,
+                                   s.window,
+                                   0.25f,
+                                   q,
+                                   out,
+                                   seq,
+                                   6 };
             uint32_t at = 0;
 
             for (uint32_t i = 0; i < 5; i++) {
                 attend(&w, starts[i], counts[i], alone, pool1);
                 memcpy(q + at * row, w.q + starts[i] * row, counts[i] * row * 4);
-                seq[i] = (struct kern_attn_seq){ w.table, 0, starts[i], counts[i], at };
+                seq[i] = (struct kern_attn_seq) { w.table, 0, starts[i], counts[i], at };
                 at += counts[i];
             }
-            seq[5] = (struct kern_attn_seq){ w.table, 0, 5, 0, at }; /* no rows: nothing happens */
+            seq[5] = (struct kern_attn_seq) { w.table, 0, 5, 0, at }; /* no rows: nothing happens */
             kern_attention(&a, pool2);
             for (uint32_t i = 0; i < 5; i++)
                 assert_memory_equal(out + seq[i].q_row * row, alone + starts[i] * row,

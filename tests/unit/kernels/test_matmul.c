@@ -132,8 +132,8 @@ static void extreme_codes_sum_exactly(void **state)
     static const struct {
         uint32_t type;
         int value; /* of the largest code with scale 1, mins 0 */
-    } cases[] = { { 2, 7 }, { 3, 15 }, { 6, 15 }, { 7, 31 }, { 8, 127 }, { 8, -128 }, { 12, 15 },
-                  { 13, 31 }, { 14, 31 } };
+    } cases[] = { { 2, 7 },    { 3, 15 },  { 6, 15 },  { 7, 31 }, { 8, 127 },
+                  { 8, -128 }, { 12, 15 }, { 13, 31 }, { 14, 31 } };
     static const int signs[] = { 1, -1, 0 };
 
     (void)state;
@@ -150,7 +150,10 @@ static void extreme_codes_sum_exactly(void **state)
                 while (t->type != cases[c].type)
                     t++;
                 src = mem_alloc((size_t)rows * cols / t->elems * t->bytes);
-                memset(src, cases[c].value == -128 ? 0x80 : t->type == 8 ? 0x7f : 0xff,
+                memset(src,
+                       cases[c].value == -128 ? 0x80
+                       : t->type == 8         ? 0x7f
+                                              : 0xff,
                        (size_t)rows * cols / t->elems * t->bytes);
                 for (size_t b = 0; b < (size_t)rows * cols / t->elems; b++) {
                     uint8_t *p = src + b * t->bytes;
@@ -242,9 +245,9 @@ static void outputs_land_where_they_should(void **state)
                 w[k] = weights_new(&test_types[3 + 2 * k], rows[k], cols, &r);
                 kern_matmul(&w[k].m, &act, sep[k], rows[k], NULL, false, pool2);
             }
-            mm[0] = (struct kern_mm){ &w[0].m, y, ldy, bias, false };
-            mm[1] = (struct kern_mm){ &w[1].m, y + 40, ldy, NULL, true };
-            mm[2] = (struct kern_mm){ &w[2].m, z, rows[2], NULL, false };
+            mm[0] = (struct kern_mm) { &w[0].m, y, ldy, bias, false };
+            mm[1] = (struct kern_mm) { &w[1].m, y + 40, ldy, NULL, true };
+            mm[2] = (struct kern_mm) { &w[2].m, z, rows[2], NULL, false };
             kern_matmul_many(mm, 3, &act, pool2);
             for (uint32_t i = 0; i < n; i++)
                 for (uint32_t j = 0; j < ldy; j++) {

@@ -56,8 +56,8 @@ static void packed_bits_per_weight_are_those_of_the_file(void **state)
     static const struct {
         uint32_t type;
         double bits;
-    } cases[] = { { 2, 4.5 }, { 3, 5 },       { 6, 5.5 },      { 7, 6 },       { 8, 8.5 },
-                  { 12, 4.625 }, { 13, 5.625 }, { 14, 6.5625 }, { 0, 32 }, { 1, 16 }, { 30, 16 } };
+    } cases[] = { { 2, 4.5 },    { 3, 5 },       { 6, 5.5 }, { 7, 6 },  { 8, 8.5 }, { 12, 4.625 },
+                  { 13, 5.625 }, { 14, 6.5625 }, { 0, 32 },  { 1, 16 }, { 30, 16 } };
 
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++)

@@ -9,8 +9,10 @@ static struct kern_pool *pool;
 
 static const uint32_t lengths[] = { 1, 2, 7, 15, 16, 17, 31, 33, 64, 100, 255, 576, 640, 1537 };
 
-#define EACH_LEVEL(l) for (size_t l = 0; l < COUNT(levels); l++) if (use_level(levels[l]))
-#define EACH_LENGTH(n)                                                                            \
+#define EACH_LEVEL(l)                                                                              \
+    for (size_t l = 0; l < COUNT(levels); l++)                                                     \
+        if (use_level(levels[l]))
+#define EACH_LENGTH(n)                                                                             \
     for (size_t n##_ = 0, n; n##_ < COUNT(lengths) && (n = lengths[n##_], true); n##_++)
 
 static bool close_to(double got, double want, double rel)

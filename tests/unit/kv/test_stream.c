@@ -44,15 +44,9 @@ static int note(void *ctx, const struct kv_frame *f)
             buf_f(&s->text, " %llx", (unsigned long long)kv_frame_key(f, i));
         buf_c(&s->text, ';');
         break;
-    case KV_FRAME_CLEAR:
-        buf_f(&s->text, "clear %u;", f->endpoint);
-        break;
-    case KV_FRAME_READY:
-        buf_f(&s->text, "ready %llu;", (unsigned long long)f->pairs);
-        break;
-    case KV_FRAME_BEAT:
-        buf_f(&s->text, "beat %llu;", (unsigned long long)f->pairs);
-        break;
+    case KV_FRAME_CLEAR: buf_f(&s->text, "clear %u;", f->endpoint); break;
+    case KV_FRAME_READY: buf_f(&s->text, "ready %llu;", (unsigned long long)f->pairs); break;
+    case KV_FRAME_BEAT: buf_f(&s->text, "beat %llu;", (unsigned long long)f->pairs); break;
     }
     return ++s->frames == s->stop_at ? ERR_CANCELLED : 0;
 }

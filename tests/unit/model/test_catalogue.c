@@ -107,8 +107,14 @@ static void hugging_face_names_are_told_from_paths(void **state)
 static void a_kept_file_s_name_is_plain_and_its_own(void **state)
 {
     static const char *const names[] = {
-        "https://host/a/model.gguf", "https://host/b/model.gguf", "http://h/../../etc/passwd",
-        "https://host/x?token=secret&b=/\n", "https://u:secret@host", "org/repo", "org/repo@v2", "org/repo/x.gguf",
+        "https://host/a/model.gguf",
+        "https://host/b/model.gguf",
+        "http://h/../../etc/passwd",
+        "https://host/x?token=secret&b=/\n",
+        "https://u:secret@host",
+        "org/repo",
+        "org/repo@v2",
+        "org/repo/x.gguf",
     };
     struct buf seen[COUNT(names)];
 
@@ -117,7 +123,8 @@ static void a_kept_file_s_name_is_plain_and_its_own(void **state)
         buf_init(&seen[i], 512);
         assert_true(catalogue_file(str_of(names[i]), &seen[i]));
         assert_int_equal(strspn(seen[i].p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                           "0123456789._-"), seen[i].len);
+                                           "0123456789._-"),
+                         seen[i].len);
         assert_true(str_ends(buf_view(&seen[i]), STR(".gguf")));
         assert_null(strstr(seen[i].p, "secret"));
         for (size_t k = 0; k < i; k++)

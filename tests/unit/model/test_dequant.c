@@ -12,8 +12,8 @@
 
 #include <cmocka.h>
 
-static const char *const names[] = { "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1",
-                                     "Q4_K", "Q5_K", "Q6_K" };
+static const char *const names[] = { "F32",  "F16",  "BF16", "Q8_0", "Q4_0", "Q4_1",
+                                     "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K" };
 
 static uint8_t nibble(char c)
 {
@@ -69,8 +69,8 @@ static void halves_are_exact_at_the_edges(void **state)
         uint16_t bits;
         float want;
     } cases[] = {
-        { 0x0000, 0 }, { 0x8000, -0.0f }, { 0x0001, 0x1p-24f }, { 0x03ff, 0x1.ff8p-15f },
-        { 0x0400, 0x1p-14f }, { 0x3c00, 1 }, { 0xc000, -2 }, { 0x7bff, 65504 },
+        { 0x0000, 0 },        { 0x8000, -0.0f },     { 0x0001, 0x1p-24f }, { 0x03ff, 0x1.ff8p-15f },
+        { 0x0400, 0x1p-14f }, { 0x3c00, 1 },         { 0xc000, -2 },       { 0x7bff, 65504 },
         { 0x7c00, INFINITY }, { 0xfc00, -INFINITY },
     };
     float got;
@@ -80,7 +80,7 @@ static void halves_are_exact_at_the_edges(void **state)
         tensor_dequant_row(TENSOR_F16, &cases[i].bits, &got, 1);
         assert_memory_equal(&got, &cases[i].want, sizeof(got));
     }
-    tensor_dequant_row(TENSOR_F16, &(uint16_t){ 0x7e01 }, &got, 1);
+    tensor_dequant_row(TENSOR_F16, &(uint16_t) { 0x7e01 }, &got, 1);
     assert_true(isnan(got));
 }
 
@@ -100,8 +100,8 @@ static void types_we_do_not_read_are_not_known(void **state)
 /* The quantizers of tools/mkmodel: what comes back is near what went in. */
 static void what_mkmodel_quantizes_is_near(void **state)
 {
-    static const float tolerance[] = { 0, 0.001f, 0.005f, 0.01f, 0.14f, 0.08f, 0.07f, 0.04f,
-                                       0.09f, 0.05f, 0.04f };
+    static const float tolerance[] = { 0,     0.001f, 0.005f, 0.01f, 0.14f, 0.08f,
+                                       0.07f, 0.04f,  0.09f,  0.05f, 0.04f };
     float x[512], y[512];
     uint8_t out[2048];
 

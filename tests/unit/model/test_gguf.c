@@ -73,7 +73,7 @@ static int open_buf(struct gguf **g, const struct buf *b, struct err *e)
     /* A copy of the exact size, so that a sanitizer sees a read past the end. */
     size_t n = b->len;
     char *copy = mem_dup(b->p, n);
-    int rc = gguf_open_bytes(g, (struct str){ copy, n }, e);
+    int rc = gguf_open_bytes(g, (struct str) { copy, n }, e);
 
     if (rc != 0)
         mem_free(copy);
@@ -119,8 +119,8 @@ static void what_is_not_gguf_is_named(void **state)
         struct gguf *g;
         struct err e = { 0 };
 
-        assert_int_not_equal(
-            gguf_open_bytes(&g, (struct str){ cases[i].bytes, cases[i].n }, &e), 0);
+        assert_int_not_equal(gguf_open_bytes(&g, (struct str) { cases[i].bytes, cases[i].n }, &e),
+                             0);
         if (strstr(e.msg, cases[i].says) == NULL)
             fail_msg("case %zu: %s", i, e.msg);
     }
@@ -218,8 +218,16 @@ static void alignment_is_a_power_of_two_in_range(void **state)
         uint32_t align;
         int rc;
     } cases[] = {
-        { 0, ERR_LIMIT }, { 1, ERR_LIMIT }, { 4, ERR_LIMIT }, { 24, ERR_LIMIT }, { 8, 0 }, { 32, 0 },
-        { 64, 0 }, { 65536, 0 }, { 131072, ERR_LIMIT }, { UINT32_MAX, ERR_LIMIT },
+        { 0, ERR_LIMIT },
+        { 1, ERR_LIMIT },
+        { 4, ERR_LIMIT },
+        { 24, ERR_LIMIT },
+        { 8, 0 },
+        { 32, 0 },
+        { 64, 0 },
+        { 65536, 0 },
+        { 131072, ERR_LIMIT },
+        { UINT32_MAX, ERR_LIMIT },
     };
 
     (void)state;
@@ -290,8 +298,8 @@ static void damaged_tensors_are_refused(void **state)
 
         buf_init(&b, 1 << 20);
         head(&b, 1, 0);
-        tensor(&b, cases[i].name, cases[i].dims <= 5 ? cases[i].dims : 4, cases[i].ne0, cases[i].ne1,
-               cases[i].type, cases[i].offset);
+        tensor(&b, cases[i].name, cases[i].dims <= 5 ? cases[i].dims : 4, cases[i].ne0,
+               cases[i].ne1, cases[i].type, cases[i].offset);
         if (cases[i].dims > 5)
             memcpy(b.p + 24 + 8 + strlen(cases[i].name), &cases[i].dims, 4);
         data(&b, 64);

@@ -268,7 +268,9 @@ static void rope_scaling_is_linear_or_refused(void **state)
         const char *type;
         int rc;
         double scale;
-    } cases[] = { { "none", 0, 1 }, { "linear", 0, 4 }, { "yarn", ERR_UNSUPPORTED, 0 },
+    } cases[] = { { "none", 0, 1 },
+                  { "linear", 0, 4 },
+                  { "yarn", ERR_UNSUPPORTED, 0 },
                   { "longrope", ERR_UNSUPPORTED, 0 } };
 
     (void)state;
@@ -285,7 +287,7 @@ static void rope_scaling_is_linear_or_refused(void **state)
         buf_add(&text, &n, 8);
         buf_z(&text, cases[i].type);
         add_key(&b, "llama.rope.scaling.type", GGUF_STRING, text.p, text.len);
-        add_key(&b, "llama.rope.scaling.factor", GGUF_F32, &(float){ 4 }, 4);
+        add_key(&b, "llama.rope.scaling.factor", GGUF_F32, &(float) { 4 }, 4);
         assert_int_equal(open_bytes(&m, &b, &e), cases[i].rc);
         if (m != NULL)
             assert_true(m->layers[0].rope_scale == cases[i].scale);
@@ -306,7 +308,7 @@ static void a_window_in_every_layer_is_one_group(void **state)
     small(&o, "llama");
     o.layers = 2;
     build(&o, &b);
-    add_key(&b, "llama.attention.sliding_window", GGUF_U32, &(uint32_t){ 64 }, 4);
+    add_key(&b, "llama.attention.sliding_window", GGUF_U32, &(uint32_t) { 64 }, 4);
     assert_int_equal(open_bytes(&m, &b, &e), 0);
     assert_int_equal(m->group_count, 1);
     assert_int_equal(m->groups[0].window, 64);
@@ -347,7 +349,8 @@ static void numbers_out_of_range_are_refused(void **state)
         { "llama.rope.dimension_count", 32, ERR_PARSE, "at most 16" },
         { "llama.embedding_length", 0xffffffff, ERR_LIMIT, "embedding_length" },
         { "llama.embedding_length", 64, ERR_PARSE, "token_embd.weight is 32x" },
-        { "llama.feed_forward_length", 64, ERR_PARSE, "ffn_gate.weight is 32x32x1x1, expected 32x64" },
+        { "llama.feed_forward_length", 64, ERR_PARSE,
+          "ffn_gate.weight is 32x32x1x1, expected 32x64" },
         { "llama.context_length", 0, ERR_LIMIT, "context_length" },
         { "llama.attention.layer_norm_rms_epsilon", 0, ERR_PARSE, "positive" },
         { "llama.attention.layer_norm_rms_epsilon", 0x7f800000, ERR_PARSE, "positive" },
@@ -387,12 +390,12 @@ static void tensors_missing_left_over_or_misshaped_are_named(void **state)
     buf_fini(&b);
 
     build(&o, &b);
-    patch(&b, "output_norm.weight", 4, &(uint64_t){ 31 }, 8);
+    patch(&b, "output_norm.weight", 4, &(uint64_t) { 31 }, 8);
     expect(&b, ERR_PARSE, "output_norm.weight is 31x");
     buf_fini(&b);
 
     build(&o, &b);
-    patch(&b, "output_norm.weight", 12, &(uint32_t){ TENSOR_F16 }, 4);
+    patch(&b, "output_norm.weight", 12, &(uint32_t) { TENSOR_F16 }, 4);
     expect(&b, ERR_UNSUPPORTED, "must be F32");
     buf_fini(&b);
 }
@@ -406,7 +409,8 @@ static void an_unknown_architecture_lists_the_known(void **state)
     small(&o, "llama");
     build(&o, &b);
     patch(&b, "general.architecture", 12, "mamba", 5);
-    expect(&b, ERR_UNSUPPORTED, "\"mamba\" is not supported; these are: llama, qwen2, qwen3, gemma3");
+    expect(&b, ERR_UNSUPPORTED,
+           "\"mamba\" is not supported; these are: llama, qwen2, qwen3, gemma3");
     patch(&b, "general.architecture", 12, "m\nm\rm", 5);
     expect(&b, ERR_UNSUPPORTED, "(unprintable)");
     buf_fini(&b);
@@ -487,9 +491,16 @@ static void the_digest_tells_models_apart(void **state)
 static void a_model_is_described(void **state)
 {
     static const char *const says[] = {
-        "gemma3: 6 layers, 32 wide", "tied embedding", "F32", "2 heads, 1 KV heads of 16",
-        "1 layers see all, 5 the last 32 tokens", "base 1e+06 (windowed layers 10000)",
-        "tokenizer      llama", "chat template  yes", "KV cache       0.4 KiB a token", "2048 tokens",
+        "gemma3: 6 layers, 32 wide",
+        "tied embedding",
+        "F32",
+        "2 heads, 1 KV heads of 16",
+        "1 layers see all, 5 the last 32 tokens",
+        "base 1e+06 (windowed layers 10000)",
+        "tokenizer      llama",
+        "chat template  yes",
+        "KV cache       0.4 KiB a token",
+        "2048 tokens",
     };
     struct mkmodel o;
     struct model *m;

@@ -25,17 +25,17 @@ static inline void pulse(void *ctx)
 }
 
 /* Runs the loop until the condition holds; fails when it does not within WAIT_MS_MAX. */
-#define WAIT(cond)                                                               \
-    do {                                                                         \
-        uint64_t until_ = clock_ms() + WAIT_MS_MAX;                              \
-        struct loop_timer *t_ = loop_timer_new(loop, pulse, NULL);               \
-        loop_timer_arm(t_, 1, 1);                                                \
-        while (!(cond)) {                                                        \
-            if (clock_ms() > until_)                                             \
-                fail_msg("waited in vain at line %d for: %s", __LINE__, #cond);  \
-            loop_run(loop);                                                      \
-        }                                                                        \
-        loop_timer_free(t_);                                                     \
+#define WAIT(cond)                                                                                 \
+    do {                                                                                           \
+        uint64_t until_ = clock_ms() + WAIT_MS_MAX;                                                \
+        struct loop_timer *t_ = loop_timer_new(loop, pulse, NULL);                                 \
+        loop_timer_arm(t_, 1, 1);                                                                  \
+        while (!(cond)) {                                                                          \
+            if (clock_ms() > until_)                                                               \
+                fail_msg("waited in vain at line %d for: %s", __LINE__, #cond);                    \
+            loop_run(loop);                                                                        \
+        }                                                                                          \
+        loop_timer_free(t_);                                                                       \
     } while (0)
 
 /* Runs the loop for some milliseconds: only to show that something does not happen. */
@@ -110,7 +110,7 @@ static inline void raw_start(struct raw *r, uint16_t port)
 {
     struct err e;
 
-    *r = (struct raw){ 0 };
+    *r = (struct raw) { 0 };
     buf_init(&r->in, (size_t)64 << 20);
     assert_int_equal(conn_open(loop, "127.0.0.1", port, NULL, &raw_ops, r, &r->c, &e), 0);
     WAIT(r->open || r->closed);

@@ -56,7 +56,7 @@ static void addresses_parse_or_are_refused(void **state)
                  addr_is_loopback("10.0.0.1") || addr_is_loopback("127.0.0.1.example"));
 }
 
-static struct raw far;            /* the accepted side */
+static struct raw far; /* the accepted side */
 static struct conn *accepted_conn;
 static int drains;
 
@@ -74,7 +74,7 @@ static const struct conn_ops far_ops = {
 static void on_accept(void *ctx, struct conn *c)
 {
     (void)ctx;
-    far = (struct raw){ .c = c, .open = true };
+    far = (struct raw) { .c = c, .open = true };
     buf_init(&far.in, (size_t)64 << 20);
     conn_set_ctx(c, &far_ops, &far);
     accepted_conn = c;
@@ -138,13 +138,13 @@ static void a_slow_reader_fills_the_queue_then_drains_it(void **state)
     conn_pause(near.c);
     for (int i = 0; rc == 0 && i < 10000; i++) { /* the kernel's buffers first, then ours */
         memset(piece, 'a' + i % 26, PIECE);
-        rc = conn_write(far.c, (struct str){ piece, PIECE });
+        rc = conn_write(far.c, (struct str) { piece, PIECE });
         sent += rc == 0 ? PIECE : 0;
         seen_max = MAX(seen_max, conn_queued(far.c));
     }
     assert_int_equal(rc, ERR_AGAIN);
     assert_true(seen_max <= CEILING);
-    assert_int_equal(conn_write(far.c, (struct str){ piece, CEILING }), ERR_AGAIN);
+    assert_int_equal(conn_write(far.c, (struct str) { piece, CEILING }), ERR_AGAIN);
     run_ms(20);
     assert_int_equal(drains, 0);
     conn_resume(near.c);
@@ -157,7 +157,7 @@ static void a_slow_reader_fills_the_queue_then_drains_it(void **state)
     /* into an empty queue any size goes */
     mem_free(piece);
     piece = mem_zalloc(CEILING * 2);
-    assert_int_equal(conn_write(far.c, (struct str){ piece, CEILING * 2 }), 0);
+    assert_int_equal(conn_write(far.c, (struct str) { piece, CEILING * 2 }), 0);
     WAIT(near.in.len == sent + CEILING * 2);
     mem_free(piece);
     raw_end(&near);
@@ -177,16 +177,16 @@ static void borrowed_bytes_are_released_once_however_it_ends(void **state)
     released = 0;
     conn_pause(near.c);
     while (rc == 0) {
-        rc = conn_write_ref(far.c, (struct str){ bytes, n }, release, NULL);
+        rc = conn_write_ref(far.c, (struct str) { bytes, n }, release, NULL);
         given += rc == 0;
         assert_true(given < 100);
     }
     assert_int_equal(rc, ERR_AGAIN);
-    assert_int_equal(conn_write_ref_force(far.c, (struct str){ bytes, n }, release, NULL), 0);
+    assert_int_equal(conn_write_ref_force(far.c, (struct str) { bytes, n }, release, NULL), 0);
     given++;
     assert_true(released < given);
     conn_close(far.c); /* drops what is queued */
-    assert_int_equal(conn_write_ref(far.c, (struct str){ bytes, n }, release, NULL), ERR_CLOSED);
+    assert_int_equal(conn_write_ref(far.c, (struct str) { bytes, n }, release, NULL), ERR_CLOSED);
     assert_false(far.closed); /* never from inside */
     WAIT(far.closed);
     assert_int_equal(released, given);
@@ -239,23 +239,23 @@ static void a_refused_or_silent_address_ends_in_on_close(void **state)
     assert_int_equal(r.rc, ERR_IO);
     assert_false(r.open);
     /* a name that does not exist */
-    r = (struct raw){ 0 };
+    r = (struct raw) { 0 };
     assert_int_equal(conn_open(loop, "name.invalid", 80, &o, &raw_ops, &r, &r.c, &e), 0);
     WAIT(r.closed);
     assert_true(r.rc == ERR_IO || r.rc == ERR_TIMEOUT);
     /* TEST-NET-1 swallows packets, or the network refuses them at once */
-    r = (struct raw){ 0 };
+    r = (struct raw) { 0 };
     begun = clock_ms();
     assert_int_equal(conn_open(loop, "192.0.2.1", 80, &o, &raw_ops, &r, &r.c, &e), 0);
     WAIT(r.closed);
     assert_true(r.rc == ERR_TIMEOUT || r.rc == ERR_IO);
     assert_true(clock_ms() - begun < 1000);
     /* closing in the middle of a look-up and of a connect */
-    r = (struct raw){ 0 };
+    r = (struct raw) { 0 };
     assert_int_equal(conn_open(loop, "localhost", port, NULL, &raw_ops, &r, &r.c, &e), 0);
     conn_close(r.c);
     WAIT(r.closed);
-    r = (struct raw){ 0 };
+    r = (struct raw) { 0 };
     assert_int_equal(conn_open(loop, "192.0.2.1", 80, &o, &raw_ops, &r, &r.c, &e), 0);
     conn_close(r.c);
     WAIT(r.closed);

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define H "Host: a\r\n"
-#define GET "GET / HTTP/1.1\r\n" H
-#define POST "POST / HTTP/1.1\r\n" H
+#define H       "Host: a\r\n"
+#define GET     "GET / HTTP/1.1\r\n" H
+#define POST    "POST / HTTP/1.1\r\n" H
 #define CHUNKED "Transfer-Encoding: chunked\r\n\r\n"
 
 static const struct http1_limits limits = { 16384, 100, 1000 };
@@ -112,7 +112,13 @@ static const struct refusal {
     const char *reason;
     struct str text;
 } refusals[] = {
-#define R(status, reason, text) { status, reason, { text, sizeof(text) - 1 } }
+#define R(status, reason, text)                                                                    \
+    {                                                                                              \
+        status, reason,                                                                            \
+        {                                                                                          \
+            text, sizeof(text) - 1                                                                 \
+        }                                                                                          \
+    }
     /* H1-01 */
     R(400, "framing_cl_te", POST "Content-Length: 3\r\n" CHUNKED "3\r\nabc\r\n0\r\n\r\n"),
     R(400, "framing_cl_te", POST "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc"),
@@ -378,8 +384,8 @@ static void replies_parse_at_every_cut(void **state)
 
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
-        struct outcome o = at_every_cut(HTTP1_REPLY, cases[i].head_only, str_of(cases[i].text),
-                                        cases[i].eof);
+        struct outcome o =
+            at_every_cut(HTTP1_REPLY, cases[i].head_only, str_of(cases[i].text), cases[i].eof);
 
         if (o.event != cases[i].event || o.status != cases[i].status)
             fail_msg("event %d, %d %s: %s", o.event, o.status, o.reason, cases[i].text);

@@ -25,7 +25,7 @@ static void on_accept(void *ctx, struct conn *c)
 
     (void)ctx;
     assert_true(peers <= COUNT(peer));
-    *r = (struct raw){ .c = c, .open = true };
+    *r = (struct raw) { .c = c, .open = true };
     buf_init(&r->in, (size_t)64 << 20);
     conn_set_ctx(c, &raw_ops, r);
 }
@@ -79,16 +79,18 @@ static void finish(void)
 
 static struct http_call_opts opts(const char *method, const char *path, const char *body)
 {
-    return (struct http_call_opts){ .host = "127.0.0.1", .port = listener_port(listener),
-                                    .method = str_of(method), .path = str_of(path),
-                                    .body = str_of(body) };
+    return (struct http_call_opts) { .host = "127.0.0.1",
+                                     .port = listener_port(listener),
+                                     .method = str_of(method),
+                                     .path = str_of(path),
+                                     .body = str_of(body) };
 }
 
 static void call(struct result *r, const struct http_call_opts *o)
 {
     struct err e;
 
-    *r = (struct result){ 0 };
+    *r = (struct result) { 0 };
     buf_init(&r->body, (size_t)64 << 20);
     assert_int_equal(http_call_start(client, o, &ops, r, &r->call, &e), 0);
     assert_int_equal(r->ends, 0);
@@ -108,7 +110,7 @@ static void the_request_has_the_promised_bytes(void **state)
     (void)state;
     begin();
     o = opts("POST", "/v1/x?y=z", "hi");
-    o.headers = (struct http_headers){ h, COUNT(h) };
+    o.headers = (struct http_headers) { h, COUNT(h) };
     call(&r, &o);
     snprintf(
         want, sizeof(want),
@@ -361,7 +363,7 @@ static void pausing_holds_the_peer_back_and_stops_the_gap_clock(void **state)
     raw_send(&peer[0], "HTTP/1.1 200 OK\r\n\r\n");
     WAIT(r.heads == 1);
     http_call_pause(r.call);
-    while (conn_write(peer[0].c, (struct str){ piece, PIECE }) == 0) {
+    while (conn_write(peer[0].c, (struct str) { piece, PIECE }) == 0) {
         n += PIECE;
         assert_true(n < (size_t)100 << 20);
     }
@@ -456,8 +458,11 @@ static struct result chain_result;
 static void chain_end(void *ctx, int rc, bool sent, bool got)
 {
     static const struct http_call_ops again = { on_head, on_body, chain_end };
-    struct http_call_opts o = { .host = "127.0.0.1", .port = http_server_port(server),
-                                .method = STR("POST"), .path = STR("/"), .body = STR("x") };
+    struct http_call_opts o = { .host = "127.0.0.1",
+                                .port = http_server_port(server),
+                                .method = STR("POST"),
+                                .path = STR("/"),
+                                .body = STR("x") };
     struct err e;
 
     on_end(ctx, rc, sent, got);
@@ -474,7 +479,7 @@ static void calls_from_on_end_reuse_the_connection(void **state)
     (void)state;
     served = 0;
     chain_left = 1001;
-    chain_result = (struct result){ 0 };
+    chain_result = (struct result) { 0 };
     buf_init(&chain_result.body, 1 << 20);
     assert_int_equal(http_server_open(loop, &so, serve, NULL, &server, &e), 0);
     client = http_client_new(loop);

@@ -50,7 +50,7 @@ static void handle(void *ctx, struct http_req *r)
                                    { STR("Content-Length"), STR("99") },
                                    { STR("Connection"), STR("close") } };
 
-        http_reply(r, 200, NULL, STR("ok"), &(struct http_headers){ h, COUNT(h) });
+        http_reply(r, 200, NULL, STR("ok"), &(struct http_headers) { h, COUNT(h) });
     } else {
         struct buf b;
 
@@ -118,7 +118,7 @@ static void answers_have_the_promised_bytes(void **state)
     struct raw c;
 
     (void)state;
-    raw_start(&c, start((struct http_server_opts){ 0 }));
+    raw_start(&c, start((struct http_server_opts) { 0 }));
     for (size_t i = 0; i < COUNT(cases); i++) { /* all on one connection */
         raw_send(&c, cases[i].request);
         WAIT(c.in.len >= strlen(cases[i].answer));
@@ -135,7 +135,7 @@ static void http_1_0_streams_end_with_the_connection(void **state)
     struct raw c;
 
     (void)state;
-    raw_start(&c, start((struct http_server_opts){ 0 }));
+    raw_start(&c, start((struct http_server_opts) { 0 }));
     raw_send(&c, "GET /stream HTTP/1.0\r\n\r\n");
     WAIT(c.eof);
     assert_true(raw_has(&c, "Connection: close\r\n\r\nhello0123456789abcdef"));
@@ -150,7 +150,7 @@ static void pipelined_requests_are_answered_in_order_one_at_a_time(void **state)
     struct raw c;
 
     (void)state;
-    raw_start(&c, start((struct http_server_opts){ 0 }));
+    raw_start(&c, start((struct http_server_opts) { 0 }));
     raw_send(&c, "GET /hold HTTP/1.1\r\n" H "\r\nGET /second HTTP/1.1\r\n" H "\r\n"
                  "GET /hold HTTP/1.1\r\n" H "\r\nGET /fo");
     WAIT(held[0] != NULL);
@@ -179,7 +179,7 @@ static void a_deep_pipeline_does_not_starve_or_grow(void **state)
     buf_init(&b, 1 << 20);
     for (int i = 0; i < N; i++)
         buf_z(&b, "GET /p HTTP/1.1\r\n" H "\r\n");
-    raw_start(&c, start((struct http_server_opts){ 0 }));
+    raw_start(&c, start((struct http_server_opts) { 0 }));
     assert_int_equal(conn_write(c.c, buf_view(&b)), 0);
     WAIT(handled == N);
     WAIT(c.in.len == N * strlen("HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Type: text/plain\r\n"
@@ -207,7 +207,7 @@ static void refused_framing_gets_an_error_object_and_the_connection_closes(void 
         { "POST / HTTP/1.1\r\n" H "Expect: x\r\n\r\n", 417, "expect" },
         { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: br\r\n\r\n", 501, "framing_te" },
     };
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
 
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -248,7 +248,7 @@ static void a_client_that_leaves_while_the_handler_waits_is_noticed(void **state
     static const struct {
         bool reset, pipelined;
     } cases[] = { { false, false }, { true, false }, { false, true }, { true, true } };
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
 
     (void)state;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -279,7 +279,7 @@ static void a_request_whose_client_left_unseen_can_still_be_answered(void **stat
     struct raw c;
 
     (void)state;
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
     hold_quietly = true;
     for (int i = 0; i < 3; i++) {
         raw_start(&c, port);
@@ -313,13 +313,13 @@ static void a_slow_reader_pushes_back_and_is_told_when_there_is_room(void **stat
 
     (void)state;
     memset(piece, 'x', PIECE);
-    raw_start(&c, start((struct http_server_opts){ .write_bytes_max = 256 << 10 }));
+    raw_start(&c, start((struct http_server_opts) { .write_bytes_max = 256 << 10 }));
     raw_send(&c, "GET /hold HTTP/1.1\r\n" H "\r\n");
     WAIT(held[0] != NULL);
     conn_pause(c.c);
     http_req_on_drain(held[0], on_drain, NULL);
     http_reply_start(held[0], 200, NULL, NULL);
-    while ((rc = http_reply_chunk(held[0], (struct str){ piece, PIECE })) == 0) {
+    while ((rc = http_reply_chunk(held[0], (struct str) { piece, PIECE })) == 0) {
         sent++;
         assert_true(sent < 2000); /* 64 MiB: more than the kernel holds */
     }
@@ -346,13 +346,13 @@ static void a_client_that_reads_nothing_is_dropped(void **state)
     int rc = 0;
 
     (void)state;
-    raw_start(&c, start((struct http_server_opts){ .stall_ms = 300 }));
+    raw_start(&c, start((struct http_server_opts) { .stall_ms = 300 }));
     conn_pause(c.c);
     raw_send(&c, "GET /hold HTTP/1.1\r\n" H "\r\n");
     WAIT(held[0] != NULL);
     http_reply_start(held[0], 200, NULL, NULL);
     while (rc == 0)
-        rc = http_reply_chunk(held[0], (struct str){ piece, sizeof(piece) });
+        rc = http_reply_chunk(held[0], (struct str) { piece, sizeof(piece) });
     assert_int_equal(rc, ERR_AGAIN);
     WAIT(gone == 1);
     raw_end(&c);
@@ -365,7 +365,7 @@ static void expect_100_continue_is_answered_only_when_the_body_is_awaited(void *
     struct raw c;
 
     (void)state;
-    raw_start(&c, start((struct http_server_opts){ .body_bytes_max = 100 }));
+    raw_start(&c, start((struct http_server_opts) { .body_bytes_max = 100 }));
     raw_send(&c, "POST /echo HTTP/1.1\r\n" H "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n");
     WAIT(raw_has(&c, "HTTP/1.1 100 Continue\r\n\r\n"));
     raw_send(&c, "hi");
@@ -393,7 +393,7 @@ static void guard(void *ctx, struct http_req *r)
 
 static void on_head_can_refuse_before_the_body_is_read(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ .on_head = guard });
+    uint16_t port = start((struct http_server_opts) { .on_head = guard });
     struct raw c;
 
     (void)state;
@@ -416,7 +416,7 @@ static void on_head_can_refuse_before_the_body_is_read(void **state)
 static void slow_heads_and_bodies_get_408_and_idle_ones_nothing(void **state)
 {
     uint16_t port =
-        start((struct http_server_opts){ .head_ms = 150, .body_ms = 150, .idle_ms = 400 });
+        start((struct http_server_opts) { .head_ms = 150, .body_ms = 150, .idle_ms = 400 });
     struct raw head, body, idle, kept, empty_line;
 
     (void)state;
@@ -447,7 +447,7 @@ static void slow_heads_and_bodies_get_408_and_idle_ones_nothing(void **state)
 
 static void held_bodies_have_a_common_ceiling(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ .bodies_bytes_max = 1000 });
+    uint16_t port = start((struct http_server_opts) { .bodies_bytes_max = 1000 });
     struct raw a, b;
     char body[801];
 
@@ -477,7 +477,7 @@ static void held_bodies_have_a_common_ceiling(void **state)
 
 static void an_aborted_stream_looks_cut(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
     struct raw c;
 
     (void)state;
@@ -511,7 +511,7 @@ static void header_values_cannot_split_an_answer(void **state)
     struct raw c;
 
     (void)state;
-    raw_start(&c, start((struct http_server_opts){ 0 }));
+    raw_start(&c, start((struct http_server_opts) { 0 }));
     raw_send(&c, "GET /inject HTTP/1.1\r\n" H "\r\n");
     WAIT(c.eof);
     assert_true(str_eqz(buf_view(&c.in), "HTTP/1.1 200 OK\r\nServer: llmd\r\nContent-Length: 2\r\n"
@@ -523,7 +523,7 @@ static void header_values_cannot_split_an_answer(void **state)
 /* req: LIM-01 */
 static void past_conns_max_new_ones_wait_then_are_shed(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ .conns_max = 2 });
+    uint16_t port = start((struct http_server_opts) { .conns_max = 2 });
     struct raw a, b, c, d;
 
     (void)state;
@@ -553,7 +553,7 @@ static void past_conns_max_new_ones_wait_then_are_shed(void **state)
 /* req: LIM-02 */
 static void one_address_has_its_share_of_connections(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ .conns_per_peer_max = 2 });
+    uint16_t port = start((struct http_server_opts) { .conns_per_peer_max = 2 });
     struct raw a, b, c;
 
     (void)state;
@@ -574,7 +574,7 @@ static void one_address_has_its_share_of_connections(void **state)
 
 static void draining_ends_idle_now_and_busy_after_their_answer(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
     struct raw idle, busy, late = { 0 };
     struct err e;
 
@@ -600,7 +600,7 @@ static void draining_ends_idle_now_and_busy_after_their_answer(void **state)
 
 static void closing_the_server_breaks_everything_and_says_so(void **state)
 {
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
     struct raw a, b;
 
     (void)state;
@@ -625,7 +625,7 @@ static void ten_thousand_idle_connections_are_cheap(void **state)
     size_t n, before, after;
     struct raw busy;
     struct raw *idle;
-    uint16_t port = start((struct http_server_opts){ 0 });
+    uint16_t port = start((struct http_server_opts) { 0 });
 
     (void)state;
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &fds), 0);

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #define THREADS 4
-#define POSTS 2000
+#define POSTS   2000
 
 static uint32_t seen[THREADS], out_of_order, total;
 

@@ -63,7 +63,7 @@ static void same_events_at_every_cut(void **state)
                     size_t n = MIN(at == 0 && cut != 0 ? cut : step, len - at);
                     char *copy = mem_dup(cases[i].in + at, n);
 
-                    assert_int_equal(sse_feed(&s, (struct str){ copy, n }, collect, &out), 0);
+                    assert_int_equal(sse_feed(&s, (struct str) { copy, n }, collect, &out), 0);
                     mem_free(copy);
                     at += n;
                 }

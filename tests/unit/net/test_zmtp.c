@@ -27,11 +27,11 @@ static struct str hex(struct buf *b, const char *text)
 }
 
 #define GREETING                                                                                   \
-    "ff 00000000 00000000 7f 03 00 4e554c4c 00000000 00000000 00000000 00000000 00"               \
+    "ff 00000000 00000000 7f 03 00 4e554c4c 00000000 00000000 00000000 00000000 00"                \
     "00000000 00000000 00000000 00000000 00000000 00000000 00000000 000000"
 /* libzmq's own, which says minor version 1 */
 #define GREETING_31                                                                                \
-    "ff 00000000 00000001 7f 03 01 4e554c4c 00000000 00000000 00000000 00000000 00"               \
+    "ff 00000000 00000001 7f 03 01 4e554c4c 00000000 00000000 00000000 00000000 00"                \
     "00000000 00000000 00000000 00000000 00000000 00000000 00000000 000000"
 #define READY_SUB "04190552454144590b536f636b65742d5479706500000003535542"
 #define READY_PUB "04190552454144590b536f636b65742d5479706500000003505542"
@@ -45,12 +45,12 @@ static void what_we_write_are_the_published_bytes(void **state)
     (void)state;
     buf_init(&want, 4096);
     buf_init(&got, 4096);
-#define SAME(text)                                                              \
-    do {                                                                        \
-        (void)hex(&want, text);                                                 \
-        assert_int_equal(got.len, want.len);                                    \
-        assert_memory_equal(got.p, want.p, want.len);                           \
-        buf_reset(&got);                                                        \
+#define SAME(text)                                                                                 \
+    do {                                                                                           \
+        (void)hex(&want, text);                                                                    \
+        assert_int_equal(got.len, want.len);                                                       \
+        assert_memory_equal(got.p, want.p, want.len);                                              \
+        buf_reset(&got);                                                                           \
     } while (0)
     buf_add(&got, zmtp_greeting, sizeof(zmtp_greeting));
     SAME(GREETING);
@@ -59,22 +59,22 @@ static void what_we_write_are_the_published_bytes(void **state)
     assert_true(zmtp_put_ready(&got, "DEALER"));
     SAME("0429 05 5245414459 0b 536f636b65742d54797065 00000006 4445414c4552 08 4964656e74697479 "
          "00000000");
-    m = (struct zmtp_msg){ .frame = { STR("\x01kv@") }, .count = 1 };
+    m = (struct zmtp_msg) { .frame = { STR("\x01kv@") }, .count = 1 };
     assert_true(zmtp_put(&got, &m));
     SAME("00 04 01 6b7640");
-    m = (struct zmtp_msg){
+    m = (struct zmtp_msg) {
         .frame = { STR("kv@10.0.0.7:8000@m"), STR("\0\0\0\0\0\0\0\7"), STR("\x93") }, .count = 3
     };
     assert_true(zmtp_put(&got, &m));
     SAME("01 12 6b764031302e302e302e373a38303030406d 01 08 0000000000000007 00 01 93");
-    m = (struct zmtp_msg){ .frame = { STR(""), STR("\0\0\0\0\0\0\0\3") }, .count = 2 };
+    m = (struct zmtp_msg) { .frame = { STR(""), STR("\0\0\0\0\0\0\0\3") }, .count = 2 };
     assert_true(zmtp_put(&got, &m));
     SAME("0100 0008 0000000000000003");
-    m = (struct zmtp_msg){
+    m = (struct zmtp_msg) {
         .frame = { STR(""), STR("kv@a@m"), STR("\0\0\0\0\0\0\0\3"), STR("\x93") }, .count = 4
     };
     assert_true(zmtp_put(&got, &m));
-    m = (struct zmtp_msg){
+    m = (struct zmtp_msg) {
         .frame = { STR(""), STR(""), STR("\xff\xff\xff\xff\xff\xff\xff\xff"), STR("") }, .count = 4
     };
     assert_true(zmtp_put(&got, &m));
@@ -83,7 +83,7 @@ static void what_we_write_are_the_published_bytes(void **state)
     for (size_t n = 255; n <= 256; n++) { /* where the long form begins */
         char *p = mem_zalloc(n);
 
-        m = (struct zmtp_msg){ .frame = { { p, n } }, .count = 1 };
+        m = (struct zmtp_msg) { .frame = { { p, n } }, .count = 1 };
         assert_true(zmtp_put(&got, &m));
         assert_int_equal(got.len, n == 255 ? n + 2 : n + 9);
         assert_memory_equal(got.p, n == 255 ? "\0\xff" : "\2\0\0\0\0\0\0\1\0", n == 255 ? 2 : 9);
@@ -194,10 +194,13 @@ static void properties_are_found_or_refused(void **state)
     for (size_t n = 0; n < data.n; n++) /* cut anywhere: no read past the end */ {
         char *copy = mem_dup(data.p, n);
 
-        (void)zmtp_property((struct str){ copy, n }, "none");
+        (void)zmtp_property((struct str) { copy, n }, "none");
         mem_free(copy);
     }
-    assert_null(zmtp_property(STR("\x01" "A\xff\xff\xff\xff"), "A").p);
+    assert_null(zmtp_property(STR("\x01"
+                                  "A\xff\xff\xff\xff"),
+                              "A")
+                    .p);
 }
 
 /* ---- sockets ---- */
@@ -488,8 +491,8 @@ static void a_hostile_peer_is_cut_off_at_the_ceiling(void **state)
         { GREETING READY_SUB, "00 02 01 61", 65 },        /* 65 subscriptions */
         { GREETING "00 02 01 61", "", 0 },                /* a message before READY */
         { GREETING "0419055245414459 0b536f636b65742d54797065 00000003 505553", "", 0 }, /* PUS */
-        { GREETING READY_PUB, "", 0 },                    /* PUB to PUB */
-        { GREETING "04 06 05 4552524f52 00", "", 0 },     /* ERROR */
+        { GREETING READY_PUB, "", 0 },                /* PUB to PUB */
+        { GREETING "04 06 05 4552524f52 00", "", 0 }, /* ERROR */
         { "474554202f20485454502f312e310d0a0d0a", "", 0 },
     };
     struct buf in, more;

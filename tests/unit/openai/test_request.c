@@ -18,7 +18,7 @@ static int setup(void **state)
 {
     static struct fixture f;
 
-    f = (struct fixture){ 0 };
+    f = (struct fixture) { 0 };
     arena_init(&f.a, 16u << 20);
     *state = &f;
     return 0;
@@ -63,12 +63,15 @@ static const struct bad bad_chat[] = {
     { "{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content", "missing" },
     { "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", "messages[0].content", "missing" },
     { "{\"messages\":[{\"role\":\"assistant\",\"content\":5}]}", "messages[0].content", "type" },
-    { "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}",
+    { "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{"
+      "\"url\":\"x\"}}]}]}",
       "messages[0].content[0].type", "unsupported" },
     { "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}",
       "messages[0].content[0].text", "type" },
-    { "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\","
-      "\"arguments\":\"{oops\"}}]}]}", "messages[0].tool_calls[0].function.arguments", "value" },
+    { "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{"
+      "\"name\":\"f\","
+      "\"arguments\":\"{oops\"}}]}]}",
+      "messages[0].tool_calls[0].function.arguments", "value" },
     { "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{}}]}]}",
       "messages[0].tool_calls[0].function.name", "type" },
     { "{" M ",\"model\":7}", "model", "type" },
@@ -97,8 +100,10 @@ static const struct bad bad_chat[] = {
     { "{" M ",\"stop\":\"\"}", "stop", "value" },
     { "{" M ",\"stop\":[\"a\",null]}", "stop", "type" },
     { "{" M ",\"stop\":5}", "stop", "type" },
-    { "{" M ",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\","
-      "\"f\",\"g\",\"h\"]}", "stop", "limit" },
+    { "{" M ",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\",\"b\",\"c\","
+      "\"d\",\"e\","
+      "\"f\",\"g\",\"h\"]}",
+      "stop", "limit" },
     { "{" M ",\"stop_token_ids\":[-1]}", "stop_token_ids", "range" },
     { "{" M ",\"stop_token_ids\":7}", "stop_token_ids", "type" },
     { "{" M ",\"logit_bias\":[]}", "logit_bias", "type" },
@@ -109,11 +114,11 @@ static const struct bad bad_chat[] = {
     { "{" M ",\"logprobs\":true,\"top_logprobs\":21}", "top_logprobs", "range" },
     { "{" M ",\"prompt_logprobs\":1,\"stream\":true}", "prompt_logprobs", "combination" },
     { "{" M ",\"stream_options\":{}}", "stream_options", "combination" },
-    { "{" M ",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage",
-      "type" },
+    { "{" M ",\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
+      "stream_options.include_usage", "type" },
     { "{" M ",\"response_format\":{\"type\":\"json_object\"}}", "response_format", "unsupported" },
-    { "{" M ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}}", "response_format",
-      "unsupported" },
+    { "{" M ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}}",
+      "response_format", "unsupported" },
     { "{" M ",\"response_format\":\"text\"}", "response_format", "type" },
     { "{" M ",\"structured_outputs\":{\"regex\":\"a\"}}", "structured_outputs", "unsupported" },
     { "{" M ",\"guided_json\":{}}", "guided_json", "unsupported" },
@@ -128,20 +133,21 @@ static const struct bad bad_chat[] = {
     { "{" M ",\"tools\":[]}", "tools", "value" },
     { "{" M ",\"tools\":{}}", "tools", "type" },
     { "{" M ",\"tools\":[{\"type\":\"web_search\"}]}", "tools[0].type", "unsupported" },
-    { "{" M ",\"tools\":[{\"type\":\"function\",\"function\":{}}]}", "tools[0].function.name", "value" },
+    { "{" M ",\"tools\":[{\"type\":\"function\",\"function\":{}}]}", "tools[0].function.name",
+      "value" },
     { "{" M ",\"tool_choice\":\"auto\"}", "tool_choice", "combination" },
     { "{" M ",\"tool_choice\":\"required\"}", "tool_choice", "unsupported" },
     { "{" M ",\"tool_choice\":\"sometimes\"}", "tool_choice", "value" },
-    { "{" M ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}", "tool_choice",
-      "unsupported" },
+    { "{" M ",\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}",
+      "tool_choice", "unsupported" },
     { "{" M ",\"cache_salt\":\"\"}", "cache_salt", "value" },
     { "{" M ",\"cache_salt\":\"a/b\"}", "cache_salt", "value" },
     { "{" M ",\"cache_salt\":\"a\\u0000b\"}", "cache_salt", "value" },
     { "{" M ",\"request_id\":\"a\\r\\nb\"}", "request_id", "value" },
     { "{" M ",\"kv_transfer_params\":[]}", "kv_transfer_params", "type" },
     { "{" M ",\"chat_template_kwargs\":5}", "chat_template_kwargs", "type" },
-    { "{" M ",\"continue_final_message\":true,\"add_generation_prompt\":true}", "continue_final_message",
-      "combination" },
+    { "{" M ",\"continue_final_message\":true,\"add_generation_prompt\":true}",
+      "continue_final_message", "combination" },
     { "{" M ",\"reasoning_effort\":\"heroic\"}", "reasoning_effort", "value" },
     { "{" M ",\"priority\":2147483648}", "priority", "range" },
 };
@@ -168,13 +174,14 @@ static void each_is_refused(struct fixture *f, const struct bad *bad, size_t cou
                             int (*parse)(struct fixture *, const char *))
 {
     for (size_t i = 0; i < count; i++) {
-        f->e = (struct oai_error){ 0 };
+        f->e = (struct oai_error) { 0 };
         if (parse(f, bad[i].body) != ERR_INVAL || f->e.status != 400 ||
             strcmp(f->e.type, "BadRequestError") != 0 || strcmp(f->e.code, bad[i].code) != 0 ||
             (f->e.param == NULL) != (bad[i].param == NULL) ||
             (bad[i].param != NULL && strcmp(f->e.param, bad[i].param) != 0))
             fail_msg("%s\n gave status %d code %s param %s: %s", bad[i].body, f->e.status,
-                     f->e.code != NULL ? f->e.code : "-", f->e.param != NULL ? f->e.param : "-", f->e.message);
+                     f->e.code != NULL ? f->e.code : "-", f->e.param != NULL ? f->e.param : "-",
+                     f->e.message);
         if (bad[i].param != NULL && strchr(bad[i].param, '[') == NULL)
             assert_non_null(strstr(f->e.message, bad[i].param));
     }
@@ -189,7 +196,8 @@ static void a_bad_request_names_its_field(void **state)
 static void what_asks_for_nothing_is_taken(void **state)
 {
     static const char *const good[] = {
-        "{" M ",\"response_format\":{\"type\":\"text\"},\"best_of\":1,\"bad_words\":[],\"functions\":null}",
+        "{" M ",\"response_format\":{\"type\":\"text\"},\"best_of\":1,\"bad_words\":[],"
+        "\"functions\":null}",
         "{" M ",\"structured_outputs\":null,\"guided_json\":null,\"use_beam_search\":false}",
         "{" M ",\"tool_choice\":\"none\",\"stop\":[],\"stop_token_ids\":null,\"logit_bias\":{}}",
         "{" M ",\"top_logprobs\":0,\"thinking_token_budget\":-1,\"modalities\":[\"text\"]}",
@@ -223,15 +231,22 @@ static void each_field_lands_in_its_place(void **state)
 {
     struct fixture *f = *state;
 
-    assert_int_equal(chat(f, "{" M ",\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true,"
-        "\"continuous_usage_stats\":true},\"n\":3,\"max_tokens\":7,\"max_completion_tokens\":9,"
-        "\"min_tokens\":2,\"temperature\":0.5,\"top_p\":0.25,\"min_p\":0.125,\"top_k\":40,"
-        "\"presence_penalty\":-1,\"frequency_penalty\":1.5,\"repetition_penalty\":1.25,"
-        "\"seed\":18446744073709551615,\"stop\":[\"a\",\"bc\"],\"stop_token_ids\":[5,6],"
-        "\"logit_bias\":{\"50256\":-100,\"7\":1e9},\"logprobs\":true,\"top_logprobs\":5,\"user\":\"u\","
-        "\"cache_salt\":\"s\",\"request_id\":\"r-1\",\"priority\":-3,\"return_token_ids\":true,"
-        "\"kv_transfer_params\":{\"do_remote_decode\":true},\"chat_template_kwargs\":{\"a\":1}}"), 0);
-    assert_true(str_eqz(f->r.model, "m") && f->r.stream && f->r.include_usage && f->r.continuous_usage);
+    assert_int_equal(
+        chat(
+            f,
+            "{" M ",\"model\":\"m\",\"stream\":true,\"stream_options\":{\"include_usage\":true,"
+            "\"continuous_usage_stats\":true},\"n\":3,\"max_tokens\":7,\"max_completion_tokens\":9,"
+            "\"min_tokens\":2,\"temperature\":0.5,\"top_p\":0.25,\"min_p\":0.125,\"top_k\":40,"
+            "\"presence_penalty\":-1,\"frequency_penalty\":1.5,\"repetition_penalty\":1.25,"
+            "\"seed\":18446744073709551615,\"stop\":[\"a\",\"bc\"],\"stop_token_ids\":[5,6],"
+            "\"logit_bias\":{\"50256\":-100,\"7\":1e9},\"logprobs\":true,\"top_logprobs\":5,"
+            "\"user\":\"u\","
+            "\"cache_salt\":\"s\",\"request_id\":\"r-1\",\"priority\":-3,\"return_token_ids\":true,"
+            "\"kv_transfer_params\":{\"do_remote_decode\":true},\"chat_template_kwargs\":{\"a\":1}"
+            "}"),
+        0);
+    assert_true(str_eqz(f->r.model, "m") && f->r.stream && f->r.include_usage &&
+                f->r.continuous_usage);
     assert_int_equal(f->r.n, 3);
     assert_int_equal(f->r.max_tokens, 9); /* max_completion_tokens wins */
     assert_int_equal(f->r.min_tokens, 2);
@@ -272,13 +287,17 @@ static void messages_reach_the_template_in_one_shape(void **state)
     const struct json *m, *args, *calls;
 
     assert_int_equal(chat(f, "{\"messages\":["
-        "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\\n\"},{\"type\":\"text\",\"text\":\"b\"}],"
-        "\"name\":\"bob\"},"
-        "{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"hm\",\"tool_calls\":[{\"id\":\"1\","
-        "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\": [1, 2]}\"}},"
-        "{\"function\":{\"arguments\":\"\",\"name\":\"g\"},\"id\":\"2\"}]},"
-        "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":[]},"
-        "{\"role\":\"critic\"}]}"), 0);
+                             "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\\n\"}"
+                             ",{\"type\":\"text\",\"text\":\"b\"}],"
+                             "\"name\":\"bob\"},"
+                             "{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":"
+                             "\"hm\",\"tool_calls\":[{\"id\":\"1\","
+                             "\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{"
+                             "\\\"x\\\": [1, 2]}\"}},"
+                             "{\"function\":{\"arguments\":\"\",\"name\":\"g\"},\"id\":\"2\"}]},"
+                             "{\"role\":\"tool\",\"tool_call_id\":\"1\",\"content\":[]},"
+                             "{\"role\":\"critic\"}]}"),
+                     0);
     m = f->r.messages;
     assert_int_equal(m->count, 4);
     assert_true(str_eqz(json_get(json_at(m, 0), "content")->text, "a\n\nb"));
@@ -302,15 +321,18 @@ static void template_arguments_are_gathered(void **state)
     struct fixture *f = *state;
     const struct json *k;
 
-    assert_int_equal(chat(f, "{" M ",\"reasoning_effort\":\"none\",\"documents\":[{\"text\":\"d\"}],"
-                             "\"chat_template_kwargs\":{\"x\":1}}"), 0);
+    assert_int_equal(chat(f,
+                          "{" M ",\"reasoning_effort\":\"none\",\"documents\":[{\"text\":\"d\"}],"
+                          "\"chat_template_kwargs\":{\"x\":1}}"),
+                     0);
     k = f->r.chat_template_kwargs;
     assert_true(json_is(json_get(k, "enable_thinking"), JSON_FALSE));
     assert_true(str_eqz(json_get(k, "reasoning_effort")->text, "none"));
     assert_int_equal(json_get(k, "documents")->count, 1);
     assert_true(str_eqz(json_get(k, "x")->text, "1"));
     assert_int_equal(chat(f, "{" M ",\"reasoning_effort\":\"high\",\"chat_template_kwargs\":"
-                             "{\"enable_thinking\":false}}"), 0);
+                             "{\"enable_thinking\":false}}"),
+                     0);
     assert_true(json_is(json_get(f->r.chat_template_kwargs, "enable_thinking"), JSON_FALSE));
 }
 
@@ -326,7 +348,9 @@ static void prompts_come_as_text_or_ids(void **state)
 {
     struct fixture *f = *state;
 
-    assert_int_equal(completion(f, "{\"prompt\":[\"a\",\"b\"],\"logprobs\":0,\"echo\":true,\"max_tokens\":0}"), 0);
+    assert_int_equal(
+        completion(f, "{\"prompt\":[\"a\",\"b\"],\"logprobs\":0,\"echo\":true,\"max_tokens\":0}"),
+        0);
     assert_int_equal(f->r.prompt_count, 2);
     assert_true(str_eqz(f->r.prompts[1].text, "b"));
     assert_int_equal(f->r.logprobs, 0);
@@ -345,11 +369,16 @@ static void prompts_come_as_text_or_ids(void **state)
 
 static void counts_have_ceilings(void **state)
 {
-    static const struct { const char *before, *item, *after; unsigned count; const char *param; } cases[] = {
+    static const struct {
+        const char *before, *item, *after;
+        unsigned count;
+        const char *param;
+    } cases[] = {
         { "{\"messages\":[", "{\"role\":\"user\",\"content\":\"x\"}", "]}", 4097, "messages" },
-        { "{\"messages\":[{\"role\":\"user\",\"content\":[", "{\"type\":\"text\",\"text\":\"x\"}", "]}]}", 4097,
-          "messages[0].content" },
-        { "{" M ",\"tools\":[", "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}", "]}", 257, "tools" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":[", "{\"type\":\"text\",\"text\":\"x\"}",
+          "]}]}", 4097, "messages[0].content" },
+        { "{" M ",\"tools\":[", "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}", "]}", 257,
+          "tools" },
         { "{" M ",\"stop_token_ids\":[", "1", "]}", 33, "stop_token_ids" },
     };
     struct fixture *f = *state;
@@ -364,7 +393,8 @@ static void counts_have_ceilings(void **state)
                 buf_f(&b, "%s%s", k > 0 ? "," : "", cases[i].item);
             buf_z(&b, cases[i].after);
             assert_false(b.failed);
-            assert_int_equal(oai_parse_chat(&f->a, buf_view(&b), &f->r, &f->e), less ? 0 : ERR_INVAL);
+            assert_int_equal(oai_parse_chat(&f->a, buf_view(&b), &f->r, &f->e),
+                             less ? 0 : ERR_INVAL);
             if (!less) {
                 assert_string_equal(f->e.code, "limit");
                 assert_string_equal(f->e.param, cases[i].param);
@@ -379,16 +409,20 @@ static void deep_bodies_and_deep_tools_are_refused(void **state)
     struct buf b;
 
     buf_init(&b, 1u << 20);
-    for (unsigned depth = 20; depth <= 90; depth += 35) { /* 20: taken; 55: a tool too deep; 90: a body */
+    for (unsigned depth = 20; depth <= 90;
+         depth += 35) { /* 20: taken; 55: a tool too deep; 90: a body */
         buf_reset(&b);
-        buf_z(&b, "{" M ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":");
+        buf_z(&b,
+              "{" M
+              ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":");
         for (unsigned i = 0; i < depth; i++)
             buf_z(&b, "{\"a\":");
         buf_z(&b, "1");
         for (unsigned i = 0; i < depth; i++)
             buf_z(&b, "}");
         buf_z(&b, "}}]}");
-        assert_int_equal(oai_parse_chat(&f->a, buf_view(&b), &f->r, &f->e), depth == 20 ? 0 : ERR_INVAL);
+        assert_int_equal(oai_parse_chat(&f->a, buf_view(&b), &f->r, &f->e),
+                         depth == 20 ? 0 : ERR_INVAL);
         if (depth == 55)
             assert_string_equal(f->e.code, "limit");
         if (depth == 90)
@@ -399,8 +433,10 @@ static void deep_bodies_and_deep_tools_are_refused(void **state)
 
 static void a_small_arena_is_an_error_not_a_crash(void **state)
 {
-    static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},"
-        "{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]}],"
+    static const char body[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},"
+        "{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{}"
+        "\"}}]}],"
         "\"logit_bias\":{\"1\":1},\"reasoning_effort\":\"low\"}";
 
     (void)state;
@@ -427,7 +463,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(minus_one_is_no_seed, setup, teardown),
         cmocka_unit_test_setup_teardown(messages_reach_the_template_in_one_shape, setup, teardown),
         cmocka_unit_test_setup_teardown(template_arguments_are_gathered, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_continued_message_has_no_generation_prompt, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_continued_message_has_no_generation_prompt, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(prompts_come_as_text_or_ids, setup, teardown),
         cmocka_unit_test_setup_teardown(counts_have_ceilings, setup, teardown),
         cmocka_unit_test_setup_teardown(deep_bodies_and_deep_tools_are_refused, setup, teardown),

@@ -32,37 +32,256 @@ struct one {
 };
 
 #define N SCHED_NONE
-#define IDLE { .use = SCHED_USED }
+#define IDLE                                                                                       \
+    {                                                                                              \
+        .use = SCHED_USED                                                                          \
+    }
 
 static const struct one ones[] = {
     { "nobody is there", 0, 100, 0, { 0 }, { IDLE }, N, N, "no_endpoint" },
-    { "all are away", 2, 100, 0, { 0 }, { { .use = SCHED_FROZEN }, { .use = SCHED_LOADING } }, N, N, "no_endpoint" },
-    { "the only one is used, whatever it costs", 1, 4000, 0, { 0 }, { { .inflight = 900, .inflight_prefill_tokens = 1e6 } }, 0, N, "no_prefill_endpoint" },
+    { "all are away",
+      2,
+      100,
+      0,
+      { 0 },
+      { { .use = SCHED_FROZEN }, { .use = SCHED_LOADING } },
+      N,
+      N,
+      "no_endpoint" },
+    { "the only one is used, whatever it costs",
+      1,
+      4000,
+      0,
+      { 0 },
+      { { .inflight = 900, .inflight_prefill_tokens = 1e6 } },
+      0,
+      N,
+      "no_prefill_endpoint" },
     { "a cached prefix wins", 3, 1000, 0, { 0, 62, 0 }, { IDLE }, 1, N, "mostly_cached" },
-    { "the longer cached prefix wins", 3, 1000, 0, { 10, 20, 40 }, { IDLE }, 2, N, "no_prefill_endpoint" },
-    { "the loaded one loses", 2, 500, 0, { 0, 0 }, { { .inflight = 4, .inflight_prefill_tokens = 2000 }, IDLE }, 1, N, "no_prefill_endpoint" },
-    { "streams count as load", 2, 500, 0, { 0, 0 }, { { .inflight = 6, .inflight_decode = 6 }, IDLE }, 1, N, "no_prefill_endpoint" },
-    { "load that is not ours counts", 2, 500, 0, { 0, 0 }, { { .running = 8, .waiting = 4 }, IDLE }, 1, N, "no_prefill_endpoint" },
-    { "a scrape of our own requests counts once", 2, 500, 0, { 0, 0 }, { { .inflight = 3, .running = 3 }, { .inflight = 4, .running = 1 } }, 0, N, "no_prefill_endpoint" },
-    { "a small prefix does not outweigh a queue", 2, 1000, 0, { 2, 0 }, { { .inflight = 3, .inflight_prefill_tokens = 3000 }, IDLE }, 1, N, "no_prefill_endpoint" },
-    { "a long prefix outweighs a stream", 2, 4000, 64, { 240, 0 }, { { .inflight = 1, .inflight_decode = 1 }, IDLE }, 0, N, "mostly_cached" },
-    { "slow prefill loses", 2, 500, 0, { 0, 0 }, { { .prefill_ms_per_token = 9 }, { .prefill_ms_per_token = 2 } }, 1, N, "no_prefill_endpoint" },
-    { "slow decoding loses", 2, 50, 200, { 0, 0 }, { { .decode_ms_per_token = 10 }, { .decode_ms_per_token = 30 } }, 0, N, "short" },
-    { "no free slot loses", 2, 50, 200, { 0, 0 }, { { .slots = 2, .inflight = 2 }, { .slots = 8, .inflight = 3 } }, 1, N, "short" },
-    { "a full KV cache loses", 2, 200, 0, { 0, 0 }, { { .kv_usage = 0.97, .inflight = 1 }, { .kv_usage = 0.2, .inflight = 1 } }, 1, N, "no_prefill_endpoint" },
-    { "what is not used is not chosen, though cheaper", 2, 500, 0, { 31, 0 }, { { .use = SCHED_STALE }, { .inflight = 9 } }, 1, N, "no_prefill_endpoint" },
-    { "a decode worker takes a short prompt", 2, 60, 0, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 1, N, "short" },
-    { "a long prompt is split by role", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 1, 0, NULL },
-    { "a mostly cached prompt is not split", 2, 800, 0, { 0, 45 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 1, N, "mostly_cached" },
-    { "an uncached rest that is short is not split", 2, 300, 0, { 0, 12 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 1, N, "short" },
-    { "who cannot hand over takes no part", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL }, { .role = SCHED_DECODE } }, 1, N, "no_prefill_endpoint" },
-    { "a full prefill side is left alone", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1, .inflight = 6, .inflight_prefill_tokens = 9000 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 1, N, "aggregated_is_cheaper" },
-    { "with the decode side away, prefill workers answer", 2, 800, 0, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .use = SCHED_UNREACHABLE } }, 0, N, "no_prefill_endpoint" },
-    { "a full decode side overrules the role", 2, 60, 400, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30, .slots = 30 } }, 0, N, "short" },
-    { "a loaded one does not", 2, 60, 400, { 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30, .slots = 64 } }, 1, N, "short" },
-    { "the prefix at a prefill worker draws the split there", 3, 1600, 0, { 0, 60, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } }, 2, 1, NULL },
-    { "one that does both does not split with itself", 1, 4000, 0, { 0 }, { { .kvx_capable = 1, .inflight = 4, .inflight_decode = 4 } }, 0, N, "no_prefill_endpoint" },
-    { "the least loaded decode worker of a pair", 3, 900, 0, { 0, 0, 0 }, { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 5, .inflight_decode = 5 }, { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 1, .inflight_decode = 1 } }, 2, 0, NULL },
+    { "the longer cached prefix wins",
+      3,
+      1000,
+      0,
+      { 10, 20, 40 },
+      { IDLE },
+      2,
+      N,
+      "no_prefill_endpoint" },
+    { "the loaded one loses",
+      2,
+      500,
+      0,
+      { 0, 0 },
+      { { .inflight = 4, .inflight_prefill_tokens = 2000 }, IDLE },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "streams count as load",
+      2,
+      500,
+      0,
+      { 0, 0 },
+      { { .inflight = 6, .inflight_decode = 6 }, IDLE },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "load that is not ours counts",
+      2,
+      500,
+      0,
+      { 0, 0 },
+      { { .running = 8, .waiting = 4 }, IDLE },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "a scrape of our own requests counts once",
+      2,
+      500,
+      0,
+      { 0, 0 },
+      { { .inflight = 3, .running = 3 }, { .inflight = 4, .running = 1 } },
+      0,
+      N,
+      "no_prefill_endpoint" },
+    { "a small prefix does not outweigh a queue",
+      2,
+      1000,
+      0,
+      { 2, 0 },
+      { { .inflight = 3, .inflight_prefill_tokens = 3000 }, IDLE },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "a long prefix outweighs a stream",
+      2,
+      4000,
+      64,
+      { 240, 0 },
+      { { .inflight = 1, .inflight_decode = 1 }, IDLE },
+      0,
+      N,
+      "mostly_cached" },
+    { "slow prefill loses",
+      2,
+      500,
+      0,
+      { 0, 0 },
+      { { .prefill_ms_per_token = 9 }, { .prefill_ms_per_token = 2 } },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "slow decoding loses",
+      2,
+      50,
+      200,
+      { 0, 0 },
+      { { .decode_ms_per_token = 10 }, { .decode_ms_per_token = 30 } },
+      0,
+      N,
+      "short" },
+    { "no free slot loses",
+      2,
+      50,
+      200,
+      { 0, 0 },
+      { { .slots = 2, .inflight = 2 }, { .slots = 8, .inflight = 3 } },
+      1,
+      N,
+      "short" },
+    { "a full KV cache loses",
+      2,
+      200,
+      0,
+      { 0, 0 },
+      { { .kv_usage = 0.97, .inflight = 1 }, { .kv_usage = 0.2, .inflight = 1 } },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "what is not used is not chosen, though cheaper",
+      2,
+      500,
+      0,
+      { 31, 0 },
+      { { .use = SCHED_STALE }, { .inflight = 9 } },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "a decode worker takes a short prompt",
+      2,
+      60,
+      0,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } },
+      1,
+      N,
+      "short" },
+    { "a long prompt is split by role",
+      2,
+      800,
+      0,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } },
+      1,
+      0,
+      NULL },
+    { "a mostly cached prompt is not split",
+      2,
+      800,
+      0,
+      { 0, 45 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } },
+      1,
+      N,
+      "mostly_cached" },
+    { "an uncached rest that is short is not split",
+      2,
+      300,
+      0,
+      { 0, 12 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 }, { .role = SCHED_DECODE, .kvx_capable = 1 } },
+      1,
+      N,
+      "short" },
+    { "who cannot hand over takes no part",
+      2,
+      800,
+      0,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL }, { .role = SCHED_DECODE } },
+      1,
+      N,
+      "no_prefill_endpoint" },
+    { "a full prefill side is left alone",
+      2,
+      800,
+      0,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1, .inflight = 6, .inflight_prefill_tokens = 9000 },
+        { .role = SCHED_DECODE, .kvx_capable = 1 } },
+      1,
+      N,
+      "aggregated_is_cheaper" },
+    { "with the decode side away, prefill workers answer",
+      2,
+      800,
+      0,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 },
+        { .role = SCHED_DECODE, .kvx_capable = 1, .use = SCHED_UNREACHABLE } },
+      0,
+      N,
+      "no_prefill_endpoint" },
+    { "a full decode side overrules the role",
+      2,
+      60,
+      400,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 },
+        { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30, .slots = 30 } },
+      0,
+      N,
+      "short" },
+    { "a loaded one does not",
+      2,
+      60,
+      400,
+      { 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 },
+        { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 30, .slots = 64 } },
+      1,
+      N,
+      "short" },
+    { "the prefix at a prefill worker draws the split there",
+      3,
+      1600,
+      0,
+      { 0, 60, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 },
+        { .role = SCHED_PREFILL, .kvx_capable = 1 },
+        { .role = SCHED_DECODE, .kvx_capable = 1 } },
+      2,
+      1,
+      NULL },
+    { "one that does both does not split with itself",
+      1,
+      4000,
+      0,
+      { 0 },
+      { { .kvx_capable = 1, .inflight = 4, .inflight_decode = 4 } },
+      0,
+      N,
+      "no_prefill_endpoint" },
+    { "the least loaded decode worker of a pair",
+      3,
+      900,
+      0,
+      { 0, 0, 0 },
+      { { .role = SCHED_PREFILL, .kvx_capable = 1 },
+        { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 5, .inflight_decode = 5 },
+        { .role = SCHED_DECODE, .kvx_capable = 1, .inflight = 1, .inflight_decode = 1 } },
+      2,
+      0,
+      NULL },
 };
 
 static void the_table_of_facts_holds(void **state)
@@ -73,8 +292,10 @@ static void the_table_of_facts_holds(void **state)
     for (size_t i = 0; i < COUNT(ones); i++)
         for (uint64_t seed = 0; seed < 20; seed++) {
             const struct one *o = &ones[i];
-            struct sched_request r = { .prompt_tokens = o->tokens, .block_tokens = 16,
-                                       .max_tokens = o->max_tokens, .matched = o->matched,
+            struct sched_request r = { .prompt_tokens = o->tokens,
+                                       .block_tokens = 16,
+                                       .max_tokens = o->max_tokens,
+                                       .matched = o->matched,
                                        .random = seed * UINT64_C(0x9e3779b97f4a7c15) };
             struct sched_decision d;
 
@@ -122,7 +343,7 @@ static void random_case(struct rng *g, struct sched_endpoint *ep, uint32_t *matc
                         struct sched_request *r)
 {
     for (uint32_t i = 0; i < count; i++) {
-        ep[i] = (struct sched_endpoint){
+        ep[i] = (struct sched_endpoint) {
             .role = (enum sched_role)rng_below(g, 3),
             .use = rng_below(g, 4) == 0 ? SCHED_FROZEN : SCHED_USED,
             .waiting = (double)rng_below(g, 5),
@@ -138,9 +359,12 @@ static void random_case(struct rng *g, struct sched_endpoint *ep, uint32_t *matc
         };
         matched[i] = (uint32_t)rng_below(g, 200);
     }
-    *r = (struct sched_request){ .prompt_tokens = (uint32_t)rng_below(g, 3000), .block_tokens = 16,
-                                 .max_tokens = (uint32_t)rng_below(g, 400), .matched = matched,
-                                 .random = rng_u64(g), .sharers = (uint32_t)rng_below(g, 4) };
+    *r = (struct sched_request) { .prompt_tokens = (uint32_t)rng_below(g, 3000),
+                                  .block_tokens = 16,
+                                  .max_tokens = (uint32_t)rng_below(g, 400),
+                                  .matched = matched,
+                                  .random = rng_u64(g),
+                                  .sharers = (uint32_t)rng_below(g, 4) };
 }
 
 static void decisions_repeat_and_keep_their_rules(void **state)
@@ -173,7 +397,8 @@ static void decisions_repeat_and_keep_their_rules(void **state)
         assert_true(d.cost.cached_tokens < MAX(r.prompt_tokens, 1u));
         assert_int_equal(d.prefill == SCHED_NONE, d.why_not_split != NULL);
         for (uint32_t i = 0; i < count && d.prefill == SCHED_NONE; i++)
-            if (ep[i].use == SCHED_USED && ep[i].role != SCHED_PREFILL) /* nobody beyond a tie is cheaper */
+            if (ep[i].use == SCHED_USED &&
+                ep[i].role != SCHED_PREFILL) /* nobody beyond a tie is cheaper */
                 assert_true(d.cost.total_ms <= costs[i].total_ms * 1.04 + 1);
         if (d.prefill != SCHED_NONE) {
             assert_int_equal(ep[d.prefill].use, SCHED_USED);
@@ -196,7 +421,9 @@ static void equals_win_equally_often(void **state)
     (void)state;
     rng_seed(&g, 3);
     for (unsigned n = 0; n < 4000; n++) {
-        struct sched_request r = { .prompt_tokens = 100, .block_tokens = 16, .random = rng_u64(&g) };
+        struct sched_request r = { .prompt_tokens = 100,
+                                   .block_tokens = 16,
+                                   .random = rng_u64(&g) };
         struct sched_decision d;
 
         sched_decide(&c, ep, 4, &r, &d, NULL);
@@ -218,8 +445,12 @@ struct sim {
 static uint32_t send(struct sim *s, uint32_t prompt, uint32_t max_tokens, uint32_t sharers)
 {
     struct sched_conf c = conf();
-    struct sched_request r = { .prompt_tokens = prompt, .block_tokens = 16, .max_tokens = max_tokens,
-                               .matched = s->held, .random = rng_u64(&s->g), .sharers = sharers };
+    struct sched_request r = { .prompt_tokens = prompt,
+                               .block_tokens = 16,
+                               .max_tokens = max_tokens,
+                               .matched = s->held,
+                               .random = rng_u64(&s->g),
+                               .sharers = sharers };
     struct sched_decision d;
 
     sched_decide(&c, s->ep, s->count, &r, &d, NULL);
@@ -241,11 +472,14 @@ static double max_over_mean(const struct sim *s, uint32_t total)
 
 static void a_hot_prefix_spreads(void **state)
 {
-    static const struct { uint32_t prefix, suffix, max_tokens; double prefill, decode; } cases[] = {
-        { 1000, 24, 8, 0, 0 },    { 1000, 24, 16, 0, 0 },   { 1000, 24, 64, 0, 0 },
-        { 1000, 24, 0, 0, 0 },    { 1000, 24, 1, 0, 0 },    { 1000, 100, 16, 0, 0 },
-        { 1000, 24, 16, 0.5, 5 }, { 1000, 24, 16, 5, 10 },  { 4000, 50, 32, 2, 20 },
-        { 300, 20, 16, 2, 20 },   { 1000, 24, 16, 1, 3 },   { 1000, 24, 400, 2, 8 },
+    static const struct {
+        uint32_t prefix, suffix, max_tokens;
+        double prefill, decode;
+    } cases[] = {
+        { 1000, 24, 8, 0, 0 },    { 1000, 24, 16, 0, 0 },  { 1000, 24, 64, 0, 0 },
+        { 1000, 24, 0, 0, 0 },    { 1000, 24, 1, 0, 0 },   { 1000, 100, 16, 0, 0 },
+        { 1000, 24, 16, 0.5, 5 }, { 1000, 24, 16, 5, 10 }, { 4000, 50, 32, 2, 20 },
+        { 300, 20, 16, 2, 20 },   { 1000, 24, 16, 1, 3 },  { 1000, 24, 400, 2, 8 },
     };
 
     (void)state;
@@ -262,7 +496,8 @@ static void a_hot_prefix_spreads(void **state)
                     s.ep[k].decode_ms_per_token = cases[i].decode;
                 }
                 for (uint32_t n = 0; n < 64; n++)
-                    s.held[send(&s, cases[i].prefix + cases[i].suffix, cases[i].max_tokens, n)] = blocks;
+                    s.held[send(&s, cases[i].prefix + cases[i].suffix, cases[i].max_tokens, n)] =
+                        blocks;
                 if (max_over_mean(&s, 64) > 1.5)
                     fail_msg("case %zu holders %u seed %d: %u %u %u", i, holders, (int)seed,
                              s.got[0], s.got[1], s.got[2]);
@@ -293,7 +528,9 @@ static void later_turns_stay_with_their_prefix(void **state)
     enum { SESSIONS = 24, TURNS = 6, LIVE = 9 };
     struct sim s = { .count = 3 };
     uint32_t home[SESSIONS], stayed = 0, later = 0;
-    struct { uint32_t ep, tokens; } live[LIVE];
+    struct {
+        uint32_t ep, tokens;
+    } live[LIVE];
     uint32_t first = 0, live_count = 0;
 
     (void)state;
@@ -330,8 +567,9 @@ static void only_a_shared_prefix_is_copied(void **state)
 {
     struct sched_endpoint ep[2] = { { .inflight = 3, .inflight_decode = 3 }, IDLE };
     uint32_t matched[2] = { 120, 0 };
-    struct sched_request r = { .prompt_tokens = 2000, .block_tokens = 16, .max_tokens = 64,
-                               .matched = matched };
+    struct sched_request r = {
+        .prompt_tokens = 2000, .block_tokens = 16, .max_tokens = 64, .matched = matched
+    };
     struct sched_conf c = conf();
     struct sched_decision d;
 

@@ -1,4 +1,5 @@
-/* The template language against jinja2, and what a template cannot do: run for long, grow, crash. */
+/* The template language against jinja2, and what a template cannot do: run for long, grow, crash.
+ */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "base/file.h"
@@ -56,8 +57,8 @@ static void the_language_is_jinja2_s(void **state)
         rc = run(source, context, &out, &e);
         if (want.p == NULL ? rc == 0 : rc != 0 || !str_eq(buf_view(&out), want)) {
             wrong++;
-            print_error("%.*s\n  got  %.*s%s\n  want %.*s\n", STR_ARG(source), STR_ARG(buf_view(&out)), e.msg,
-                        STR_ARG(want));
+            print_error("%.*s\n  got  %.*s%s\n  want %.*s\n", STR_ARG(source),
+                        STR_ARG(buf_view(&out)), e.msg, STR_ARG(want));
         }
     }
     arena_fini(&a);
@@ -71,14 +72,21 @@ static void the_language_is_jinja2_s(void **state)
 /* Where we go further than the immutable sandbox: lists and dicts of the template's own. */
 static void a_template_may_change_what_it_made(void **state)
 {
-    static const struct { const char *source, *want; } cases[] = {
-        { "{% set l = [] %}{% for i in range(3) %}{% set _ = l.append(i) %}{% endfor %}{{ l }}", "[0, 1, 2]" },
-        { "{% set l = [1] %}{{ l.extend([2, 3]) }}{{ l.pop() }}{{ l.pop(0) }}{{ l.insert(0, 9) }}{{ l }}",
+    static const struct {
+        const char *source, *want;
+    } cases[] = {
+        { "{% set l = [] %}{% for i in range(3) %}{% set _ = l.append(i) %}{% endfor %}{{ l }}",
+          "[0, 1, 2]" },
+        { "{% set l = [1] %}{{ l.extend([2, 3]) }}{{ l.pop() }}{{ l.pop(0) }}{{ l.insert(0, 9) "
+          "}}{{ l }}",
           "None31None[9, 2]" },
-        { "{% set d = {'a': 1} %}{{ d.update({'b': 2}, c=3) }}{{ d.pop('a') }}{{ d.pop('x', 0) }}{{ d }}",
+        { "{% set d = {'a': 1} %}{{ d.update({'b': 2}, c=3) }}{{ d.pop('a') }}{{ d.pop('x', 0) "
+          "}}{{ d }}",
           "None10{'b': 2, 'c': 3}" },
-        { "{% set d = {} %}{{ d.setdefault('a', 1) }}{{ d.setdefault('a', 2) }}{{ d }}", "11{'a': 1}" },
-        { "{{ theirs.append(1) }}", NULL }, { "{{ their.update({}) }}", NULL },
+        { "{% set d = {} %}{{ d.setdefault('a', 1) }}{{ d.setdefault('a', 2) }}{{ d }}",
+          "11{'a': 1}" },
+        { "{{ theirs.append(1) }}", NULL },
+        { "{{ their.update({}) }}", NULL },
     };
     const struct json *context;
     struct arena a;
@@ -88,7 +96,8 @@ static void a_template_may_change_what_it_made(void **state)
     (void)state;
     arena_init(&a, 1u << 20);
     buf_init(&out, 1u << 20);
-    assert_int_equal(json_parse(&a, STR("{\"theirs\": [1], \"their\": {\"a\": 1}}"), NULL, &context, &e), 0);
+    assert_int_equal(
+        json_parse(&a, STR("{\"theirs\": [1], \"their\": {\"a\": 1}}"), NULL, &context, &e), 0);
     for (size_t i = 0; i < COUNT(cases); i++) {
         int rc;
 
@@ -106,33 +115,50 @@ static void a_template_may_change_what_it_made(void **state)
 static void work_is_bounded(void **state)
 {
     static const char *const cases[] = {
-        "{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}{% endfor "
+        "%}{% endfor %}{% endfor %}",
         "{{ range(100001) | list }}",
         "{{ range(0, 9223372036854775807) }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(70) }}",
-        "{% set ns = namespace(s='0123456789') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-        "{% set ns = namespace(s='0123456789') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='0123456789') %}{% for i in range(40) %}{% set ns.s = ns.s + ns.s "
+        "%}{% endfor %}",
+        "{% set ns = namespace(s='0123456789') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s "
+        "%}{% endfor %}",
         "{{ 'x' * 1000000000 }}",
         "{{ [1] * 100000000 }}",
         "{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}",
         "{% set l = [] %}{{ l.append(l) }}{{ l }}",
         "{% set l = [] %}{{ l.append(l) }}{{ l | tojson }}",
-        "{% set l = [] %}{{ l.append(l) }}{% set m = [l] %}{{ m.append(m) }}{{ l == m }}{{ l < [l] }}{{ l | tojson }}",
-        "{% set ns = namespace(t=()) %}{% for i in range(20000) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ ns.t }}",
-        "{% set ns = namespace(t=()) %}{% for i in range(20000) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ {ns.t: 1} }}",
-        "{% set ns = namespace(t=[]) %}{% for i in range(20000) %}{% set ns.t = [ns.t] %}{% endfor %}{{ ns.t == ns.t }}",
+        "{% set l = [] %}{{ l.append(l) }}{% set m = [l] %}{{ m.append(m) }}{{ l == m }}{{ l < [l] "
+        "}}{{ l | tojson }}",
+        "{% set ns = namespace(t=()) %}{% for i in range(20000) %}{% set ns.t = (ns.t,) %}{% "
+        "endfor %}{{ ns.t }}",
+        "{% set ns = namespace(t=()) %}{% for i in range(20000) %}{% set ns.t = (ns.t,) %}{% "
+        "endfor %}{{ {ns.t: 1} }}",
+        "{% set ns = namespace(t=[]) %}{% for i in range(20000) %}{% set ns.t = [ns.t] %}{% endfor "
+        "%}{{ ns.t == ns.t }}",
         "{% for x in [[]] recursive %}{{ loop([[]]) }}{% endfor %}",
-        "{% set l = ['a' * 1000] %}{% for i in range(100000) %}{% set _ = l.append(l | join) %}{% endfor %}",
-        "{{ '%4097d' % 1 }}", "{{ '{:99999}'.format(1) }}", "{{ '%.65f' % 1 }}", "{{ '1'.zfill(100000) }}",
-        "{{ 'a' | center(1000000) }}", "{{ 'a\nb' | indent(100) }}", "{{ [1] | tojson(indent=100) }}",
-        "{{ [1] | batch(100000000, 1) | list }}", "{{ [1] | slice(100000000) | list }}",
+        "{% set l = ['a' * 1000] %}{% for i in range(100000) %}{% set _ = l.append(l | join) %}{% "
+        "endfor %}",
+        "{{ '%4097d' % 1 }}",
+        "{{ '{:99999}'.format(1) }}",
+        "{{ '%.65f' % 1 }}",
+        "{{ '1'.zfill(100000) }}",
+        "{{ 'a' | center(1000000) }}",
+        "{{ 'a\nb' | indent(100) }}",
+        "{{ [1] | tojson(indent=100) }}",
+        "{{ [1] | batch(100000000, 1) | list }}",
+        "{{ [1] | slice(100000000) | list }}",
         "{% set l = range(50000) | list %}{% for i in l %}{{ l | sort | first }}{% endfor %}",
         "{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{{ 'b' in s }}{% endfor %}",
-        "{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{{ s | upper | first }}{% endfor %}",
+        "{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{{ s | upper | first }}{% endfor "
+        "%}",
         "{% set s = 'a' * 1000000 %}{% for i in range(100000) %}{{ s | length }}{% endfor %}",
-        "{% set s = 'a' * 1000000 %}{{ s.split('a') | map('length') | sum }}{% for i in range(1000) %}{{ s.split('a') | length }}{% endfor %}",
-        "{% set d = dict() %}{% for i in range(100000) %}{% set _ = d.update({i: [i]}) %}{{ d.keys() | list | length }}{% endfor %}",
+        "{% set s = 'a' * 1000000 %}{{ s.split('a') | map('length') | sum }}{% for i in "
+        "range(1000) %}{{ s.split('a') | length }}{% endfor %}",
+        "{% set d = dict() %}{% for i in range(100000) %}{% set _ = d.update({i: [i]}) %}{{ "
+        "d.keys() | list | length }}{% endfor %}",
     };
     struct buf out;
 
@@ -152,14 +178,26 @@ static void work_is_bounded(void **state)
 
 static void a_deep_template_is_refused_when_loaded(void **state)
 {
-    static const struct { const char *open, *inner, *close; int rc; } cases[] = {
-        { "{{ ", "(", "1", ERR_LIMIT }, { "{{ ", "[", "1", ERR_LIMIT }, { "{{ ", "-", "1 }}", ERR_LIMIT },
-        { "{{ ", "not ", "1 }}", ERR_LIMIT }, { "", "{% if 1 %}", "", ERR_LIMIT },
-        { "", "{% for i in x %}", "", ERR_LIMIT }, { "{{ x", ".a", "}}", ERR_PARSE },
-        { "{{ x", "|list", "}}", ERR_PARSE }, { "{{ 1", "+1", "}}", ERR_PARSE },
-        { "{{ 1", " or 1", "}}", ERR_PARSE }, { "{{ 1", " if 1 else 1", "}}", ERR_LIMIT },
-        { "{{ ", "{1:", "", ERR_LIMIT }, { "{{ x", "[x", "", ERR_LIMIT }, { "{{ x", "(x", "", ERR_LIMIT },
-        { "{{ ", "1 is eq ", "1 }}", ERR_PARSE }, { "{{ x", "()", "}}", ERR_PARSE },
+    static const struct {
+        const char *open, *inner, *close;
+        int rc;
+    } cases[] = {
+        { "{{ ", "(", "1", ERR_LIMIT },
+        { "{{ ", "[", "1", ERR_LIMIT },
+        { "{{ ", "-", "1 }}", ERR_LIMIT },
+        { "{{ ", "not ", "1 }}", ERR_LIMIT },
+        { "", "{% if 1 %}", "", ERR_LIMIT },
+        { "", "{% for i in x %}", "", ERR_LIMIT },
+        { "{{ x", ".a", "}}", ERR_PARSE },
+        { "{{ x", "|list", "}}", ERR_PARSE },
+        { "{{ 1", "+1", "}}", ERR_PARSE },
+        { "{{ 1", " or 1", "}}", ERR_PARSE },
+        { "{{ 1", " if 1 else 1", "}}", ERR_LIMIT },
+        { "{{ ", "{1:", "", ERR_LIMIT },
+        { "{{ x", "[x", "", ERR_LIMIT },
+        { "{{ x", "(x", "", ERR_LIMIT },
+        { "{{ ", "1 is eq ", "1 }}", ERR_PARSE },
+        { "{{ x", "()", "}}", ERR_PARSE },
     };
     struct buf b;
 
@@ -195,9 +233,10 @@ static void a_deep_template_is_refused_when_loaded(void **state)
 /* A text that grows in a loop costs what it is long, not its square. */
 static void appending_in_a_loop_is_linear(void **state)
 {
-    static const char source[] =
-        "{% set ns = namespace(s='', t='') %}{% for i in range(50000) %}{% set ns.s = ns.s + '0123456789' %}"
-        "{% set ns.t = ns.t ~ x ~ i %}{% endfor %}{{ ns.s | length }} {{ ns.t | length }} {{ ns.t[:12] }}";
+    static const char source[] = "{% set ns = namespace(s='', t='') %}{% for i in range(50000) "
+                                 "%}{% set ns.s = ns.s + '0123456789' %}"
+                                 "{% set ns.t = ns.t ~ x ~ i %}{% endfor %}{{ ns.s | length }} {{ "
+                                 "ns.t | length }} {{ ns.t[:12] }}";
     const struct json *context;
     struct arena a;
     struct buf out;
@@ -216,12 +255,17 @@ static void appending_in_a_loop_is_linear(void **state)
 
 static void an_older_text_does_not_see_what_was_appended(void **state)
 {
-    static const struct { const char *source, *want; } cases[] = {
-        { "{% set a = 'x' + y %}{% set b = a + '1' %}{% set c = a + '2' %}{% set d = b + '3' %}{{ a }} {{ b }} {{ c }} {{ d }}",
+    static const struct {
+        const char *source, *want;
+    } cases[] = {
+        { "{% set a = 'x' + y %}{% set b = a + '1' %}{% set c = a + '2' %}{% set d = b + '3' %}{{ "
+          "a }} {{ b }} {{ c }} {{ d }}",
           "x# x#1 x#2 x#13" },
-        { "{% set a %}q{{ y }}{% endset %}{% set b = a + '1' %}{% set c = a + y %}{{ a }} {{ b }} {{ c }} {{ a[1:] + 'z' }} {{ a }}",
+        { "{% set a %}q{{ y }}{% endset %}{% set b = a + '1' %}{% set c = a + y %}{{ a }} {{ b }} "
+          "{{ c }} {{ a[1:] + 'z' }} {{ a }}",
           "q# q#1 q## #z q#" },
-        { "{% set a = y + 'x' %}{% set t = a[1:] %}{% set u = t + 'u' %}{% set v = a + 'v' %}{{ t }} {{ u }} {{ v }} {{ a }}",
+        { "{% set a = y + 'x' %}{% set t = a[1:] %}{% set u = t + 'u' %}{% set v = a + 'v' %}{{ t "
+          "}} {{ u }} {{ v }} {{ a }}",
           "x xu #xv #x" },
     };
     const struct json *context;
@@ -250,7 +294,8 @@ static void an_exception_keeps_its_words(void **state)
 
     (void)state;
     buf_init(&out, 1u << 20);
-    assert_int_equal(run(STR("{{ raise_exception('Roles must alternate!') }}"), NULL, &out, &e), ERR_INVAL);
+    assert_int_equal(run(STR("{{ raise_exception('Roles must alternate!') }}"), NULL, &out, &e),
+                     ERR_INVAL);
     assert_string_equal(e.msg, "Roles must alternate!");
     assert_int_equal(run(STR("\n\n{{ nothing.here }}"), NULL, &out, &e), ERR_INVAL);
     assert_non_null(strstr(e.msg, "line 3"));
@@ -262,8 +307,9 @@ static void an_exception_keeps_its_words(void **state)
 
 static void memory_that_is_refused_is_an_error(void **state)
 {
-    static const char source[] = "{% set ns = namespace(s='') %}{% for m in l %}{% set ns.s = ns.s + (m | upper) %}"
-                                 "{% endfor %}{{ ns.s }}{{ l | sort | join(', ') }}{{ l | tojson }}{{ '%s' % ns.s }}";
+    static const char source[] =
+        "{% set ns = namespace(s='') %}{% for m in l %}{% set ns.s = ns.s + (m | upper) %}"
+        "{% endfor %}{{ ns.s }}{{ l | sort | join(', ') }}{{ l | tojson }}{{ '%s' % ns.s }}";
     const struct json *context;
     struct arena a;
     struct err e;

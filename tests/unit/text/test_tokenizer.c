@@ -85,16 +85,16 @@ static void bpe_merges_by_rank_within_pieces(void **state)
         { "", 0, "" },
         { "hello", 0, "|hello" },
         { " world", 0, "|Ġworld" },
-        { "wor", 0, "|w|or" },              /* a token's text is not yet that token */
+        { "wor", 0, "|w|or" }, /* a token's text is not yet that token */
         { "hell oh", 0, "|hell|Ġ|o|h" },
-        { "    x", 0, "|ĠĠ|Ġ|Ġ|x" },        /* the last blank belongs to the next piece */
-        { "123", 0, "|1|2|3" },             /* smollm: digits alone */
+        { "    x", 0, "|ĠĠ|Ġ|Ġ|x" }, /* the last blank belongs to the next piece */
+        { "123", 0, "|1|2|3" },      /* smollm: digits alone */
         { "\n\n", 0, "|ĊĊ" },
         { "xyz", 0, "|xyz" },
-        { "xy", 0, "|x|y" },                /* merged, but no token: falls apart */
+        { "xy", 0, "|x|y" }, /* merged, but no token: falls apart */
         { "axya", 0, "|a|x|y|a" },
         { "\xc3\xa9", 0, "|Ã©" },
-        { "\xff", 0, "|ï|¿|½" },            /* U+FFFD */
+        { "\xff", 0, "|ï|¿|½" }, /* U+FFFD */
         { "it's", 0, "|i|t|'s" },
         { "~<|im_start|>", 0, "|~|<|||i|m|_|s|t|a|r|t|||>" },
     };
@@ -139,8 +139,8 @@ static void special_texts_are_cut_longest_first(void **state)
     static const struct line lines[] = {
         { "<|im_start|>hello<|im_end|>", BOTH, "|<|im_start|>|hello|<|im_end|>" },
         { "<|endoftext|>", TOKENIZE_PARSE_SPECIAL, "|<|endoftext|>" },
-        { "a<tool>", 0, "|a|<tool>" },                 /* user-defined: always */
-        { "<abcd", 0, "|<|abcd" },                     /* not <ab, though it begins earlier */
+        { "a<tool>", 0, "|a|<tool>" }, /* user-defined: always */
+        { "<abcd", 0, "|<|abcd" },     /* not <ab, though it begins earlier */
         { "<abc", 0, "|<ab|c" },
         { "abcdabcd", 0, "|abcd|abcd" },
         { "\n\n\n\n\n", 0, "|\n\n\n\n|Ċ" },
@@ -174,7 +174,7 @@ static void spm_merges_by_score_and_falls_back_to_bytes(void **state)
         { "<turn>a", TOKENIZE_PARSE_SPECIAL, "|<turn>|▁a" },
         { "a<turn>", 0, "|▁a|<|t|u|r|n|>" },
         { "a\n\nb", 0, "|▁a|\n\n|▁|b" }, /* a space after each special token */
-        { "> <", 0, "|▁|>▁<" },           /* a token across a blank */
+        { "> <", 0, "|▁|>▁<" },          /* a token across a blank */
         { "日本", 0, "|▁|日本" },
     };
     struct fixture f;
@@ -239,7 +239,7 @@ static void plain_bpe_piece(const struct fixture *f, struct str piece, struct to
         }
         for (const char *p = sym[i]; *p != '\0'; p += alphabet_len(p))
             if (alphabet_len(p) == 1)
-                token_list_add(out, tiny_id(&f->v, (char[2]){ *p, 0 }));
+                token_list_add(out, tiny_id(&f->v, (char[2]) { *p, 0 }));
     }
 }
 
@@ -313,7 +313,7 @@ static size_t plain_cuts(const struct fixture *f, struct str text, bool control,
     size_t n = 0;
 
     if (text.n > 0)
-        frag[n++] = (struct fragment){ 0, text.n, UINT32_MAX };
+        frag[n++] = (struct fragment) { 0, text.n, UINT32_MAX };
     for (size_t len = 31; len > 0; len--)
         for (uint32_t id = 0; id < f->v.count; id++) {
             struct str s = str_of(f->v.token[id].text);
@@ -333,10 +333,10 @@ static size_t plain_cuts(const struct fixture *f, struct str text, bool control,
                     continue;
                 memmove(frag + i + 3, frag + i + 1, (n - i - 1) * sizeof(*frag));
                 n += 2;
-                frag[i] = (struct fragment){ whole.at, at, UINT32_MAX };
-                frag[i + 1] = (struct fragment){ whole.at + at, len, id };
-                frag[i + 2] = (struct fragment){ whole.at + at + len, whole.n - at - len,
-                                                 UINT32_MAX };
+                frag[i] = (struct fragment) { whole.at, at, UINT32_MAX };
+                frag[i + 1] = (struct fragment) { whole.at + at, len, id };
+                frag[i + 2] =
+                    (struct fragment) { whole.at + at + len, whole.n - at - len, UINT32_MAX };
             }
         }
     return n;
@@ -349,11 +349,60 @@ static void expect_same(struct str text, const struct token_list *a, const struc
 }
 
 static const char *const parts[] = {
-    "hello", " world", "the", " the", "wor", "in", "ing", " ", "  ", "\n", "\n\n", "\n\n\n", "123",
-    "1", "'s", "xy", "xyz", "xyxyz", "aaaa", "aaaaaaaaa", "\xc3\xa9", " \xc3\xa9", "\xe6\x97\xa5",
-    "\xe6\x9c\xac", "\xf0\x9f\x98\x80", "<", "<ab", "abcd", "<abcd", "<tool>", "<tool", "tool>", "> <",
-    ">", "!!", "----", "--", "<|x|>", "<|im_start|>", "<|im_end|>", "<|im", "|>", "<turn>", "<b>",
-    "<s>", "</s>", "hel", "lo", "ell", "Z", "~", "\xe2\x96\x81", "bc", "ab",
+    "hello",
+    " world",
+    "the",
+    " the",
+    "wor",
+    "in",
+    "ing",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\n\n\n",
+    "123",
+    "1",
+    "'s",
+    "xy",
+    "xyz",
+    "xyxyz",
+    "aaaa",
+    "aaaaaaaaa",
+    "\xc3\xa9",
+    " \xc3\xa9",
+    "\xe6\x97\xa5",
+    "\xe6\x9c\xac",
+    "\xf0\x9f\x98\x80",
+    "<",
+    "<ab",
+    "abcd",
+    "<abcd",
+    "<tool>",
+    "<tool",
+    "tool>",
+    "> <",
+    ">",
+    "!!",
+    "----",
+    "--",
+    "<|x|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|im",
+    "|>",
+    "<turn>",
+    "<b>",
+    "<s>",
+    "</s>",
+    "hel",
+    "lo",
+    "ell",
+    "Z",
+    "~",
+    "\xe2\x96\x81",
+    "bc",
+    "ab",
 };
 
 static struct str random_text(struct rng *r, char *out, size_t parts_max)
@@ -366,13 +415,18 @@ static struct str random_text(struct rng *r, char *out, size_t parts_max)
         memcpy(out + n, p, strlen(p));
         n += strlen(p);
     }
-    return (struct str){ out, n };
+    return (struct str) { out, n };
 }
 
 static void bpe_equals_the_plain_rules(void **state)
 {
-    static const struct { const char *pre; enum pretok_kind kind; } kinds[] = {
-        { "gpt-2", PRETOK_GPT2 }, { "smollm", PRETOK_SMOLLM }, { "qwen2", PRETOK_QWEN2 },
+    static const struct {
+        const char *pre;
+        enum pretok_kind kind;
+    } kinds[] = {
+        { "gpt-2", PRETOK_GPT2 },
+        { "smollm", PRETOK_SMOLLM },
+        { "qwen2", PRETOK_QWEN2 },
         { "default", PRETOK_DEFAULT },
     };
     struct rng r;
@@ -482,7 +536,8 @@ static void text_survives_the_round_trip(void **state)
             if (str_find(s, STR("\xe2\x96\x81")) != SIZE_MAX ||
                 (kind == 0 && str_find(s, STR("xy")) != SIZE_MAX))
                 continue; /* U+2581 reads as a space; xy is tested above */
-            if (kind == 1 && (str_find(s, STR("\n\n")) != SIZE_MAX || str_find(s, STR("<b>")) != SIZE_MAX))
+            if (kind == 1 &&
+                (str_find(s, STR("\n\n")) != SIZE_MAX || str_find(s, STR("<b>")) != SIZE_MAX))
                 continue; /* the space after a special token stays, as in llama.cpp */
             buf_init(&out, 1 << 16);
             assert_int_equal(tokenizer_encode(f.t, s, 0, &l), 0);
@@ -498,12 +553,20 @@ static void text_survives_the_round_trip(void **state)
 
 static void streams_never_give_half_a_character(void **state)
 {
-    static const struct { const char *ids, *out[8]; } cases[] = {
+    static const struct {
+        const char *ids, *out[8];
+    } cases[] = {
         { "\xf0\x9f\x98\x80!", { "", "", "", "\xf0\x9f\x98\x80", "!" } },
-        { "\xe2\x82" "a", { "", "", "\xef\xbf\xbd" "a" } },      /* spoiled: one for both bytes */
-        { "\x80" "a", { "\xef\xbf\xbd", "a" } },                  /* can never become one */
+        { "\xe2\x82"
+          "a",
+          { "", "",
+            "\xef\xbf\xbd"
+            "a" } }, /* spoiled: one for both bytes */
+        { "\x80"
+          "a",
+          { "\xef\xbf\xbd", "a" } }, /* can never become one */
         { "\xc3\xc3\xa9", { "", "\xef\xbf\xbd", "\xc3\xa9" } },
-        { "\xf0\x9f", { "", "" } },                               /* flush tells of it */
+        { "\xf0\x9f", { "", "" } }, /* flush tells of it */
     };
     static const char *const flushed[] = { "", "", "", "", "\xef\xbf\xbd" };
     struct fixture f;
@@ -533,14 +596,15 @@ static void streams_never_give_half_a_character(void **state)
 
 static void control_tokens_are_shown_only_when_asked_for(void **state)
 {
-    static const struct { const char *text; bool special; const char *piece; } cases[] = {
-        { "<|im_start|>", false, "" },
-        { "<|im_start|>", true, "<|im_start|>" },
+    static const struct {
+        const char *text;
+        bool special;
+        const char *piece;
+    } cases[] = {
+        { "<|im_start|>", false, "" },  { "<|im_start|>", true, "<|im_start|>" },
         { "<|endoftext|>", false, "" }, /* typed normal, but its text says otherwise */
-        { "<tool>", false, "<tool>" },
-        { "\n\n\n", false, "\n\n\n" },
-        { "Ġworld", false, " world" },
-        { "ĊĊ", false, "\n\n" },
+        { "<tool>", false, "<tool>" },  { "\n\n\n", false, "\n\n\n" },
+        { "Ġworld", false, " world" },  { "ĊĊ", false, "\n\n" },
     };
     struct fixture f;
 
@@ -686,7 +750,7 @@ static void threads_may_share_a_tokenizer(void **state)
             tiny_spm(&f.v);
         open_vocab(&f);
         for (size_t i = 0; i < COUNT(s); i++) {
-            s[i] = (struct sharer){ f.t, 0 };
+            s[i] = (struct sharer) { f.t, 0 };
             assert_int_equal(pthread_create(&thread[i], NULL, encode_all, &s[i]), 0);
         }
         for (size_t i = 0; i < COUNT(s); i++) {
@@ -717,7 +781,7 @@ static void ceilings_hold_and_leave_the_list_as_it_was(void **state)
     assert_int_equal(l.count, 4);
     assert_false(token_list_add(&l, 7));
     p = mem_zalloc(((size_t)16 << 20) + 1);
-    huge = (struct str){ p, ((size_t)16 << 20) + 1 };
+    huge = (struct str) { p, ((size_t)16 << 20) + 1 };
     assert_int_equal(tokenizer_encode(f.t, huge, 0, &l), ERR_LIMIT);
     mem_free(p);
     token_list_fini(&l);

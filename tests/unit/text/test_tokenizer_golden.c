@@ -104,9 +104,9 @@ static uint64_t hash_vocabulary(const struct tokenizer *t)
         shown = b.len > 0;
         buf_reset(&b);
         assert_true(tokenizer_piece(t, id, true, &b));
-        hash = case_hash(hash, (uint32_t)tokenizer_is_eog(t, id) |
-                                   (uint32_t)tokenizer_is_control(t, id) << 1 |
-                                   (uint32_t)shown << 2);
+        hash =
+            case_hash(hash, (uint32_t)tokenizer_is_eog(t, id) |
+                                (uint32_t)tokenizer_is_control(t, id) << 1 | (uint32_t)shown << 2);
         for (size_t i = 0; i < b.len; i++)
             hash = case_hash(hash, (uint8_t)b.p[i]);
         hash = case_hash(hash, UINT32_MAX);
@@ -212,7 +212,8 @@ static void smollm2_gives_the_ids_of_llama_cpp(void **state)
 static void qwen_gives_the_ids_of_llama_cpp(void **state)
 {
     (void)state;
-    check_model("qwen2.5", "qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", "qwen.gguf");
+    check_model("qwen2.5", "qwen2.5-coder-0.5b", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+                "qwen.gguf");
 }
 
 static void gemma3_gives_the_ids_of_llama_cpp(void **state)
@@ -221,8 +222,8 @@ static void gemma3_gives_the_ids_of_llama_cpp(void **state)
     check_model("gemma3", "gemma3-270m", "gemma-3-270m-q4_k_m.gguf", "gemma3.gguf");
 }
 
-static const char *const vocabs[] = { "gpt-2", "llama-bpe", "qwen2",     "llama-spm", "phi-3",
-                                      "qwen35", "falcon",   "starcoder", "gpt-neox" };
+static const char *const vocabs[] = { "gpt-2",  "llama-bpe", "qwen2",     "llama-spm", "phi-3",
+                                      "qwen35", "falcon",    "starcoder", "gpt-neox" };
 
 static void vocabularies_give_the_ids_of_llama_cpp(void **state)
 {
@@ -282,8 +283,9 @@ static void check_published(const char *name, struct str in, struct str out)
 
 static void published_vectors_hold(void **state)
 {
-    static const char *const names[] = { "gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3", "qwen35",
-                                         "falcon", "starcoder", "refact", "mpt", "command-r" };
+    static const char *const names[] = { "gpt-2",  "llama-bpe", "qwen2",    "llama-spm",
+                                         "phi-3",  "qwen35",    "falcon",   "starcoder",
+                                         "refact", "mpt",       "command-r" };
     struct buf path, in, out;
     size_t absent = 0;
     struct err e;

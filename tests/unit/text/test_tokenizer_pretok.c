@@ -18,9 +18,9 @@
 #define PASSES_MAX 4
 #define PIECES_MAX 4096
 
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
+#define GPT2        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
 #define CONTRACTION "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-#define BLANKS "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define BLANKS      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 /* Each expression splits the pieces of the one before into matches and what is between. */
 static const struct {
@@ -29,15 +29,20 @@ static const struct {
 } kinds[] = {
     { PRETOK_GPT2, "gpt-2", { GPT2 } },
     { PRETOK_SMOLLM, "smollm", { "\\p{N}", GPT2 } },
-    { PRETOK_LLAMA3, "llama-bpe",
-      { CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" BLANKS } },
-    { PRETOK_QWEN2, "qwen2",
-      { CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" BLANKS } },
-    { PRETOK_QWEN35, "qwen35",
-      { CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" BLANKS } },
+    { PRETOK_LLAMA3,
+      "llama-bpe",
+      { CONTRACTION
+        "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" BLANKS } },
+    { PRETOK_QWEN2,
+      "qwen2",
+      { CONTRACTION
+        "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" BLANKS } },
+    { PRETOK_QWEN35,
+      "qwen35",
+      { CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| "
+                    "?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" BLANKS } },
     { PRETOK_FALCON, "falcon", { "[\\p{P}$+<=>^~|`]+", GPT2, "[0-9][0-9][0-9]" } },
-    { PRETOK_DEFAULT, "default",
-      { "[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" } },
+    { PRETOK_DEFAULT, "default", { "[\\p{P}$+<=>^~|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]" } },
 };
 
 static pcre2_code *compiled[COUNT(kinds)][PASSES_MAX];
@@ -76,7 +81,7 @@ static void put(struct pieces *p, const char *at, size_t n)
     if (n == 0)
         return;
     assert_true(p->count < PIECES_MAX);
-    p->piece[p->count++] = (struct str){ at, n };
+    p->piece[p->count++] = (struct str) { at, n };
 }
 
 /* One expression over one piece: "not followed by a non-blank" looks no further than its end. */
@@ -143,7 +148,8 @@ static const char *const texts[] = {
     "...!!!\n\n???\r\n --\n",
     " \u00a0\u3000a\u2028b \xc2\x85 c",
     "'s's''s '",
-    ("\u0661\u0662\u0663 \u2167 \u00bd\u00b2 12\u0663\u0664" "56"),
+    ("\u0661\u0662\u0663 \u2167 \u00bd\u00b2 12\u0663\u0664"
+     "56"),
     "e\u0301a\u0300 \u0905\u0928\u0941\u0938\u094d \u05d0\u05b6\u05e8",
     "\u4f60\u597d\uff0c\u4e16\u754c\u3002123\uff11\uff12",
     "\U0001f600\U0001f468\u200d\U0001f469 ok",
@@ -163,12 +169,15 @@ static void fixed_texts_are_cut_as_the_expressions_cut_them(void **state)
 
 /* Code points of every class.  U+180E is left out: PCRE2 takes it for a blank, Unicode does not. */
 static const uint32_t points[] = {
-    0, 9, 10, 11, 12, 13, 27, ' ', ' ', ' ', '\'', '\'', 's', 't', 'r', 'e', 'l', 'L', 'd', 'M', 'a',
-    'Z', '0', '1', '9', '.', ',', '$', '+', '<', '^', '`', '|', '~', '-', '\n', '\r', ' ', 0x7f,
-    0x85, 0xa0, 0xa7, 0xaa, 0xad, 0xb2, 0xb5, 0xbc, 0xd7, 0xe9, 0x17f, 0x1c5, 0x2c6, 0x300, 0x378,
-    0x431, 0x5b0, 0x5d0, 0x660, 0x6dd, 0x903, 0x966, 0x1680, 0x2003, 0x200b, 0x200d, 0x2014, 0x2028,
-    0x202f, 0x2070, 0x20ac, 0x2160, 0x212a, 0x2581, 0x3000, 0x3007, 0x3042, 0x4e00, 0xac00, 0xe000,
-    0xfb01, 0xfe0f, 0xff11, 0xff0c, 0xfffd, 0x10000, 0x1d7d8, 0x1f600, 0x20000, 0xe0001,
+    0,      9,      10,     11,     12,      13,      27,      ' ',     ' ',     ' ',
+    '\'',   '\'',   's',    't',    'r',     'e',     'l',     'L',     'd',     'M',
+    'a',    'Z',    '0',    '1',    '9',     '.',     ',',     '$',     '+',     '<',
+    '^',    '`',    '|',    '~',    '-',     '\n',    '\r',    ' ',     0x7f,    0x85,
+    0xa0,   0xa7,   0xaa,   0xad,   0xb2,    0xb5,    0xbc,    0xd7,    0xe9,    0x17f,
+    0x1c5,  0x2c6,  0x300,  0x378,  0x431,   0x5b0,   0x5d0,   0x660,   0x6dd,   0x903,
+    0x966,  0x1680, 0x2003, 0x200b, 0x200d,  0x2014,  0x2028,  0x202f,  0x2070,  0x20ac,
+    0x2160, 0x212a, 0x2581, 0x3000, 0x3007,  0x3042,  0x4e00,  0xac00,  0xe000,  0xfb01,
+    0xfe0f, 0xff11, 0xff0c, 0xfffd, 0x10000, 0x1d7d8, 0x1f600, 0x20000, 0xe0001,
 };
 
 static void random_texts_are_cut_as_the_expressions_cut_them(void **state)
@@ -184,7 +193,7 @@ static void random_texts_are_cut_as_the_expressions_cut_them(void **state)
         for (size_t j = 0; j < len; j++)
             n += utf8_put(text + n, points[rng_below(&r, COUNT(points))]);
         for (size_t k = 0; k < COUNT(kinds); k++)
-            check(k, (struct str){ text, n });
+            check(k, (struct str) { text, n });
     }
 }
 
@@ -217,7 +226,7 @@ static void every_code_point_has_the_class_that_the_expressions_give_it(void **s
         n += utf8_put(text + n, cp);
         text[n++] = '1';
         for (size_t k = 0; k < COUNT(kinds); k++)
-            check(k, (struct str){ text, n });
+            check(k, (struct str) { text, n });
     }
     pcre2_code_free(assigned);
 }
@@ -225,7 +234,11 @@ static void every_code_point_has_the_class_that_the_expressions_give_it(void **s
 static void long_runs_are_one_piece_and_linear(void **state)
 {
     static char text[1 << 20];
-    static const struct { char c; enum pretok_kind kind; size_t pieces; } cases[] = {
+    static const struct {
+        char c;
+        enum pretok_kind kind;
+        size_t pieces;
+    } cases[] = {
         { 'a', PRETOK_GPT2, 1 },
         { ' ', PRETOK_LLAMA3, 1 },
         { '\n', PRETOK_QWEN2, 1 },
@@ -242,7 +255,7 @@ static void long_runs_are_one_piece_and_linear(void **state)
         size_t n = 0;
 
         memset(text, cases[i].c, sizeof(text));
-        pretok_init(&s, cases[i].kind, (struct str){ text, sizeof(text) });
+        pretok_init(&s, cases[i].kind, (struct str) { text, sizeof(text) });
         while (pretok_next(&s, &piece))
             n++;
         assert_int_equal(n, cases[i].pieces);
@@ -251,7 +264,9 @@ static void long_runs_are_one_piece_and_linear(void **state)
 
 static void bad_utf8_is_repaired_as_llama_cpp_reads_it(void **state)
 {
-    static const struct { const char *in, *out; } cases[] = {
+    static const struct {
+        const char *in, *out;
+    } cases[] = {
         { "abc \xc3\xa9", "abc \xc3\xa9" },
         { "\x80", "\xef\xbf\xbd" },
         { "a\xff\xfe", "a\xef\xbf\xbd\xef\xbf\xbd" },
@@ -260,7 +275,7 @@ static void bad_utf8_is_repaired_as_llama_cpp_reads_it(void **state)
         { "\xe2\x96", "\xef\xbf\xbd\xef\xbf\xbd" }, /* one for each byte, not for each subpart */
         { "\xc1\xbf", "\x7f" },                     /* overlong forms count as what they mean */
         { "\xe0\x82\xa2", "\xc2\xa2" },
-        { "\xed\xa0\x80", "\xed\xa0\x80" },         /* surrogates stay */
+        { "\xed\xa0\x80", "\xed\xa0\x80" }, /* surrogates stay */
         { "\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
         { "\xf5\x80\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
     };

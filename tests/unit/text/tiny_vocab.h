@@ -24,8 +24,8 @@ struct tiny {
     uint32_t count;
     const char *const *merge;
     uint32_t merge_count;
-    int bos, eos, eot;                        /* -1 = no such key */
-    int add_bos, add_eos, add_space_prefix;   /* -1 = no such key */
+    int bos, eos, eot;                      /* -1 = no such key */
+    int add_bos, add_eos, add_space_prefix; /* -1 = no such key */
 };
 
 static inline void tiny_add(struct tiny *v, const char *text, int type, float score)
@@ -46,18 +46,25 @@ static inline uint32_t tiny_id(const struct tiny *v, const char *text)
 
 /* The merges of the BPE vocabulary, in the byte alphabet.  "xy" is in no vocabulary entry. */
 static const char *const tiny_merges[] = {
-    "h e", "l l",   "he ll", "hell o", "Ġ w", "o r", "Ġw or", "l d",  "Ġwor ld", "Ġ Ġ",
-    "ĠĠ ĠĠ", "i n", "in g",  "Ċ Ċ",    "t h", "th e", "Ġ the", "1 2", "12 3",    "' s",
-    "x y", "xy z",  "Ã ©",   "Ġ Ã©",   "a a", "aa aa", "aaaa aaaa", "e l", "hel lo", "Ġ a",
-    "h el", "b c",  "a b",   "! !",    "- -", "-- --", "Ġ --",
+    "h e",   "l l",  "he ll", "hell o", "Ġ w", "o r",   "Ġw or",     "l d", "Ġwor ld", "Ġ Ġ",
+    "ĠĠ ĠĠ", "i n",  "in g",  "Ċ Ċ",    "t h", "th e",  "Ġ the",     "1 2", "12 3",    "' s",
+    "x y",   "xy z", "Ã ©",   "Ġ Ã©",   "a a", "aa aa", "aaaa aaaa", "e l", "hel lo",  "Ġ a",
+    "h el",  "b c",  "a b",   "! !",    "- -", "-- --", "Ġ --",
 };
 
 /* Byte-level BPE: ids 0..255 are the bytes in order. */
 static inline void tiny_bpe(struct tiny *v, const char *pre)
 {
-    *v = (struct tiny){ .model = "gpt2", .pre = pre, .merge = tiny_merges,
-                        .merge_count = COUNT(tiny_merges), .bos = -1, .eos = -1, .eot = -1,
-                        .add_bos = -1, .add_eos = -1, .add_space_prefix = -1 };
+    *v = (struct tiny) { .model = "gpt2",
+                         .pre = pre,
+                         .merge = tiny_merges,
+                         .merge_count = COUNT(tiny_merges),
+                         .bos = -1,
+                         .eos = -1,
+                         .eot = -1,
+                         .add_bos = -1,
+                         .add_eos = -1,
+                         .add_space_prefix = -1 };
     for (uint32_t b = 0, n = 0; b < 256; b++) {
         bool plain = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
         char text[5] = { 0 };
@@ -92,14 +99,22 @@ static inline void tiny_bpe(struct tiny *v, const char *pre)
 
 static inline void tiny_spm(struct tiny *v)
 {
-    static const char *const pieces[] = { /* best first */
-        "▁t", "he", "in", "▁a", "▁the", "▁in", "er", "▁w", "or", "ld", "▁wor", "▁world", "hello",
-        "▁▁", "▁▁▁▁", "ll", "hell", "▁hello", "aa", "aaaa", ">▁<", "▁<", "é", "▁é", "日本",
+    static const char *const pieces[] = {
+        /* best first */
+        "▁t", "he",   "in",     "▁a",    "▁the", "▁in",  "er",   "▁w",   "or",
+        "ld", "▁wor", "▁world", "hello", "▁▁",   "▁▁▁▁", "ll",   "hell", "▁hello",
+        "aa", "aaaa", ">▁<",    "▁<",    "é",    "▁é",   "日本",
     };
     char text[8];
 
-    *v = (struct tiny){ .model = "llama", .pre = "default", .bos = 1, .eos = 2, .eot = -1,
-                        .add_bos = -1, .add_eos = -1, .add_space_prefix = -1 };
+    *v = (struct tiny) { .model = "llama",
+                         .pre = "default",
+                         .bos = 1,
+                         .eos = 2,
+                         .eot = -1,
+                         .add_bos = -1,
+                         .add_eos = -1,
+                         .add_space_prefix = -1 };
     tiny_add(v, "<unk>", TINY_UNKNOWN, 0);
     tiny_add(v, "<s>", TINY_CONTROL, 0);
     tiny_add(v, "</s>", TINY_CONTROL, 0);
@@ -111,7 +126,7 @@ static inline void tiny_spm(struct tiny *v)
         tiny_add(v, pieces[i], TINY_NORMAL, -(float)(i / 2)); /* pairs of equal scores */
     tiny_add(v, "▁", TINY_NORMAL, -1000);
     for (char c = 'a'; c <= 'z'; c++)
-        tiny_add(v, (char[2]){ c, 0 }, TINY_NORMAL, -1001 - (float)(c - 'a'));
+        tiny_add(v, (char[2]) { c, 0 }, TINY_NORMAL, -1001 - (float)(c - 'a'));
     tiny_add(v, "日", TINY_NORMAL, -1100);
     tiny_add(v, "本", TINY_NORMAL, -1101);
     tiny_add(v, "<", TINY_NORMAL, -1102);

@@ -32,8 +32,11 @@ static int on_frame(void *ctx, const struct kvx_frame *f)
 
 static void put_data(struct buf *b)
 {
-    struct kvx_header h = { .has = 1u << KVX_F_INDEX | 1u << KVX_F_SEQ | 1u << KVX_F_KEY | 1u << KVX_F_CRC | 1u << KVX_F_TRANSFER,
-                            .index = 300, .seq = 2, .crc = 0xfedcba98 };
+    struct kvx_header h = { .has = 1u << KVX_F_INDEX | 1u << KVX_F_SEQ | 1u << KVX_F_KEY |
+                                   1u << KVX_F_CRC | 1u << KVX_F_TRANSFER,
+                            .index = 300,
+                            .seq = 2,
+                            .crc = 0xfedcba98 };
 
     memset(h.key, 7, sizeof(h.key));
     memset(h.transfer, 9, sizeof(h.transfer));
@@ -45,7 +48,8 @@ static void put_data(struct buf *b)
  * checksum is CRC-32C of bytes 0..23 and 0x80, computed with an independent implementation. */
 static void ping_is_these_bytes(void **state)
 {
-    static const uint8_t want[] = { 'K', 'V', 'X', '1', 15, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 };
+    static const uint8_t want[] = { 'K', 'V', 'X', '1', 15, 0, 0, 0, 1, 0, 0, 0,
+                                    0,   0,   0,   0,   0,  0, 0, 0, 0, 0, 0, 0 };
     struct kvx_header none = { 0 };
     struct buf b;
 
@@ -73,8 +77,9 @@ static void one_answer_at_every_cut(void **state)
         struct kvx_reader r;
 
         kvx_reader_init(&r, 5);
-        assert_int_equal(kvx_reader_feed(&r, (struct str){ b.p, cut }, on_frame, &s), 0);
-        assert_int_equal(kvx_reader_feed(&r, (struct str){ b.p + cut, b.len - cut }, on_frame, &s), 0);
+        assert_int_equal(kvx_reader_feed(&r, (struct str) { b.p, cut }, on_frame, &s), 0);
+        assert_int_equal(kvx_reader_feed(&r, (struct str) { b.p + cut, b.len - cut }, on_frame, &s),
+                         0);
         assert_int_equal(s.frames, 2);
         assert_int_equal(s.type, KVX_PING);
         kvx_reader_fini(&r);
