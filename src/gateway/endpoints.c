@@ -122,10 +122,10 @@ static void take_scrape(struct endpoint *ep)
     ep->running = bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING], 1e6);
     ep->waiting = bounded(s.v[F_WAITING] + s.v[F_SG_WAITING], 1e6);
     ep->kv_usage = bounded(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), 1);
-    /* What ran of ours since the scrape before may be in these numbers, finished or not, and is in our
-     * own books already; only what exceeds it is somebody else's. */
-    ep->foreign = MAX(0.0, ep->running + ep->waiting -
-                               MAX(ep->inflight_peak, ep->inflight_peak_before));
+    /* What ran of ours since the scrape before may be in these numbers, finished or not, and is in
+     * our own books already; only what exceeds it is somebody else's. */
+    ep->foreign =
+        MAX(0.0, ep->running + ep->waiting - MAX(ep->inflight_peak, ep->inflight_peak_before));
     ep->has_blocks = s.has[F_BLOCKS_IN_USE];
     ep->blocks_in_use = bounded(s.v[F_BLOCKS_IN_USE], 1e15);
     ep->blocks_total = bounded(s.v[F_BLOCKS_TOTAL], 1e15);

@@ -107,8 +107,9 @@ struct endpoint {
 
     uint64_t bookings;
     uint32_t inflight, decoding;
-    uint32_t inflight_peak, inflight_peak_before; /* since the last scrape began, and the one before */
-    double foreign;               /* requests there that are not ours, by the last scrape */
+    uint32_t inflight_peak,
+        inflight_peak_before; /* since the last scrape began, and the one before */
+    double foreign;           /* requests there that are not ours, by the last scrape */
     double prefill_tokens;
     struct sched_learner learner;
 

@@ -26,7 +26,8 @@ uint16_t zmtp_pub_port(const struct zmtp_pub *p);
 int zmtp_pub_connect(struct zmtp_pub *p, const char *host, uint16_t port, struct err *e) MUST_CHECK;
 /* Sends to every subscriber whose prefix matches frame 0. */
 void zmtp_pub_send(struct zmtp_pub *p, const struct zmtp_msg *m);
-size_t zmtp_pub_peers(const struct zmtp_pub *p); /* that subscribed to something */  /* subscribers after their handshake */
+size_t zmtp_pub_peers(const struct zmtp_pub *p);
+/* that subscribed to something */                /* subscribers after their handshake */
 uint64_t zmtp_pub_lost(const struct zmtp_pub *p); /* messages a slow subscriber did not get */
 void zmtp_pub_close(struct zmtp_pub *p);
 

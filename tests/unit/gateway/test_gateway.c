@@ -199,7 +199,8 @@ static void worker_handle(void *ctx, struct http_req *r)
                  "vllm:num_requests_running{engine=\"0\"} %u\n"
                  "vllm:num_requests_waiting{engine=\"0\"} "
                  "0\nvllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n%s",
-                 k->live + k->foreign, k->is_ours ? "llmd_blocks_in_use 7\nllmd_blocks_total 99\n" : "");
+                 k->live + k->foreign,
+                 k->is_ours ? "llmd_blocks_in_use 7\nllmd_blocks_total 99\n" : "");
         http_reply(r, 200, "text/plain", str_of(body), NULL);
     } else if (str_eqz(path, "/v1/models")) {
         http_reply(r, 200, "application/json",
