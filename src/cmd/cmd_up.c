@@ -281,7 +281,7 @@ static uint16_t free_port(void)
 static void add_worker(struct up *u, const char *role, uint32_t i, const char *model,
                        struct child *cache, struct child *sched)
 {
-    uint16_t port = free_port(), events = free_port();
+    uint16_t port = free_port(), events = free_port(), replay = free_port();
     char name[32];
     struct child *c;
 
@@ -299,9 +299,9 @@ static void add_worker(struct up *u, const char *role, uint32_t i, const char *m
     arg(c, "127.0.0.1:%u", port);
     arg(c, "--kv-events-config");
     arg(c,
-        "{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\",\"endpoint\":\"tcp://"
-        "127.0.0.1:%u\"}",
-        events);
+        "{\"enable_kv_cache_events\":true,\"publisher\":\"zmq\","
+        "\"endpoint\":\"tcp://127.0.0.1:%u\",\"replay_endpoint\":\"tcp://127.0.0.1:%u\"}",
+        events, replay);
     arg(c, "--weights-fd");
     arg(c, "%d", u->weights_fd);
     arg(c, "--threads");
@@ -313,7 +313,7 @@ static void add_worker(struct up *u, const char *role, uint32_t i, const char *m
     arg(c, "--shutdown-timeout");
     arg(c, "%u", u->o->shutdown_timeout_s);
     arg(cache, "--endpoint");
-    arg(cache, "%s=127.0.0.1:%u@127.0.0.1:%u", name, port, events);
+    arg(cache, "%s=127.0.0.1:%u@127.0.0.1:%u@127.0.0.1:%u", name, port, events, replay);
     arg(sched, "--endpoint");
     arg(sched, "127.0.0.1:%u=%s", port, role);
 }

@@ -65,6 +65,14 @@ struct outgoing {
     uint32_t events;
 };
 
+/* A batch too large to send uses up its number, so that subscribers see a gap. */
+static void skip_one(struct publisher *p)
+{
+    while (p->ring_first < p->seq)
+        drop_oldest(p);
+    p->ring_first = ++p->seq;
+}
+
 static void send_on_loop(void *ctx)
 {
     struct outgoing *o = ctx;
@@ -72,6 +80,11 @@ static void send_on_loop(void *ctx)
     char seq[8];
     struct zmtp_msg m = { .count = 3 };
 
+    if (o->bytes == NULL) {
+        skip_one(p);
+        mem_free(o);
+        return;
+    }
     be64(seq, p->seq);
     m.frame[0] = str_of(p->topic);
     m.frame[1] = (struct str) { seq, 8 };
@@ -121,13 +134,13 @@ void publisher_events(void *ctx, const struct engine_kv_event *ev, uint32_t coun
     arena_fini(&a);
     if (b.failed) {
         LOG_WARN("kv events dropped count=%u reason=too_large", count);
-        buf_fini(&b);
-        return;
+        buf_fini(&b); /* o->bytes stays NULL */
     }
     o = mem_zalloc(sizeof(*o));
     o->p = w->pub;
     o->events = count;
-    o->bytes = buf_take(&b, &o->n);
+    if (b.p != NULL)
+        o->bytes = buf_take(&b, &o->n);
     loop_post(w->loop, send_on_loop, o);
 }
 

@@ -229,6 +229,12 @@ static const struct metric_desc table[WM_COUNT_OF] = {
                   { "handler" },
                   NULL,
                   0 },
+    [WM_START_TIME] = { METRIC_GAUGE,
+                        "process_start_time_seconds",
+                        "Start of this process, seconds since 1970.",
+                        { NULL },
+                        NULL,
+                        0 },
     [WM_EVENTS_SENT] = { METRIC_COUNTER,
                          "llmd_worker_kv_events_total",
                          "KV events published.",
@@ -305,6 +311,7 @@ void worker_metrics_refresh(struct worker *w)
         (void)worker_metric(w, WM_BY_SOURCE, sources[i]);
     if (w->engine != NULL)
         engine_stats(w->engine, &s);
+    metric_set(worker_metric(w, WM_START_TIME, NULL), (double)w->started);
     metric_set(worker_metric(w, WM_WAITING, NULL), s.waiting);
     metric_set(worker_metric(w, WM_RUNNING, NULL), s.running);
     metric_set(worker_metric(w, WM_KV_USAGE, NULL),

@@ -54,6 +54,7 @@ enum worker_metric {
     WM_SECONDS_SINCE_PROGRESS,
     WM_HTTP,
     WM_EVENTS_SENT,
+    WM_START_TIME,
     WM_COUNT_OF
 };
 
