@@ -107,29 +107,29 @@ static struct str open_span(const struct json *j)
     return s;
 }
 
-static int read_chat(const struct reader *r, const struct json *root, struct token_list *out,
-                     struct err *e)
+static int read_chat(const struct reader *r, struct arena *tree, const struct json *root,
+                     struct token_list *out)
 {
+    struct oai_request q;
+    struct oai_error refused;
     struct chat_render_opts o = {
-        .messages = json_get(root, "messages"),
-        .tools = json_get(root, "tools"),
-        .kwargs = json_get(root, "chat_template_kwargs"),
-        .add_generation_prompt = true,
         .allow_special_in_content = r->allow_special,
         .bos_token = r->bos,
         .eos_token = r->eos,
         .now_s = clock_wall_s(),
     };
+    struct err e;
 
     if (r->template == NULL)
         return ERR_UNSUPPORTED;
-    (void)json_bool(json_get(root, "add_generation_prompt"), &o.add_generation_prompt);
-    (void)json_bool(json_get(root, "continue_final_message"), &o.continue_final_message);
-    if (!json_is(o.tools, JSON_ARRAY))
-        o.tools = NULL;
-    if (!json_is(o.kwargs, JSON_OBJECT))
-        o.kwargs = NULL;
-    return chat_tokenize(r->template, &o, r->tok, out, e);
+    if (oai_chat_prompt(tree, root, &q, &refused) != 0)
+        return ERR_INVAL; /* the worker says so, in its own words */
+    o.messages = q.messages;
+    o.tools = q.tools;
+    o.kwargs = q.chat_template_kwargs;
+    o.add_generation_prompt = q.add_generation_prompt;
+    o.continue_final_message = q.continue_final_message;
+    return chat_tokenize(r->template, &o, r->tok, out, &e);
 }
 
 static int read_prompt(const struct reader *r, const struct json *prompt, bool add_special,
@@ -156,16 +156,15 @@ static const struct json *first_prompt(const struct json *root, uint32_t *extra)
     return p;
 }
 
-static int read_exact(const struct reader *r, enum reading_kind kind, const struct json *root,
-                      struct token_list *out, uint32_t *extra)
+static int read_exact(const struct reader *r, enum reading_kind kind, struct arena *tree,
+                      const struct json *root, struct token_list *out, uint32_t *extra)
 {
-    struct err e;
     const struct json *prompt;
     bool add_special = true;
 
     *extra = 0;
     if (kind == READING_CHAT)
-        return r->tok == NULL ? ERR_UNSUPPORTED : read_chat(r, root, out, &e);
+        return r->tok == NULL ? ERR_UNSUPPORTED : read_chat(r, tree, root, out);
     if (kind != READING_COMPLETION)
         return ERR_UNSUPPORTED;
     prompt = first_prompt(root, extra);
@@ -286,12 +285,12 @@ static void refuse_body(struct reading *out, int rc)
                                    : "must be a JSON object");
 }
 
-static void read_prompt_of(const struct reader *r, enum reading_kind kind, const struct json *root,
-                           struct str model, struct reading *out)
+static void read_prompt_of(const struct reader *r, enum reading_kind kind, struct arena *tree,
+                           const struct json *root, struct str model, struct reading *out)
 {
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
-    int rc = read_exact(r, kind, root, &tokens, &extra);
+    int rc = read_exact(r, kind, tree, root, &tokens, &extra);
 
     if (rc != 0) {
         out->render_failed = r->tok != NULL && kind != READING_OTHER;
@@ -325,7 +324,7 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
                        "%s is set by the scheduler, not by clients", reserved);
     } else {
         read_fields(root, out);
-        read_prompt_of(r, kind, root, model, out);
+        read_prompt_of(r, kind, &tree, root, model, out);
     }
     arena_fini(&tree);
 }

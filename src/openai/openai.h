@@ -93,6 +93,11 @@ int oai_parse_chat(struct arena *a, struct str body, struct oai_request *out,
                    struct oai_error *err) MUST_CHECK;
 int oai_parse_completion(struct arena *a, struct str body, struct oai_request *out,
                          struct oai_error *err) MUST_CHECK;
+/* Only what a chat's prompt is made of (messages, tools, chat_template_kwargs, the flags that end
+ * it), for a router that must make the worker's tokens and leaves the other fields to the worker.
+ * root: the parsed body, in a. */
+int oai_chat_prompt(struct arena *a, const struct json *root, struct oai_request *out,
+                    struct oai_error *err) MUST_CHECK;
 
 struct oai_usage {
     uint32_t prompt_tokens, completion_tokens, cached_tokens;

@@ -500,11 +500,8 @@ static int read_best_of(struct request_ctx *c)
     return rc;
 }
 
-int request_begin(struct request_ctx *c, struct str body)
+static void set_defaults(struct request_ctx *c)
 {
-    struct err e = { 0 };
-    int rc;
-
     *c->r = (struct oai_request) {
         .n = 1,
         .max_tokens = -1,
@@ -518,6 +515,14 @@ int request_begin(struct request_ctx *c, struct str body)
         .add_generation_prompt = true,
         .add_special_tokens = c->route == ROUTE_COMPLETION,
     };
+}
+
+int request_begin(struct request_ctx *c, struct str body)
+{
+    struct err e = { 0 };
+    int rc;
+
+    set_defaults(c);
     rc = json_parse(c->a, body, NULL, &c->root, &e);
     if (rc == ERR_NOMEM)
         return request_no_memory(c);
@@ -532,14 +537,8 @@ int request_begin(struct request_ctx *c, struct str body)
     return 0;
 }
 
-typedef int request_reader(struct request_ctx *c);
-
-int request_common(struct request_ctx *c)
+static int read_fields(struct request_ctx *c)
 {
-    static request_reader *const readers[] = {
-        check_strings, read_max_tokens,     read_top_k_seed,      read_stops,   read_bias,
-        read_logprobs, read_stream_options, read_response_format, read_best_of, refuse_unsupported,
-    };
     int rc = 0;
 
     for (size_t i = 0; i < COUNT(fields) && rc == 0; i++) {
@@ -549,6 +548,19 @@ int request_common(struct request_ctx *c)
         if (j != NULL)
             rc = read_field(c, &fields[i], j);
     }
+    return rc;
+}
+
+typedef int request_reader(struct request_ctx *c);
+
+int request_common(struct request_ctx *c)
+{
+    static request_reader *const readers[] = {
+        check_strings, read_max_tokens,     read_top_k_seed,      read_stops,   read_bias,
+        read_logprobs, read_stream_options, read_response_format, read_best_of, refuse_unsupported,
+    };
+    int rc = read_fields(c);
+
     for (size_t i = 0; i < COUNT(readers) && rc == 0; i++)
         rc = readers[i](c);
     if (rc != 0)
@@ -642,6 +654,18 @@ int oai_parse_completion(struct arena *a, struct str body, struct oai_request *o
     return rc;
 }
 
+/* All that the template sees. */
+static int read_conversation(struct request_ctx *c)
+{
+    int rc = request_messages(c);
+
+    if (rc == 0)
+        rc = request_tools(c);
+    if (rc == 0)
+        rc = request_template_args(c);
+    return rc;
+}
+
 int oai_parse_chat(struct arena *a, struct str body, struct oai_request *out, struct oai_error *err)
 {
     struct request_ctx c = { .a = a, .r = out, .e = err, .route = ROUTE_CHAT };
@@ -650,10 +674,19 @@ int oai_parse_chat(struct arena *a, struct str body, struct oai_request *out, st
     if (rc == 0)
         rc = request_common(&c);
     if (rc == 0)
-        rc = request_messages(&c);
+        rc = read_conversation(&c);
     if (rc == 0)
-        rc = request_tools(&c);
-    if (rc == 0)
-        rc = request_template_args(&c);
+        rc = request_tool_choice(&c);
     return rc;
+}
+
+int oai_chat_prompt(struct arena *a, const struct json *root, struct oai_request *out,
+                    struct oai_error *err)
+{
+    struct request_ctx c = { .a = a, .root = root, .r = out, .e = err, .route = ROUTE_CHAT };
+    int rc;
+
+    set_defaults(&c);
+    rc = read_fields(&c);
+    return rc != 0 ? rc : read_conversation(&c);
 }

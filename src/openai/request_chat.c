@@ -348,12 +348,17 @@ static int check_tool(struct request_ctx *c, const struct json *t, uint32_t i)
     return 0;
 }
 
-static int check_tool_choice(struct request_ctx *c)
+int request_tool_choice(struct request_ctx *c)
 {
     const struct json *choice = request_field(c, "tool_choice"),
-                      *old = request_field(c, "function_call");
+                      *old = request_field(c, "function_call"),
+                      *calls = request_field(c, "parallel_tool_calls");
     struct str s = STR_NONE;
+    bool b;
 
+    if (calls != NULL && !json_bool(calls, &b))
+        return BAD(c, "type", "parallel_tool_calls",
+                   "parallel_tool_calls must be true or false, got %s", request_type_name(calls));
     if (old != NULL && !(json_str(old, &s) && (str_eqz(s, "none") || str_eqz(s, "auto"))))
         return BAD(c, "unsupported", "function_call", "function_call is not supported: use tools");
     if (choice == NULL)
@@ -380,16 +385,11 @@ static int check_tool_choice(struct request_ctx *c)
 
 int request_tools(struct request_ctx *c)
 {
-    const struct json *tools = request_field(c, "tools"),
-                      *calls = request_field(c, "parallel_tool_calls");
+    const struct json *tools = request_field(c, "tools");
     uint32_t i = 0;
-    bool b;
 
-    if (calls != NULL && !json_bool(calls, &b))
-        return BAD(c, "type", "parallel_tool_calls",
-                   "parallel_tool_calls must be true or false, got %s", request_type_name(calls));
     if (tools == NULL)
-        return check_tool_choice(c);
+        return 0;
     if (!json_is(tools, JSON_ARRAY))
         return BAD(c, "type", "tools", "tools must be an array, got %s", request_type_name(tools));
     if (tools->count == 0)
@@ -407,7 +407,7 @@ int request_tools(struct request_ctx *c)
             return rc;
     }
     c->r->tools = tools;
-    return check_tool_choice(c);
+    return 0;
 }
 
 static int check_modalities(struct request_ctx *c)

@@ -37,5 +37,6 @@ int request_begin(struct request_ctx *c, struct str body) MUST_CHECK;
 int request_common(struct request_ctx *c) MUST_CHECK;
 int request_messages(struct request_ctx *c) MUST_CHECK;
 int request_tools(struct request_ctx *c) MUST_CHECK;
+int request_tool_choice(struct request_ctx *c) MUST_CHECK; /* after request_tools */
 int request_template_args(struct request_ctx *c) MUST_CHECK;
 #endif

@@ -300,6 +300,8 @@ void worker_metrics_refresh(struct worker *w)
     static const char *const reasons[] = { "stop", "length", "abort", "error" };
     static const char *const sources[] = { "local_compute", "local_cache_hit",
                                            "external_kv_transfer" };
+    /* while loading the engine belongs to the loading thread */
+    struct engine *en = w->state == WORKER_LOADING ? NULL : w->engine;
     struct engine_stats s = { 0 };
     char block[16], total[16];
 
@@ -309,8 +311,8 @@ void worker_metrics_refresh(struct worker *w)
         (void)worker_metric(w, WM_SUCCESS, reasons[i]);
     for (size_t i = 0; i < COUNT(sources); i++)
         (void)worker_metric(w, WM_BY_SOURCE, sources[i]);
-    if (w->engine != NULL)
-        engine_stats(w->engine, &s);
+    if (en != NULL)
+        engine_stats(en, &s);
     metric_set(worker_metric(w, WM_START_TIME, NULL), (double)w->started);
     metric_set(worker_metric(w, WM_WAITING, NULL), s.waiting);
     metric_set(worker_metric(w, WM_RUNNING, NULL), s.running);
@@ -331,9 +333,9 @@ void worker_metrics_refresh(struct worker *w)
                s.running != 0 && s.last_progress_ns != 0
                    ? (double)(clock_ns() - s.last_progress_ns) * 1e-9
                    : 0);
-    if (w->engine == NULL)
+    if (en == NULL)
         return;
-    snprintf(block, sizeof(block), "%u", engine_block_tokens(w->engine));
+    snprintf(block, sizeof(block), "%u", engine_block_tokens(en));
     snprintf(total, sizeof(total), "%u", s.blocks_total);
     metric_set(metrics_cell(w->metrics, WM_CACHE_CONFIG,
                             (const char *const[]) { w->model_name, "0", block, total,

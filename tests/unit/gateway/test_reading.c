@@ -192,6 +192,36 @@ static struct keys keys_of(const struct reader *rd, enum reading_kind kind, cons
     return k;
 }
 
+static void text_parts_and_a_continued_answer_make_the_workers_tokens(void **state)
+{
+    static const char parts[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"" TEXT
+        "\"},{\"type\":\"text\",\"text\":\"" TEXT "\"}]}]}";
+    static const char joined[] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\\n" TEXT "\"}]}";
+    static const char answered[] =
+        "{\"continue_final_message\":true,\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT
+        "\"},{\"role\":\"assistant\",\"content\":\"" TEXT "\"}]}";
+    static const char open_end[] =
+        "{\"add_generation_prompt\":false,\"continue_final_message\":true,\"messages\":[{\"role\":"
+        "\"user\",\"content\":\"" TEXT "\"},{\"role\":\"assistant\",\"content\":\"" TEXT "\"}]}";
+    struct keys a = keys_of(w.exact, READING_CHAT, parts);
+    struct keys b = keys_of(w.exact, READING_CHAT, joined);
+    struct reading r;
+
+    (void)state;
+    assert_true(a.count > 2);
+    assert_int_equal(a.count, b.count);
+    assert_memory_equal(a.key, b.key, a.count * sizeof(a.key[0]));
+    a = keys_of(w.exact, READING_CHAT, answered);
+    b = keys_of(w.exact, READING_CHAT, open_end);
+    assert_int_equal(a.count, b.count);
+    assert_memory_equal(a.key, b.key, a.count * sizeof(a.key[0]));
+    read_it(w.exact, READING_CHAT, answered, &r);
+    assert_false(r.estimated);
+    reading_free(&r);
+}
+
 static uint32_t shared(const struct keys *a, const struct keys *b)
 {
     uint32_t n = 0;
@@ -385,6 +415,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_chat_is_rendered_as_the_worker_renders_it),
         cmocka_unit_test(a_completion_is_text_or_ids),
+        cmocka_unit_test(text_parts_and_a_continued_answer_make_the_workers_tokens),
         cmocka_unit_test(a_longer_talk_begins_with_the_keys_of_the_shorter),
         cmocka_unit_test(model_and_salt_part_the_keys),
         cmocka_unit_test(what_cannot_be_rendered_is_guessed_and_said),
