@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -26,10 +27,15 @@ def skip(why):
     sys.exit(SKIP)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def free_port(given=set()):
+    """Never the same twice, and below the range from which the kernel gives ports to others."""
+    while True:
+        port = random.randint(20000, 32000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            if port not in given:
+                given.add(port)
+                return port
 
 
 def wait_for(what, fn, seconds=30.0, every=0.02):
@@ -231,7 +237,6 @@ WORDS = ("river stone market window garden letter engine forest silver table win
 
 def prompt_of(words, seed):
     """A natural-looking prompt of about `words` words, different for each seed."""
-    import random
     r = random.Random(seed)
     out = []
     while len(out) < words:

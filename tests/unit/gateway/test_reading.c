@@ -65,11 +65,18 @@ static int setup(void **state)
     return 0;
 }
 
+static void end_loop(void *ctx)
+{
+    loop_stop(ctx);
+}
+
 static int teardown(void **state)
 {
     (void)state;
     reader_free(w.exact);
     reader_free(w.guessing);
+    loop_post(w.loop, end_loop, w.loop); /* after the jobs that were read but not yet delivered */
+    loop_run(w.loop);
     loop_free(w.loop);
     kv_index_free(w.index);
     chat_template_free(w.template);
