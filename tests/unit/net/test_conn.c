@@ -3,6 +3,7 @@
 #include "net_test.h"
 #include "base/mem.h"
 #include "net/conn_priv.h"
+#include <netdb.h>
 
 static void addresses_parse_or_are_refused(void **state)
 {
@@ -267,10 +268,15 @@ static void a_refused_or_silent_address_ends_in_on_close(void **state)
 static void a_name_with_two_addresses_finds_the_one_that_listens(void **state)
 {
     struct raw r = { 0 };
+    struct addrinfo *known;
     struct listener *s;
     struct err e;
 
-    (void)state; /* localhost is ::1 and 127.0.0.1 on most machines; only the latter listens */
+    (void)state;
+    if (getaddrinfo("localhost", NULL, NULL, &known) != 0)
+        skip(); /* a root without /etc/hosts */
+    freeaddrinfo(known);
+    /* localhost is ::1 and 127.0.0.1 on most machines; only the latter listens */
     accepted_conn = NULL;
     assert_int_equal(listener_open(loop, "127.0.0.1", 0, NULL, on_accept, NULL, &s, &e), 0);
     buf_init(&r.in, 16);

@@ -506,7 +506,7 @@ static void stop(void *ctx)
 static void fetch_blocks_until_the_whole_answer_is_there(void **state)
 {
     struct http_server_opts so = { .host = "127.0.0.1" };
-    struct http_call_opts o = { .host = "localhost", .method = STR("POST"), .path = STR("/big") };
+    struct http_call_opts o = { .host = "127.0.0.1", .method = STR("POST"), .path = STR("/big") };
     struct buf body;
     pthread_t t;
     struct err e;
@@ -528,7 +528,7 @@ static void fetch_blocks_until_the_whole_answer_is_there(void **state)
     o.port = 1;
     buf_init(&body, 1000);
     assert_int_equal(http_fetch(&o, &status, &body, NULL, NULL, &e), ERR_IO);
-    assert_non_null(strstr(e.msg, "http://localhost:1/big"));
+    assert_non_null(strstr(e.msg, "http://127.0.0.1:1/big"));
     buf_fini(&body);
     loop_post(loop, stop, loop);
     pthread_join(t, NULL);
