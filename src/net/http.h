@@ -48,7 +48,7 @@ struct http_server_opts {
     const char *server_name;     /* "Server:" header, borrowed */
     size_t bodies_bytes_max;     /* all bodies being held; 0 = 1 GiB; past it 503 */
     uint32_t stall_ms;           /* client reads nothing of what is queued; 0 = 60 s */
-    uint32_t dead_ms;            /* conn_opts.dead_ms; 0 = 10 s */
+    uint32_t dead_ms;            /* conn_opts.dead_ms; 0 = stall_ms */
     /* May be NULL: sees a request before its body is read (body empty), e.g. to authenticate; may
      * answer it, then the body is not read and the connection closes.  Else fn gets it later. */
     http_handler *on_head;

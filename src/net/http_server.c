@@ -596,6 +596,7 @@ int http_server_open(struct loop *l, const struct http_server_opts *o, http_hand
     DEFAULT(conns_per_peer_max, s->opts.conns_max);
     DEFAULT(bodies_bytes_max, (size_t)1 << 30);
     DEFAULT(stall_ms, 60000);
+    DEFAULT(dead_ms, s->opts.stall_ms); /* a closed window counts too, and may last that long */
 #undef DEFAULT
     s->loop = l;
     s->fn = fn;

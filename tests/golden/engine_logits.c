@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TOKENS_MAX 512
+#define TOKENS_MAX 2048
 #define LOGIT_ROWS 16
 
 static int read_tokens(const struct model *m, struct token_list *ids, struct err *e)
