@@ -122,7 +122,7 @@ def main():
         bad = (kl > 1.1 and np.mean(ours.kl) > EXACT_KL) or abs(ppl - 1) > 0.005
         print(f"{name:16.16s} KL x{kl:.2f} of llama.cpp's, perplexity {100 * (ppl - 1):+.2f} %: "
               f"{'FAILED' if bad else 'ok'}", flush=True)
-        failed |= bad
+        failed |= int(bad)
     sys.exit(failed)
 
 
