@@ -37,7 +37,7 @@ def to_f32(src, dst):
     writer.write_tensors_to_file()
     writer.close()
 
-PIECE_BYTES = 5500
+PIECE_BYTES = int(os.environ.get("FIDELITY_PIECE", "5500"))  # 1500 for the small vocabularies of mkmodel
 EXACT_KL = 1e-5  # below it both are exact to rounding
 
 
