@@ -65,6 +65,7 @@ struct sched_endpoint {
     uint32_t cache_block_tokens, cache_blocks;           /* 0 = not said */
     const struct str *lora_active, *lora_waiting;        /* adapters */
     uint32_t lora_active_count, lora_waiting_count, lora_max;
+    double inflight_limit;      /* learned (sched/flow.h); 0 = unknown */
     uint32_t inflight_requests; /* every profile's picks count */
     double inflight_tokens;
     const struct sched_attribute *attribute; /* custom metrics and the like */
