@@ -109,7 +109,7 @@ static void endpoint_restarted(struct endpoint *ep)
     ep->ready_known = ep->models_known = ep->was_used = false;
     LOG_INFO("endpoint restarted endpoint=%s", ep->address);
     if (ep->g->prefix != NULL)
-        prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
+        prefix_forget(ep->g->prefix, ep);
     ep->models_due_ms = 0;
     ep->ready_due_ms = 0;
 }
@@ -372,7 +372,7 @@ void endpoints_judge(struct endpoint *ep)
     if (use == SCHED_UNREACHABLE) {
         /* its memory went with it */
         if (ep->g->prefix != NULL)
-            prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
+            prefix_forget(ep->g->prefix, ep);
         forgive(ep);
     }
     ep->use = use;
@@ -391,8 +391,8 @@ bool endpoint_serves(const struct endpoint *ep, struct str model)
 struct str endpoints_model(const struct gateway *g)
 {
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (g->endpoints[i].model_count != 0)
-            return g->endpoints[i].models_list[0];
+        if (g->endpoints[i]->model_count != 0)
+            return g->endpoints[i]->models_list[0];
     return STR("");
 }
 
@@ -406,7 +406,7 @@ bool endpoints_may_return(const struct gateway *g, struct str model)
     uint64_t now = clock_ms();
 
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         if (ep->last_in_ms != 0 && now - ep->last_in_ms <= RECENT_MS && endpoint_serves(ep, model))
             return true;
@@ -417,7 +417,7 @@ bool endpoints_may_return(const struct gateway *g, struct str model)
 bool endpoints_any_usable(const struct gateway *g)
 {
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (in_rotation(&g->endpoints[i]))
+        if (in_rotation(g->endpoints[i]))
             return true;
     return false;
 }
@@ -430,16 +430,16 @@ static bool held_back(const struct endpoint *ep, uint64_t now)
 
 static void fleet_rates(struct gateway *g)
 {
-    double v[GATEWAY_ENDPOINTS_MAX];
+    double *v = g->rates;
 
     if (!g->rates_changed)
         return;
     g->rates_changed = false;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        v[i] = g->endpoints[i].learner.prefill_ms_per_token;
+        v[i] = g->endpoints[i]->learner.prefill_ms_per_token;
     g->fleet_prefill = sched_median(v, g->endpoint_count);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        v[i] = g->endpoints[i].learner.decode_ms_per_token;
+        v[i] = g->endpoints[i]->learner.decode_ms_per_token;
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
@@ -450,7 +450,7 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
 
     fleet_rates(g);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         snap[i] = (struct sched_endpoint) {
             .address = str_of(ep->address),
@@ -473,12 +473,12 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         if (fresh == 0 && snap[i].use == SCHED_STALE)
             snap[i].use = SCHED_USED; /* a late answer beats none */
-        open += snap[i].use == SCHED_USED && !held_back(&g->endpoints[i], now);
+        open += snap[i].use == SCHED_USED && !held_back(g->endpoints[i], now);
     }
     if (open == 0)
         return; /* never hold the last ones back */
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         if (snap[i].use != SCHED_USED)
             continue;
@@ -517,7 +517,7 @@ void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
     if (ep->errors_row < ERRORS_ROW)
         return;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        out += &g->endpoints[i] != ep && g->endpoints[i].ejected_until_ms > now;
+        out += g->endpoints[i] != ep && g->endpoints[i]->ejected_until_ms > now;
     if ((out + 1) * 2 > g->endpoint_count)
         return;
     ep->ejections++;
@@ -540,12 +540,54 @@ void endpoint_pause(struct endpoint *ep, uint32_t ms)
 
 /* ---- life ---- */
 
+static void calls_stop(struct endpoint *ep)
+{
+    struct http_call **const calls[] = { &ep->scrape, &ep->models, &ep->ready };
+
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        if (*calls[i] != NULL)
+            http_call_cancel(*calls[i]);
+        *calls[i] = NULL;
+    }
+}
+
+static void endpoint_free(struct endpoint *ep)
+{
+    calls_stop(ep);
+    forget_models(ep);
+    buf_fini(&ep->scrape_body);
+    buf_fini(&ep->models_body);
+    mem_free(ep->address);
+    mem_free(ep);
+}
+
+/* Pointers to one that left stay good as long as a request lives that began before it did. */
+static void gone_collect(struct gateway *g)
+{
+    uint64_t oldest = UINT64_MAX;
+
+    if (g->gone == NULL)
+        return;
+    for (const struct exchange *x = g->live; x != NULL; x = x->next)
+        oldest = MIN(oldest, x->rt.t_start);
+    for (struct endpoint **at = &g->gone; *at != NULL;) {
+        struct endpoint *ep = *at;
+
+        if (ep->gone_ns < oldest) {
+            *at = ep->next;
+            endpoint_free(ep);
+        } else {
+            at = &ep->next;
+        }
+    }
+}
+
 void endpoints_tick(struct gateway *g)
 {
     uint64_t now = clock_ms();
 
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
+        struct endpoint *ep = g->endpoints[i];
         bool up = ep->last_ok_ms != 0 && !ep->refused;
 
         if (ep->scrape == NULL) {
@@ -566,68 +608,142 @@ void endpoints_tick(struct gateway *g)
         }
         endpoints_judge(ep);
     }
+    gone_collect(g);
 }
 
-int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e)
+static void cells_open(struct endpoint *ep)
 {
-    if (o->endpoint_count > GATEWAY_ENDPOINTS_MAX)
-        return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", o->endpoint_count,
-                       GATEWAY_ENDPOINTS_MAX);
-    g->endpoint_count = o->endpoint_count;
-    g->endpoints = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->endpoints));
-    g->snap = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->snap));
-    g->costs = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->costs));
-    g->matched = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->matched));
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
-        const struct gateway_endpoint_opts *eo = &o->endpoints[i];
+    struct gateway *g = ep->g;
 
-        ep->g = g;
-        ep->address = mem_strdup(eo->address);
-        buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
-        buf_init(&ep->models_body, MODELS_BYTES_MAX);
-        ep->role = eo->role;
-        ep->role_given = eo->role_given;
-        ep->use = SCHED_UNREACHABLE;
-        ep->reason = "has not answered a scrape yet";
-        ep->first_try_ms = clock_ms();
+    for (unsigned u = 0; u < COUNT(ep->m_state); u++)
+        ep->m_state[u] =
+            gateway_cell(g, M_L_ENDPOINT_STATE, ep->address, sched_use_name((enum sched_use)u));
+    metric_set(ep->m_state[ep->use], 1);
+    ep->m_inflight = gateway_cell(g, M_L_ENDPOINT_INFLIGHT, ep->address, NULL);
+    ep->m_requests = gateway_cell(g, M_L_ENDPOINT_REQUESTS, ep->address, NULL);
+    ep->m_prefill = gateway_cell(g, M_L_PREFILL_RATE, ep->address, NULL);
+    ep->m_decode = gateway_cell(g, M_L_DECODE_RATE, ep->address, NULL);
+    ep->m_ejected = gateway_cell(g, M_L_EJECTED, ep->address, NULL);
+    ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, "llmd", ep->address);
+}
+
+/* Room for one more, in the list and in a decision's scratch. */
+static void grow(struct gateway *g)
+{
+    uint32_t cap = g->endpoint_cap != 0 ? g->endpoint_cap * 2 : 16;
+
+    if (g->endpoint_count < g->endpoint_cap)
+        return;
+    g->endpoints = mem_realloc(g->endpoints, cap * sizeof(struct endpoint *));
+    g->snap = mem_realloc(g->snap, cap * sizeof(*g->snap));
+    g->costs = mem_realloc(g->costs, cap * sizeof(*g->costs));
+    g->matched = mem_realloc(g->matched, cap * sizeof(*g->matched));
+    g->excluded = mem_realloc(g->excluded, cap * sizeof(*g->excluded));
+    g->rates = mem_realloc(g->rates, cap * sizeof(*g->rates));
+    g->endpoint_cap = cap;
+}
+
+static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o, struct err *e)
+{
+    struct endpoint *ep = mem_zalloc(sizeof(*ep));
+    int rc;
+
+    ep->g = g;
+    ep->uid = ++g->endpoint_uid;
+    ep->address = mem_strdup(o->address);
+    buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
+    buf_init(&ep->models_body, MODELS_BYTES_MAX);
+    ep->role = o->role;
+    ep->role_given = o->role_given;
+    ep->use = SCHED_UNREACHABLE;
+    ep->reason = "has not answered a scrape yet";
+    ep->first_try_ms = clock_ms();
+    rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
+    if (rc == 0)
+        rc = prefix_endpoint_add(g->prefix, ep, e);
+    if (rc != 0) {
+        endpoint_free(ep);
+        return rc;
     }
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
-        int rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
+    cells_open(ep);
+    grow(g);
+    g->endpoints[g->endpoint_count++] = ep;
+    return 0;
+}
 
+/* No new request goes there; those that run end as they would have. */
+static void endpoint_drop(struct gateway *g, uint32_t i)
+{
+    struct endpoint *ep = g->endpoints[i];
+
+    LOG_INFO("endpoint left endpoint=%s inflight=%" PRIu32, ep->address, ep->inflight);
+    calls_stop(ep);
+    metric_set(ep->m_state[ep->use], 0);
+    prefix_endpoint_drop(g->prefix, ep);
+    ep->gone_ns = clock_ns();
+    ep->next = g->gone;
+    g->gone = ep;
+    g->endpoint_count--;
+    memmove(&g->endpoints[i], &g->endpoints[i + 1],
+            (g->endpoint_count - i) * sizeof(struct endpoint *));
+    g->rates_changed = true;
+}
+
+static uint32_t find_opts(const struct gateway_endpoint_opts *list, uint32_t count,
+                          const char *address)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (strcmp(list[i].address, address) == 0)
+            return i;
+    return UINT32_MAX;
+}
+
+int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                  struct err *e)
+{
+    if (count > GATEWAY_ENDPOINTS_MAX)
+        return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", count, GATEWAY_ENDPOINTS_MAX);
+    for (uint32_t i = 0; i < count; i++)
+        if (find_opts(list, i, list[i].address) != UINT32_MAX)
+            return err_set(e, ERR_INVAL, "endpoint %s is given twice", list[i].address);
+    for (uint32_t i = g->endpoint_count; i-- > 0;) {
+        struct endpoint *ep = g->endpoints[i];
+        uint32_t at = find_opts(list, count, ep->address);
+
+        if (at == UINT32_MAX) {
+            endpoint_drop(g, i);
+            continue;
+        }
+        ep->role = list[at].role;
+        ep->role_given = list[at].role_given;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        bool known = false;
+        int rc;
+
+        for (uint32_t k = 0; k < g->endpoint_count && !known; k++)
+            known = strcmp(g->endpoints[k]->address, list[i].address) == 0;
+        if (known)
+            continue;
+        rc = endpoint_add(g, &list[i], e);
         if (rc != 0)
             return rc;
-        for (uint32_t k = 0; k < i; k++)
-            if (strcmp(g->endpoints[k].address, ep->address) == 0)
-                return err_set(e, ERR_INVAL, "endpoint %s is given twice", ep->address);
-        for (unsigned u = 0; u < COUNT(ep->m_state); u++)
-            ep->m_state[u] =
-                gateway_cell(g, M_L_ENDPOINT_STATE, ep->address, sched_use_name((enum sched_use)u));
-        metric_set(ep->m_state[ep->use], 1);
-        ep->m_inflight = gateway_cell(g, M_L_ENDPOINT_INFLIGHT, ep->address, NULL);
-        ep->m_requests = gateway_cell(g, M_L_ENDPOINT_REQUESTS, ep->address, NULL);
-        ep->m_prefill = gateway_cell(g, M_L_PREFILL_RATE, ep->address, NULL);
-        ep->m_decode = gateway_cell(g, M_L_DECODE_RATE, ep->address, NULL);
-        ep->m_ejected = gateway_cell(g, M_L_EJECTED, ep->address, NULL);
-        ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, "llmd", ep->address);
     }
     return 0;
 }
 
 void endpoints_fini(struct gateway *g)
 {
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
-
-        forget_models(ep);
-        buf_fini(&ep->scrape_body);
-        buf_fini(&ep->models_body);
-        mem_free(ep->address);
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        endpoint_free(g->endpoints[i]);
+    for (struct endpoint *ep = g->gone, *next; ep != NULL; ep = next) {
+        next = ep->next;
+        endpoint_free(ep);
     }
     mem_free(g->endpoints);
     mem_free(g->snap);
     mem_free(g->costs);
     mem_free(g->matched);
-    g->endpoints = NULL;
+    mem_free(g->excluded);
+    mem_free(g->rates);
 }

@@ -207,11 +207,11 @@ int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts
     g->client = http_client_new(l);
     g->probes = http_client_new(l);
     ro.block_tokens = g->block_tokens;
-    rc = endpoints_init(g, o, e);
-    if (rc == 0)
-        rc = reader_new(&g->reader, l, &ro, e);
+    rc = reader_new(&g->reader, l, &ro, e);
     if (rc == 0 && (g->prefix = prefix_new(g, o, e)) == NULL)
         rc = e->code;
+    if (rc == 0)
+        rc = endpoints_set(g, o->endpoints, o->endpoint_count, e);
     if (rc == 0)
         rc = open_server(g, o, e);
     if (rc != 0) {
@@ -227,6 +227,16 @@ int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts
     loop_timer_arm(g->sweep, SWEEP_MS, SWEEP_MS);
     *out = g;
     return 0;
+}
+
+int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
+                          uint32_t count, struct err *e)
+{
+    int rc = endpoints_set(g, list, count, e);
+
+    if (rc == 0)
+        endpoints_tick(g); /* new ones are asked at once */
+    return rc;
 }
 
 uint16_t gateway_port(const struct gateway *g)
@@ -302,8 +312,8 @@ void gateway_close(struct gateway *g)
     loop_timer_free(g->sweep);
     loop_timer_free(g->drain_timer);
     reader_free(g->reader);
-    prefix_free(g->prefix);
     endpoints_fini(g);
+    prefix_free(g->prefix);
     receipts_free(g->receipts);
     metrics_free(g->metrics);
     mem_free(g->cache);

@@ -14,7 +14,7 @@
 #include "net/loop.h"
 #include "sched/sched.h"
 
-#define GATEWAY_ENDPOINTS_MAX 256
+#define GATEWAY_ENDPOINTS_MAX 4096
 
 struct gateway_endpoint_opts {
     const char *address; /* "HOST:PORT", copied */
@@ -50,6 +50,10 @@ struct gateway;
 /* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied. */
 int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o,
                  struct err *e) MUST_CHECK;
+/* Makes the endpoints what the list says: new ones are added, missing ones get no further requests,
+ * the rest goes on undisturbed.  Copied. */
+int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
+                          uint32_t count, struct err *e) MUST_CHECK;
 uint16_t gateway_port(const struct gateway *g);
 /* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
  * after timeout_ms, when what still runs was ended with an error event. */

@@ -19,7 +19,8 @@
 #define ANSWER_BYTES_MAX    ((size_t)64 << 20) /* of one whole (not streamed) answer */
 #define PENDING_BYTES_MAX   ((size_t)1 << 20)  /* of a stream whose client reads slowly */
 #define EVENT_BYTES_MAX     ((size_t)1 << 20)  /* of one server-sent event */
-#define CANDIDATES_SHOWN    16                 /* in a receipt */
+#define ATTEMPTS_MAX        16
+#define CANDIDATES_SHOWN    16 /* in a receipt */
 #define RECEIPT_BYTES_MAX   ((size_t)8 << 10)
 
 /* ---- metrics (metrics.c) ---- */
@@ -75,7 +76,11 @@ struct metrics *gateway_metrics_new(void);
 
 struct endpoint {
     struct gateway *g;
-    char *address; /* as given */
+    struct endpoint *next; /* gone */
+    uint64_t uid;
+    uint64_t gone_ns; /* when it left; 0: it is there */
+    uint32_t note_id; /* its number in the own notes (prefix.c) */
+    char *address;    /* as given */
     char host[256];
     uint16_t port;
     enum sched_role role;
@@ -122,7 +127,10 @@ struct endpoint {
         *m_prefill, *m_decode, *m_ejected;
 };
 
-int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e) MUST_CHECK;
+/* Makes the list what is given: new ones are added, missing ones leave, the rest stays as it is.
+ * On an error what came before it in the list has been done. */
+int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                  struct err *e) MUST_CHECK;
 void endpoints_fini(struct gateway *g);
 void endpoints_tick(struct gateway *g);
 /* The model of a request that names none; empty when nothing is known. */
@@ -150,8 +158,11 @@ void prefix_free(struct prefix *p);
 /* matched: one per endpoint of the gateway. */
 void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched);
 /* The endpoint was sent this prompt: it will hold its blocks. */
-void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r);
-void prefix_forget(struct prefix *p, uint32_t endpoint);
+void prefix_note(struct prefix *p, const struct endpoint *ep, const struct reading *r);
+void prefix_forget(struct prefix *p, const struct endpoint *ep);
+/* An endpoint came, or left for good. */
+int prefix_endpoint_add(struct prefix *p, struct endpoint *ep, struct err *e) MUST_CHECK;
+void prefix_endpoint_drop(struct prefix *p, struct endpoint *ep);
 void prefix_tick(struct prefix *p);
 /* Unfinished requests by prefix. */
 void prefix_enter(struct prefix *p, const struct reading *r);
@@ -166,30 +177,28 @@ uint64_t prefix_own_blocks(const struct prefix *p);
 enum route_kind { ROUTE_CHAT, ROUTE_COMPLETION, ROUTE_OTHER };
 
 struct candidate {
-    uint32_t endpoint, inflight;
+    const struct endpoint *endpoint;
+    uint32_t inflight;
     enum sched_use use;
     struct sched_cost cost;
 };
 
-struct exchange {
-    struct exchange *next, *prev;
+/* What a request knows of its own way; embedded in whoever carries it: an exchange of the proxy, or
+ * a stream of Envoy's. */
+struct routing {
     struct gateway *g;
-    struct http_req *req;     /* NULL: answered, or the client is gone */
-    struct http_call *call;   /* NULL: between attempts */
-    struct reader_job *job;   /* NULL: not being read by the thread */
-    struct loop_timer *timer; /* back-off */
     enum route_kind kind;
-    const char *path; /* the route's, static */
+    const char *path; /* static */
     char id[REQUEST_ID_MAX + 1];
+    struct http_headers headers; /* of the request; borrowed, until it is dispatched */
     struct reading reading;
-    bool was_read, explain, entered, gone, waited;
+    bool was_read, entered;
 
-    bool *tried; /* per endpoint */
-    uint32_t attempts, resets;
-    uint32_t last_failure; /* proxy.c's enum attempt_end */
+    const struct endpoint *tried[ATTEMPTS_MAX];
+    uint32_t tried_count, attempts;
     struct sched_decision decision;
     struct candidate candidate[CANDIDATES_SHOWN]; /* of the last decision, for the receipt */
-    uint32_t candidate_count;
+    uint32_t candidate_count, candidates_left_out;
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
     double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
@@ -198,23 +207,38 @@ struct exchange {
     uint32_t predicted_cached;
     const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */
 
+    bool streaming;
+    struct answer_usage usage;
+    struct answer_seen seen;
+    double streams_sum; /* other streams beside it, summed per event */
+
+    uint64_t t_start, t_read, t_dispatch, t_first, t_last; /* clock_ns; 0 = not yet */
+    int answered;        /* status given to the client; 0 = none */
+    const char *failure; /* why it ended badly, static; NULL = well */
+};
+
+struct exchange {
+    struct routing rt;
+    struct exchange *next, *prev;
+    struct http_req *req;     /* NULL: answered, or the client is gone */
+    struct http_call *call;   /* NULL: between attempts */
+    struct reader_job *job;   /* NULL: not being read by the thread */
+    struct loop_timer *timer; /* back-off */
+    bool explain, gone, waited;
+
+    uint32_t resets;
+    uint32_t last_failure; /* proxy.c's enum attempt_end */
+
     int status; /* upstream's; 0: no head yet */
     uint32_t retry_after_s;
-    bool streaming, started;
+    bool started;
     bool ended;         /* upstream is done; only pending bytes keep this alive */
     bool cut;           /* ended, and the client must see that something is missing */
     struct buf body;    /* whole answers; streams: an unfinished event */
     struct buf pending; /* bytes that the client was too slow for */
     bool paused;
     char content_type[128];
-    struct answer_usage usage;
-    struct answer_seen seen;
-    double streams_sum; /* other streams beside it, summed per event */
-
-    /* clock_ns; 0 = not yet */
-    uint64_t t_start, t_read, t_dispatch, t_first, t_last, t_wrote;
-    int answered;        /* status given to the client; 0 = none */
-    const char *failure; /* why it ended badly, static; NULL = well */
+    uint64_t t_wrote; /* clock_ns */
 };
 
 /* Headers (forward.c). */
@@ -226,13 +250,15 @@ bool forward_id_is_good(struct str id);
 
 /* Where a request goes, and the books of it (route.c). */
 /* Decides and books; false: nobody. */
-bool route_decide(struct exchange *x);
+bool route_decide(struct routing *x);
+/* No further attempt goes there. */
+void route_tried(struct routing *x, const struct endpoint *ep);
 /* The first byte came: its prompt is computed. */
-void route_first_byte(struct exchange *x);
+void route_first_byte(struct routing *x);
 /* Takes the booking of this attempt back. */
-void route_release(struct exchange *x);
+void route_release(struct routing *x);
 /* What a finished request teaches. */
-void route_learn(struct exchange *x);
+void route_learn(struct routing *x);
 
 void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path);
 /* Streams whose worker is frozen; comments on quiet streams. */
@@ -250,8 +276,8 @@ struct receipts;
 struct receipts *receipts_new(void);
 void receipts_free(struct receipts *rs);
 /* final: what really came of it, too. */
-void receipt_write(const struct exchange *x, bool final, struct buf *out);
-void receipts_keep(struct receipts *rs, const struct exchange *x);
+void receipt_write(const struct routing *x, bool final, struct buf *out);
+void receipts_keep(struct receipts *rs, const struct routing *x);
 struct str receipts_get(const struct receipts *rs, struct str id); /* p == NULL: not kept */
 
 /* ---- pages (status.c) ---- */
@@ -282,13 +308,17 @@ struct gateway {
     char *cache;
     char address[300]; /* where it listens */
 
-    struct endpoint *endpoints;
-    uint32_t endpoint_count;
+    struct endpoint **endpoints; /* in rotation or not; those that left are in gone */
+    struct endpoint *gone;       /* linked; kept while a request may still point to them */
+    uint32_t endpoint_count, endpoint_cap;
+    uint64_t endpoint_uid; /* of the last one made */
 
     /* a decision's scratch, one per endpoint */
     struct sched_endpoint *snap;
     struct sched_cost *costs;
     uint32_t *matched;
+    bool *excluded;
+    double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
     bool rates_changed;
 

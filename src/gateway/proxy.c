@@ -87,28 +87,28 @@ void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char 
 
 static void books_close(struct exchange *x)
 {
-    struct gateway *g = x->g;
-    struct str model = x->reading.model.p != NULL ? x->reading.model : STR("none");
+    struct gateway *g = x->rt.g;
+    struct str model = x->rt.reading.model.p != NULL ? x->rt.reading.model : STR("none");
     char *name = str_dup(model);
-    double seconds = (double)(clock_ns() - x->t_start) * 1e-9;
+    double seconds = (double)(clock_ns() - x->rt.t_start) * 1e-9;
 
     metric_add(gateway_cell(g, M_REQUESTS, name, NULL), 1);
     metric_observe(gateway_cell(g, M_REQUEST_SECONDS, name, NULL), seconds);
-    if (x->was_read)
+    if (x->rt.was_read)
         metric_observe(gateway_cell(g, M_INPUT_TOKENS, name, NULL),
-                       x->usage.known ? x->usage.prompt_tokens : x->reading.prompt_tokens);
-    if (x->t_first != 0) {
-        double ttft = (double)(x->t_first - x->t_start) * 1e-9;
+                       x->rt.usage.known ? x->rt.usage.prompt_tokens : x->rt.reading.prompt_tokens);
+    if (x->rt.t_first != 0) {
+        double ttft = (double)(x->rt.t_first - x->rt.t_start) * 1e-9;
 
-        metric_observe(gateway_cell(g, M_TTFT, name, x->streaming ? "true" : "false"), ttft);
+        metric_observe(gateway_cell(g, M_TTFT, name, x->rt.streaming ? "true" : "false"), ttft);
         metric_observe(gateway_cell(g, M_L_TTFT, NULL, NULL), ttft);
     }
-    if (x->usage.known)
-        metric_observe(gateway_cell(g, M_OUTPUT_TOKENS, name, NULL), x->usage.completion_tokens);
-    if (x->usage.known && x->usage.cached_known) {
-        metric_observe(gateway_cell(g, M_CACHED_TOKENS, name, NULL), x->usage.cached_tokens);
-        metric_add(gateway_cell(g, M_L_REAL, NULL, NULL), x->usage.cached_tokens);
-        metric_add(gateway_cell(g, M_L_PREDICTED, NULL, NULL), x->predicted_cached);
+    if (x->rt.usage.known)
+        metric_observe(gateway_cell(g, M_OUTPUT_TOKENS, name, NULL), x->rt.usage.completion_tokens);
+    if (x->rt.usage.known && x->rt.usage.cached_known) {
+        metric_observe(gateway_cell(g, M_CACHED_TOKENS, name, NULL), x->rt.usage.cached_tokens);
+        metric_add(gateway_cell(g, M_L_REAL, NULL, NULL), x->rt.usage.cached_tokens);
+        metric_add(gateway_cell(g, M_L_PREDICTED, NULL, NULL), x->rt.predicted_cached);
     }
     mem_free(name);
 }
@@ -116,36 +116,36 @@ static void books_close(struct exchange *x)
 /* Failures are told; what went well, and clients that left, only to who asks. */
 static void log_end(const struct exchange *x)
 {
-    double ms = (double)(clock_ns() - x->t_start) * 1e-6;
-    const char *to = x->sent_to != NULL ? x->sent_to : "none";
+    double ms = (double)(clock_ns() - x->rt.t_start) * 1e-6;
+    const char *to = x->rt.sent_to != NULL ? x->rt.sent_to : "none";
 
-    if (x->failure == NULL || x->gone)
+    if (x->rt.failure == NULL || x->gone)
         LOG_DEBUG("request id=%s path=%s status=%d%s prompt_tokens=%" PRIu32 " endpoint=%s ms=%.0f",
-                  x->id, x->path, x->answered, x->gone ? " client=gone" : "",
-                  x->reading.prompt_tokens, to, ms);
-    else if (x->answered >= 400 && x->answered < 500)
-        LOG_INFO("request refused id=%s path=%s status=%d reason=%s", x->id, x->path, x->answered,
-                 x->failure);
+                  x->rt.id, x->rt.path, x->rt.answered, x->gone ? " client=gone" : "",
+                  x->rt.reading.prompt_tokens, to, ms);
+    else if (x->rt.answered >= 400 && x->rt.answered < 500)
+        LOG_INFO("request refused id=%s path=%s status=%d reason=%s", x->rt.id, x->rt.path,
+                 x->rt.answered, x->rt.failure);
     else
         LOG_WARN("request failed id=%s path=%s status=%d reason=%s attempts=%" PRIu32
                  " endpoint=%s ms=%.0f",
-                 x->id, x->path, x->answered, x->failure, x->attempts, to, ms);
+                 x->rt.id, x->rt.path, x->rt.answered, x->rt.failure, x->rt.attempts, to, ms);
 }
 
 void exchange_end(struct exchange *x)
 {
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
 
     if (x->call != NULL)
         http_call_cancel(x->call);
     x->call = NULL;
     reader_drop(x->job);
-    if (x->decode != NULL)
-        x->decode->on_probe = false;
-    route_release(x);
-    if (x->entered)
-        prefix_leave(g->prefix, &x->reading);
-    receipts_keep(g->receipts, x);
+    if (x->rt.decode != NULL)
+        x->rt.decode->on_probe = false;
+    route_release(&x->rt);
+    if (x->rt.entered)
+        prefix_leave(g->prefix, &x->rt.reading);
+    receipts_keep(g->receipts, &x->rt);
     books_close(x);
     log_end(x);
     if (x->prev != NULL)
@@ -157,10 +157,9 @@ void exchange_end(struct exchange *x)
     g->inflight--;
     metric_set(g->m_inflight, g->inflight);
     loop_timer_free(x->timer);
-    reading_free(&x->reading);
+    reading_free(&x->rt.reading);
     buf_fini(&x->body);
     buf_fini(&x->pending);
-    mem_free(x->tried);
     mem_free(x);
     gateway_exchange_ended(g);
 }
@@ -180,9 +179,9 @@ static void exchange_fail(struct exchange *x, int status, const char *type, cons
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
     x->req = NULL;
-    x->answered = status;
-    x->failure = code;
-    reply_error(x->g, r, &e, x->id, x->retry_after_s);
+    x->rt.answered = status;
+    x->rt.failure = code;
+    reply_error(x->rt.g, r, &e, x->rt.id, x->retry_after_s);
     exchange_end(x);
 }
 
@@ -191,11 +190,11 @@ static void client_gone(void *ctx)
     struct exchange *x = ctx;
 
     x->req = NULL;
-    x->failure = "client_gone";
+    x->rt.failure = "client_gone";
     x->gone = true;
-    metric_add(gateway_cell(x->g, M_L_CLIENT_GONE, NULL, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_CLIENT_GONE, NULL, NULL), 1);
     if (x->started)
-        metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
+        metric_add(gateway_cell(x->rt.g, M_L_WASTED, NULL, NULL), x->rt.seen.events);
     exchange_end(x);
 }
 
@@ -246,25 +245,27 @@ static void backed_off(void *ctx)
 static void arm(struct exchange *x, uint64_t ms)
 {
     if (x->timer == NULL)
-        x->timer = loop_timer_new(x->g->loop, backed_off, x);
+        x->timer = loop_timer_new(x->rt.g->loop, backed_off, x);
     loop_timer_arm(x->timer, ms, 0);
 }
 
 static bool may_retry(const struct exchange *x, enum attempt_end why)
 {
-    uint64_t left_ms =
-        x->g->total_ms - MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)x->g->total_ms);
+    uint64_t left_ms = x->rt.g->total_ms -
+                       MIN((clock_ns() - x->rt.t_start) / 1000000, (uint64_t)x->rt.g->total_ms);
 
-    return why != ATT_BROKEN && x->attempts <= x->g->retries_max && left_ms >= DEADLINE_LEFT_MS &&
+    return why != ATT_BROKEN && x->rt.attempts <= x->rt.g->retries_max &&
+           left_ms >= DEADLINE_LEFT_MS &&
            !(why != ATT_CONNECT && why != ATT_BUSY && x->resets > RESETS_MAX);
 }
 
 /* This attempt came to nothing, before a byte went to the client. */
 static void attempt_failed(struct exchange *x, enum attempt_end why)
 {
-    struct gateway *g = x->g;
-    struct endpoint *ep = x->decode;
-    uint32_t backoff = MIN((uint32_t)BACKOFF_MS << MIN(x->attempts, 6u), (uint32_t)BACKOFF_MS_MAX);
+    struct gateway *g = x->rt.g;
+    struct endpoint *ep = x->rt.decode;
+    uint32_t backoff =
+        MIN((uint32_t)BACKOFF_MS << MIN(x->rt.attempts, 6u), (uint32_t)BACKOFF_MS_MAX);
 
     if (x->call != NULL)
         http_call_cancel(x->call);
@@ -272,10 +273,10 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
     if (why == ATT_BUSY)
         endpoint_pause(ep, MAX(x->retry_after_s, 1u) * 1000);
     else
-        endpoint_failed(ep, x->t_dispatch);
-    x->tried[ep - g->endpoints] = true;
+        endpoint_failed(ep, x->rt.t_dispatch);
+    route_tried(&x->rt, ep);
     x->resets += why != ATT_CONNECT && why != ATT_BUSY;
-    route_release(x);
+    route_release(&x->rt);
     if (!may_retry(x, why)) {
         attempt_refuse(x, why);
         return;
@@ -294,12 +295,12 @@ static struct http_headers request_headers(struct exchange *x, struct http_heade
     uint32_t stripped;
     size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 3, &stripped);
 
-    if (stripped != 0 && x->attempts == 1)
-        metric_add(gateway_cell(x->g, M_L_STRIPPED, NULL, NULL), stripped);
-    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->id) };
-    if (x->prefill != NULL)
+    if (stripped != 0 && x->rt.attempts == 1)
+        metric_add(gateway_cell(x->rt.g, M_L_STRIPPED, NULL, NULL), stripped);
+    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
+    if (x->rt.prefill != NULL)
         out[n++] =
-            (struct http_header) { STR("x-prefiller-host-port"), str_of(x->prefill->address) };
+            (struct http_header) { STR("x-prefiller-host-port"), str_of(x->rt.prefill->address) };
     return (struct http_headers) { out, n };
 }
 
@@ -307,29 +308,29 @@ static const struct http_call_ops call_ops;
 
 static void dispatch(struct exchange *x)
 {
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
     struct http_call_opts o = {
-        .host = x->decode->host,
-        .port = x->decode->port,
+        .host = x->rt.decode->host,
+        .port = x->rt.decode->port,
         .method = STR("POST"),
-        .path = str_of(x->path),
+        .path = str_of(x->rt.path),
         .headers = request_headers(x, headers),
         .body = http_req_body(x->req),
         .connect_ms = 1000,
         .first_byte_ms = g->first_byte_ms,
         .gap_ms = g->gap_ms,
-        .total_ms = g->total_ms -
-                    (uint32_t)MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)g->total_ms - 1),
+        .total_ms = g->total_ms - (uint32_t)MIN((clock_ns() - x->rt.t_start) / 1000000,
+                                                (uint64_t)g->total_ms - 1),
     };
     struct err e;
 
-    x->t_dispatch = clock_ns();
-    x->sent_to = x->decode->address;
-    x->sent_prefill = x->prefill != NULL ? x->prefill->address : NULL;
+    x->rt.t_dispatch = clock_ns();
+    x->rt.sent_to = x->rt.decode->address;
+    x->rt.sent_prefill = x->rt.prefill != NULL ? x->rt.prefill->address : NULL;
     if (http_call_start(g->client, &o, &call_ops, x, &x->call, &e) != 0) {
         x->call = NULL;
-        LOG_WARN("cannot call endpoint=%s error=\"%s\"", x->decode->address, e.msg);
+        LOG_WARN("cannot call endpoint=%s error=\"%s\"", x->rt.decode->address, e.msg);
         attempt_failed(x, ATT_CONNECT);
     }
 }
@@ -338,16 +339,16 @@ static void dispatch(struct exchange *x)
  * request that has cost nothing yet can wait for that. */
 static bool wait_for_return(struct exchange *x)
 {
-    struct gateway *g = x->g;
-    uint64_t waited_ms = (clock_ns() - x->t_start) / 1000000;
-    bool was_refused = x->attempts > 0 && x->last_failure == ATT_BUSY;
+    struct gateway *g = x->rt.g;
+    uint64_t waited_ms = (clock_ns() - x->rt.t_start) / 1000000;
+    bool was_refused = x->rt.attempts > 0 && x->last_failure == ATT_BUSY;
 
-    if (g->draining || was_refused || x->attempts > g->retries_max || waited_ms >= g->wait_ms ||
-        !endpoints_may_return(g, x->reading.model))
+    if (g->draining || was_refused || x->rt.attempts > g->retries_max || waited_ms >= g->wait_ms ||
+        !endpoints_may_return(g, x->rt.reading.model))
         return false;
     /* who could not be reached may be tried anew; who broke off may not */
-    if (x->attempts > 0 && x->last_failure == ATT_CONNECT)
-        memset(x->tried, 0, g->endpoint_count * sizeof(*x->tried));
+    if (x->rt.attempts > 0 && x->last_failure == ATT_CONNECT)
+        x->rt.tried_count = 0;
     if (!x->waited)
         metric_add(gateway_cell(g, M_L_WAITED, NULL, NULL), 1);
     x->waited = true;
@@ -358,19 +359,19 @@ static bool wait_for_return(struct exchange *x)
 /* Nobody is there for it: why is worth saying exactly. */
 static void refuse_nobody(struct exchange *x)
 {
-    struct gateway *g = x->g;
-    struct str model = x->reading.model;
+    struct gateway *g = x->rt.g;
+    struct str model = x->rt.reading.model;
     uint32_t knowing = 0, serving = 0;
 
     if (wait_for_return(x))
         return;
-    if (x->attempts > 0) {
+    if (x->rt.attempts > 0) {
         attempt_refuse(x, (enum attempt_end)x->last_failure);
         return;
     }
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        knowing += g->endpoints[i].model_count != 0;
-        serving += endpoint_serves(&g->endpoints[i], model);
+        knowing += g->endpoints[i]->model_count != 0;
+        serving += endpoint_serves(g->endpoints[i], model);
     }
     if (knowing != 0 && serving == 0)
         exchange_fail(x, 404, "NotFoundError", "model_not_found", "the model `%.*s` does not exist",
@@ -384,19 +385,19 @@ static void attempt(struct exchange *x)
 {
     x->status = 0;
     x->retry_after_s = 0;
-    x->streaming = false;
-    x->t_first = x->t_last = 0;
-    x->usage = (struct answer_usage) { 0 };
-    x->seen = (struct answer_seen) { 0 };
-    x->streams_sum = 0;
+    x->rt.streaming = false;
+    x->rt.t_first = x->rt.t_last = 0;
+    x->rt.usage = (struct answer_usage) { 0 };
+    x->rt.seen = (struct answer_seen) { 0 };
+    x->rt.streams_sum = 0;
     buf_reset(&x->body);
-    if (!route_decide(x)) {
+    if (!route_decide(&x->rt)) {
         refuse_nobody(x);
         return;
     }
-    x->attempts++;
-    if (x->attempts > 1)
-        metric_add(gateway_cell(x->g, M_L_RETRIES, attempt_names[x->last_failure], NULL), 1);
+    x->rt.attempts++;
+    if (x->rt.attempts > 1)
+        metric_add(gateway_cell(x->rt.g, M_L_RETRIES, attempt_names[x->last_failure], NULL), 1);
     dispatch(x);
 }
 
@@ -408,9 +409,9 @@ static struct http_headers answer_headers(struct exchange *x, struct http_header
 {
     size_t n = 0;
 
-    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->id) };
+    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
     if (x->explain) {
-        receipt_write(x, final, receipt);
+        receipt_write(&x->rt, final, receipt);
         if (!receipt->failed)
             out[n++] = (struct http_header) { STR("x-llmd-receipt"), buf_view(receipt) };
     }
@@ -427,9 +428,9 @@ void exchange_start_stream(struct exchange *x)
     buf_init(&receipt, RECEIPT_BYTES_MAX);
     headers = answer_headers(x, extra, &receipt, false);
     x->started = true;
-    x->answered = x->status;
+    x->rt.answered = x->status;
     snprintf(code, sizeof(code), "%d", x->status);
-    metric_add(gateway_cell(x->g, M_L_REQUESTS, code, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     http_reply_start(x->req, x->status, x->content_type, &headers);
     buf_fini(&receipt);
 }
@@ -444,15 +445,15 @@ static void answer_whole(struct exchange *x)
     char code[8];
 
     buf_init(&receipt, RECEIPT_BYTES_MAX);
-    answer_find_usage(buf_view(&x->body), &x->usage);
-    x->answered = x->status;
+    answer_find_usage(buf_view(&x->body), &x->rt.usage);
+    x->rt.answered = x->status;
     if (x->status == 200) {
-        endpoint_succeeded(x->decode);
-        route_learn(x);
+        endpoint_succeeded(x->rt.decode);
+        route_learn(&x->rt);
     }
     headers = answer_headers(x, extra, &receipt, true);
     snprintf(code, sizeof(code), "%d", x->status);
-    metric_add(gateway_cell(x->g, M_L_REQUESTS, code, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     x->req = NULL;
     http_reply(r, x->status, x->content_type[0] != 0 ? x->content_type : "application/json",
                buf_view(&x->body), &headers);
@@ -468,22 +469,22 @@ static void on_head(void *ctx, int status, const struct http_headers *h)
 
     x->status = status;
     snprintf(x->content_type, sizeof(x->content_type), "%.*s", STR_ARG(type));
-    x->streaming = status == 200 && str_starts(type, STR("text/event-stream"));
+    x->rt.streaming = status == 200 && str_starts(type, STR("text/event-stream"));
     if (after.p != NULL && str_u64(after, &seconds))
         x->retry_after_s = (uint32_t)MIN(seconds, (uint64_t)3600);
     buf_fini(&x->body);
-    buf_init(&x->body, x->streaming ? EVENT_BYTES_MAX : ANSWER_BYTES_MAX);
+    buf_init(&x->body, x->rt.streaming ? EVENT_BYTES_MAX : ANSWER_BYTES_MAX);
 }
 
 static void on_body(void *ctx, struct str bytes)
 {
     struct exchange *x = ctx;
 
-    x->t_last = clock_ns();
-    if (x->t_first == 0)
-        x->t_first = x->t_last;
-    route_first_byte(x);
-    if (x->streaming)
+    x->rt.t_last = clock_ns();
+    if (x->rt.t_first == 0)
+        x->rt.t_first = x->rt.t_last;
+    route_first_byte(&x->rt);
+    if (x->rt.streaming)
         stream_body(x, bytes);
     else
         (void)buf_str(&x->body, bytes);
@@ -492,7 +493,7 @@ static void on_body(void *ctx, struct str bytes)
 /* The worker's answer is complete but not a stream. */
 static void whole_end(struct exchange *x)
 {
-    x->t_last = clock_ns();
+    x->rt.t_last = clock_ns();
     if (x->body.failed) {
         exchange_fail(x, 502, "InternalServerError", "upstream_too_large",
                       "the worker's answer is too large");
@@ -500,7 +501,7 @@ static void whole_end(struct exchange *x)
         attempt_failed(x, ATT_BUSY);
     } else if (x->status >= 500) {
         /* its text may quote the prompt: ours is given instead */
-        endpoint_failed(x->decode, x->t_dispatch);
+        endpoint_failed(x->rt.decode, x->rt.t_dispatch);
         exchange_fail(x,
                       x->status == 504   ? 504
                       : x->status == 501 ? 501
@@ -518,7 +519,7 @@ static void on_end(void *ctx, int rc, bool sent, bool got)
     x->call = NULL;
     if (x->started)
         stream_end(x, rc);
-    else if (rc == 0 && !x->streaming)
+    else if (rc == 0 && !x->rt.streaming)
         whole_end(x);
     else if (rc == ERR_TIMEOUT && sent)
         attempt_failed(x, ATT_TIMEOUT);
@@ -534,13 +535,13 @@ static const struct http_call_ops call_ops = { on_head, on_body, on_end };
 
 static bool model_is_unknown(const struct exchange *x)
 {
-    const struct gateway *g = x->g;
+    const struct gateway *g = x->rt.g;
     uint32_t knowing = 0;
 
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        if (endpoint_serves(&g->endpoints[i], x->reading.model))
+        if (endpoint_serves(g->endpoints[i], x->rt.reading.model))
             return false;
-        knowing += g->endpoints[i].model_count != 0;
+        knowing += g->endpoints[i]->model_count != 0;
     }
     return knowing != 0;
 }
@@ -548,27 +549,27 @@ static bool model_is_unknown(const struct exchange *x)
 static void read_done(void *ctx, struct reading *r)
 {
     struct exchange *x = ctx;
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
 
     x->job = NULL;
-    x->reading = *r;
-    x->was_read = true;
-    x->t_read = clock_ns();
+    x->rt.reading = *r;
+    x->rt.was_read = true;
+    x->rt.t_read = clock_ns();
     metric_observe(gateway_cell(g, M_L_READ_SECONDS, NULL, NULL),
-                   (double)(x->t_read - x->t_start) * 1e-9);
-    if (x->reading.error.status != 0) {
-        struct oai_error e = x->reading.error;
+                   (double)(x->rt.t_read - x->rt.t_start) * 1e-9);
+    if (x->rt.reading.error.status != 0) {
+        struct oai_error e = x->rt.reading.error;
         struct http_req *req = x->req;
 
         x->req = NULL;
-        x->answered = e.status;
-        x->failure = e.code;
-        reply_error(g, req, &e, x->id, 0);
+        x->rt.answered = e.status;
+        x->rt.failure = e.code;
+        reply_error(g, req, &e, x->rt.id, 0);
         exchange_end(x);
         return;
     }
-    if (x->kind != ROUTE_OTHER && x->reading.estimated) {
-        if (x->reading.render_failed)
+    if (x->rt.kind != ROUTE_OTHER && x->rt.reading.estimated) {
+        if (x->rt.reading.render_failed)
             metric_add(gateway_cell(g, M_L_RENDER_FAILED, NULL, NULL), 1);
         else
             metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
@@ -590,9 +591,9 @@ static enum reading_kind reading_kind_of(enum route_kind k)
 
 static void read_body(struct exchange *x)
 {
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
     struct str body = http_req_body(x->req);
-    enum reading_kind kind = reading_kind_of(x->kind);
+    enum reading_kind kind = reading_kind_of(x->rt.kind);
     size_t limit = reader_has_model(g->reader) ? READ_INLINE_BYTES : READ_INLINE_BYTES_ESTIMATE;
     struct reading r;
 
@@ -612,10 +613,10 @@ static void make_id(struct exchange *x)
     struct str id = http_header_get(http_req_headers(x->req), "x-request-id");
 
     if (id.p != NULL && forward_id_is_good(id))
-        snprintf(x->id, sizeof(x->id), "%.*s", STR_ARG(id));
+        snprintf(x->rt.id, sizeof(x->rt.id), "%.*s", STR_ARG(id));
     else
-        snprintf(x->id, sizeof(x->id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->g->rng),
-                 rng_u64(&x->g->rng));
+        snprintf(x->rt.id, sizeof(x->rt.id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->rt.g->rng),
+                 rng_u64(&x->rt.g->rng));
 }
 
 static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum route_kind kind,
@@ -623,12 +624,11 @@ static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum
 {
     struct exchange *x = mem_zalloc(sizeof(*x));
 
-    x->tried = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*x->tried));
-    x->g = g;
+    x->rt.g = g;
     x->req = r;
-    x->kind = kind;
-    x->path = path;
-    x->t_start = clock_ns();
+    x->rt.kind = kind;
+    x->rt.path = path;
+    x->rt.t_start = clock_ns();
     x->explain = str_eqz(http_header_get(http_req_headers(r), "x-llmd-explain"), "1");
     buf_init(&x->body, EVENT_BYTES_MAX);
     buf_init(&x->pending, PENDING_BYTES_MAX);
@@ -663,12 +663,12 @@ void proxy_sweep(struct gateway *g)
     uint64_t now = clock_ns();
 
     for (struct exchange *x = g->live, *next; x != NULL; x = next) {
-        uint64_t quiet_from = MAX(x->t_dispatch, x->t_last);
+        uint64_t quiet_from = MAX(x->rt.t_dispatch, x->rt.t_last);
 
         next = x->next;
         if (x->call == NULL)
             continue;
-        if (x->decode->use == SCHED_FROZEN && !x->paused &&
+        if (x->rt.decode->use == SCHED_FROZEN && !x->paused &&
             now - quiet_from >= (uint64_t)g->frozen_ms * 1000000) {
             if (x->started)
                 stream_cut(x, "upstream_cut", "the worker stopped answering");
@@ -698,7 +698,7 @@ void proxy_drop_all(struct gateway *g)
         struct http_req *r = x->req;
 
         x->req = NULL;
-        x->failure = "dropped";
+        x->rt.failure = "dropped";
         exchange_end(x);
         if (r != NULL)
             http_reply_abort(r);

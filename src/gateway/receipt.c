@@ -47,14 +47,14 @@ static double tenths(double v)
     return (double)(int64_t)(MIN(v, 1e12) * 10 + 0.5) / 10;
 }
 
-static void candidates(struct json_w *w, const struct exchange *x)
+static void candidates(struct json_w *w, const struct routing *x)
 {
     json_w_karr(w, "candidates");
     for (uint32_t i = 0; i < x->candidate_count; i++) {
         const struct candidate *c = &x->candidate[i];
 
         json_w_obj(w);
-        json_w_kz(w, "endpoint", x->g->endpoints[c->endpoint].address);
+        json_w_kz(w, "endpoint", c->endpoint->address);
         if (c->use != SCHED_USED)
             json_w_kz(w, "not_used", sched_use_name(c->use));
         json_w_kf64(w, "cost_ms", tenths(c->cost.total_ms));
@@ -66,11 +66,11 @@ static void candidates(struct json_w *w, const struct exchange *x)
         json_w_end(w, '}');
     }
     json_w_end(w, ']');
-    if (x->candidate_count < x->g->endpoint_count)
-        json_w_ku64(w, "candidates_left_out", x->g->endpoint_count - x->candidate_count);
+    if (x->candidates_left_out != 0)
+        json_w_ku64(w, "candidates_left_out", x->candidates_left_out);
 }
 
-static void outcome(struct json_w *w, const struct exchange *x)
+static void outcome(struct json_w *w, const struct routing *x)
 {
     json_w_ki64(w, "status", x->answered);
     if (x->failure != NULL)
@@ -88,7 +88,7 @@ static void outcome(struct json_w *w, const struct exchange *x)
     json_w_end(w, '}');
 }
 
-void receipt_write(const struct exchange *x, bool final, struct buf *out)
+void receipt_write(const struct routing *x, bool final, struct buf *out)
 {
     struct json_w w;
 
@@ -120,7 +120,7 @@ void receipt_write(const struct exchange *x, bool final, struct buf *out)
     json_w_end(&w, '}');
 }
 
-void receipts_keep(struct receipts *rs, const struct exchange *x)
+void receipts_keep(struct receipts *rs, const struct routing *x)
 {
     struct kept *k = &rs->ring[rs->next];
     struct buf b;

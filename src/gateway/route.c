@@ -16,21 +16,35 @@
 
 #define MS(ns) ((double)(ns)*1e-6)
 
+static bool was_tried(const struct routing *x, const struct endpoint *ep)
+{
+    for (uint32_t i = 0; i < x->tried_count; i++)
+        if (x->tried[i] == ep)
+            return true;
+    return false;
+}
+
+void route_tried(struct routing *x, const struct endpoint *ep)
+{
+    if (!was_tried(x, ep) && x->tried_count < ATTEMPTS_MAX)
+        x->tried[x->tried_count++] = ep;
+}
+
 static void endpoint_enter(struct endpoint *ep)
 {
     ep->inflight++;
     ep->inflight_peak = MAX(ep->inflight_peak, ep->inflight);
 }
 
-static void book(struct exchange *x)
+static void book(struct routing *x)
 {
     struct gateway *g = x->g;
     const struct sched_decision *d = &x->decision;
     struct endpoint *computes;
     uint32_t prompt = x->reading.prompt_tokens;
 
-    x->decode = &g->endpoints[d->decode];
-    x->prefill = d->prefill != SCHED_NONE ? &g->endpoints[d->prefill] : NULL;
+    x->decode = g->endpoints[d->decode];
+    x->prefill = d->prefill != SCHED_NONE ? g->endpoints[d->prefill] : NULL;
     computes = x->prefill != NULL ? x->prefill : x->decode;
     x->predicted_cached = d->cost.cached_tokens;
     x->uncached_tokens = prompt - MIN(prompt, d->cost.cached_tokens);
@@ -46,12 +60,12 @@ static void book(struct exchange *x)
     metric_set(x->decode->m_inflight, x->decode->inflight);
     metric_add(x->decode->m_requests, 1);
     endpoint_dispatched(x->decode);
-    prefix_note(g->prefix, d->decode, &x->reading);
+    prefix_note(g->prefix, x->decode, &x->reading);
     if (x->prefill != NULL)
-        prefix_note(g->prefix, d->prefill, &x->reading);
+        prefix_note(g->prefix, x->prefill, &x->reading);
 }
 
-static void prompt_computed(struct exchange *x)
+static void prompt_computed(struct routing *x)
 {
     struct endpoint *computes = x->prefill != NULL ? x->prefill : x->decode;
 
@@ -66,7 +80,7 @@ static void prompt_computed(struct exchange *x)
         x->prefill->inflight--;
 }
 
-static void count_decision(struct exchange *x)
+static void count_decision(struct routing *x)
 {
     struct gateway *g = x->g;
 
@@ -81,7 +95,7 @@ static void count_decision(struct exchange *x)
 
 /* The chosen ones first, then others in their order, so that a receipt keeps its size in large
  * fleets. */
-static void keep_candidates(struct exchange *x)
+static void keep_candidates(struct routing *x)
 {
     struct gateway *g = x->g;
     const struct sched_decision *d = &x->decision;
@@ -94,15 +108,16 @@ static void keep_candidates(struct exchange *x)
             if (chosen != (pass == 0))
                 continue;
             x->candidate[x->candidate_count++] = (struct candidate) {
-                .endpoint = i,
+                .endpoint = g->endpoints[i],
                 .inflight = g->snap[i].inflight,
-                .use = x->tried[i] ? SCHED_EXCLUDED : g->snap[i].use,
+                .use = g->excluded[i] ? SCHED_EXCLUDED : g->snap[i].use,
                 .cost = g->costs[i],
             };
         }
+    x->candidates_left_out = g->endpoint_count - x->candidate_count;
 }
 
-bool route_decide(struct exchange *x)
+bool route_decide(struct routing *x)
 {
     struct gateway *g = x->g;
     struct sched_request r = {
@@ -110,7 +125,7 @@ bool route_decide(struct exchange *x)
         .block_tokens = g->block_tokens,
         .max_tokens = x->reading.max_tokens,
         .matched = g->matched,
-        .excluded = x->tried,
+        .excluded = g->excluded,
         .random = rng_u64(&g->rng),
         .no_split = g->no_split || x->kind == ROUTE_OTHER,
     };
@@ -119,9 +134,11 @@ bool route_decide(struct exchange *x)
 
     endpoints_snapshot(g, x->reading.model, g->snap);
     prefix_match(g->prefix, &x->reading, g->matched);
-    for (uint32_t i = 0; i < g->endpoint_count; i++)
+    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+        g->excluded[i] = was_tried(x, g->endpoints[i]);
         if (g->snap[i].use == SCHED_USED)
             best = MAX(best, g->matched[i]);
+    }
     r.sharers = prefix_sharers(g->prefix, &x->reading, best);
     sched_decide(&g->conf, g->snap, g->endpoint_count, &r, &x->decision, g->costs);
     metric_observe(gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL), (double)(clock_ns() - t0) * 1e-9);
@@ -137,7 +154,7 @@ bool route_decide(struct exchange *x)
     return true;
 }
 
-void route_first_byte(struct exchange *x)
+void route_first_byte(struct routing *x)
 {
     prompt_computed(x);
     if (!x->decode_booked) {
@@ -146,7 +163,7 @@ void route_first_byte(struct exchange *x)
     }
 }
 
-void route_release(struct exchange *x)
+void route_release(struct routing *x)
 {
     if (x->decode == NULL)
         return;
@@ -168,7 +185,7 @@ static void learn(struct endpoint *ep, const struct sched_sample *s)
     metric_set(ep->m_decode, ep->learner.decode_ms_per_token * 1e-3);
 }
 
-void route_learn(struct exchange *x)
+void route_learn(struct routing *x)
 {
     struct sched_sample s = { .uncached_tokens = x->uncached_tokens,
                               .queued_tokens = x->queued_tokens };

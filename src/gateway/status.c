@@ -108,7 +108,7 @@ void status_page(struct gateway *g, struct http_req *r)
     if (g->cache != NULL)
         part_of_cache(&w, g);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        part_of_endpoint(&w, &g->endpoints[i]);
+        part_of_endpoint(&w, g->endpoints[i]);
     json_w_end(&w, ']');
     json_w_end(&w, '}');
     reply_json(r, 200, &b);
@@ -121,7 +121,7 @@ static uint32_t merged_models(const struct gateway *g, struct str *out, uint32_t
 
     *len = 0;
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         if (ep->use != SCHED_USED && ep->use != SCHED_STALE)
             continue;
@@ -182,7 +182,7 @@ void status_metrics(struct gateway *g, struct http_req *r)
     struct buf b;
 
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         metric_set(ep->m_queue, ep->waiting);
         if (ep->use != SCHED_USED && ep->use != SCHED_STALE)

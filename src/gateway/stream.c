@@ -67,11 +67,11 @@ void stream_cut(struct exchange *x, const char *code, const char *message)
     if (x->call != NULL)
         http_call_cancel(x->call);
     x->call = NULL;
-    x->failure = code;
-    metric_add(gateway_cell(x->g, M_L_CUT, code, NULL), 1);
-    metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
-    if (x->decode != NULL && str_eqz(STR("upstream_cut"), code))
-        endpoint_failed(x->decode, x->t_dispatch);
+    x->rt.failure = code;
+    metric_add(gateway_cell(x->rt.g, M_L_CUT, code, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_WASTED, NULL, NULL), x->rt.seen.events);
+    if (x->rt.decode != NULL && str_eqz(STR("upstream_cut"), code))
+        endpoint_failed(x->rt.decode, x->rt.t_dispatch);
     (void)oai_fail(&e, 502, "InternalServerError", code, NULL, "%s", message);
     buf_init(&b, (size_t)4 << 10);
     oai_sse_error(&b, &e);
@@ -85,7 +85,7 @@ void stream_cut(struct exchange *x, const char *code, const char *message)
 
 void stream_body(struct exchange *x, struct str bytes)
 {
-    uint32_t events = x->seen.events;
+    uint32_t events = x->rt.seen.events;
     struct str whole = bytes;
     size_t n;
 
@@ -102,8 +102,8 @@ void stream_body(struct exchange *x, struct str bytes)
     if (n > 0) {
         struct str ready = str_sub(whole, 0, n);
 
-        answer_inspect(ready, &x->seen, &x->usage);
-        x->streams_sum += (double)(x->seen.events - events) * (x->decode->decoding - 1);
+        answer_inspect(ready, &x->rt.seen, &x->rt.usage);
+        x->rt.streams_sum += (double)(x->rt.seen.events - events) * (x->rt.decode->decoding - 1);
         if (!x->started)
             exchange_start_stream(x);
         give(x, ready);
@@ -122,21 +122,21 @@ void stream_body(struct exchange *x, struct str bytes)
 
 void stream_end(struct exchange *x, int rc)
 {
-    bool complete = rc == 0 && (x->seen.done || x->seen.error || x->kind == ROUTE_OTHER);
+    bool complete = rc == 0 && (x->rt.seen.done || x->rt.seen.error || x->rt.kind == ROUTE_OTHER);
 
     /* The end mark is the answer's end, whatever becomes of the connection after it. */
-    if (!complete && !x->seen.done) {
+    if (!complete && !x->rt.seen.done) {
         stream_cut(x, "upstream_cut",
                    rc == ERR_TIMEOUT ? "the worker fell silent"
                                      : "the worker broke its answer off");
         return;
     }
-    if (x->seen.error)
-        x->failure = "upstream_error";
+    if (x->rt.seen.error)
+        x->rt.failure = "upstream_error";
     else
-        endpoint_succeeded(x->decode);
-    if (x->failure == NULL)
-        route_learn(x);
+        endpoint_succeeded(x->rt.decode);
+    if (x->rt.failure == NULL)
+        route_learn(&x->rt);
     x->ended = true;
     if (x->pending.len == 0)
         finish(x);
@@ -155,7 +155,7 @@ void stream_drained(void *ctx)
         finish(x);
     } else if (x->paused) {
         x->paused = false;
-        x->t_last = clock_ns(); /* the silence was the client's */
+        x->rt.t_last = clock_ns(); /* the silence was the client's */
         if (x->call != NULL)
             http_call_resume(x->call);
     }

@@ -363,7 +363,7 @@ static bool has(const struct shot *s, const char *text)
 static bool all_used(void)
 {
     for (uint32_t i = 0; i < w.g->endpoint_count; i++)
-        if (w.g->endpoints[i].use != SCHED_USED)
+        if (w.g->endpoints[i]->use != SCHED_USED)
             return false;
     return true;
 }
@@ -430,9 +430,9 @@ static void stop(void)
 {
     WAIT(idle);
     for (uint32_t i = 0; i < w.g->endpoint_count; i++) {
-        assert_int_equal(w.g->endpoints[i].inflight, 0);
-        assert_int_equal(w.g->endpoints[i].decoding, 0);
-        assert_true(w.g->endpoints[i].prefill_tokens == 0);
+        assert_int_equal(w.g->endpoints[i]->inflight, 0);
+        assert_int_equal(w.g->endpoints[i]->decoding, 0);
+        assert_true(w.g->endpoints[i]->prefill_tokens == 0);
     }
     assert_null(w.g->live);
     gateway_close(w.g);
@@ -577,7 +577,7 @@ static void pages_tell_of_the_workers(void **state)
 
 static bool first_unreachable(void)
 {
-    return w.g->endpoints[0].use == SCHED_UNREACHABLE;
+    return w.g->endpoints[0]->use == SCHED_UNREACHABLE;
 }
 
 static void nobody_usable_is_503_with_advice(void **state)
@@ -685,7 +685,7 @@ static void what_breaks_many_at_once_is_one_error(void **state)
     }
     k->held_count = 0;
     WAIT(all_ended);
-    assert_int_equal(w.g->endpoints[0].errors_row, 1);
+    assert_int_equal(w.g->endpoints[0]->errors_row, 1);
     for (int i = 0; i < 8; i++)
         assert_true(has(&shots[i], "upstream_cut"));
     stop();
@@ -700,7 +700,7 @@ static void a_worker_that_is_not_ready_gets_nothing(void **state)
     w.worker[0].not_ready = true;
     start_gateway(1, quick(), NULL);
     (void)wait_ms(never, 150);
-    assert_int_equal(w.g->endpoints[0].use, SCHED_LOADING);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_LOADING);
     s = shoot(CHAT, ASK);
     WAIT(all_ended);
     assert_int_equal(s->status, 503);
@@ -890,7 +890,7 @@ static void a_client_that_leaves_before_the_first_byte_too(void **state)
 
 static bool first_frozen(void)
 {
-    return w.g->endpoints[0].use == SCHED_FROZEN;
+    return w.g->endpoints[0]->use == SCHED_FROZEN;
 }
 
 static void a_frozen_worker_leaves_and_its_streams_end(void **state)
@@ -907,7 +907,7 @@ static void a_frozen_worker_leaves_and_its_streams_end(void **state)
     t0 = clock_ms();
     WAIT(all_ended);
     assert_true(clock_ms() - t0 < 500 * 5 / 3 + 300); /* 5 s where frozen_ms is 3 s */
-    assert_int_equal(w.g->endpoints[0].use, SCHED_FROZEN);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_FROZEN);
     assert_true(has(s, "upstream_cut"));
     assert_false(has(s, "[DONE]"));
     other = shoot(CHAT, ASK);
@@ -1092,12 +1092,12 @@ static void load_of_others_counts_and_our_own_past_does_not(void **state)
     WAIT(all_held);
     (void)wait_ms(never, 60);
     for (uint32_t i = 0; i < 2; i++) {
-        assert_true(w.g->endpoints[i].running > 0);
+        assert_true(w.g->endpoints[i]->running > 0);
         release_all(&w.worker[i]);
     }
     WAIT(all_ended); /* the last scrapes still tell of them */
-    assert_true(w.g->endpoints[0].foreign == 0);
-    assert_true(w.g->endpoints[1].foreign == 0);
+    assert_true(w.g->endpoints[0]->foreign == 0);
+    assert_true(w.g->endpoints[1]->foreign == 0);
     stop();
 }
 
@@ -1308,7 +1308,7 @@ static void a_worker_comes_back_by_a_probe(void **state)
 
     (void)state;
     start(2);
-    ep = &w.g->endpoints[0];
+    ep = w.g->endpoints[0];
     w.worker[0].refuse = 500;
     for (int i = 0; i < 60 && ep->ejections == 0; i++) {
         (void)shoot(CHAT, ASK);
@@ -1351,7 +1351,7 @@ static void a_new_process_starts_without_errors(void **state)
 
     (void)state;
     start(2);
-    ep = &w.g->endpoints[0];
+    ep = w.g->endpoints[0];
     k->refuse = 500;
     for (int i = 0; i < 60 && ep->ejections == 0; i++) {
         (void)shoot(CHAT, ASK);
