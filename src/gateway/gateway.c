@@ -307,12 +307,12 @@ void gateway_close(struct gateway *g)
         proxy_drop_all(g);
     http_server_close(g->server);
     http_client_free(g->client);
+    endpoints_fini(g); /* asks through probes */
     http_client_free(g->probes);
     loop_timer_free(g->tick);
     loop_timer_free(g->sweep);
     loop_timer_free(g->drain_timer);
     reader_free(g->reader);
-    endpoints_fini(g);
     prefix_free(g->prefix);
     receipts_free(g->receipts);
     metrics_free(g->metrics);

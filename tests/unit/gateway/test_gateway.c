@@ -1203,7 +1203,7 @@ static void receipts_say_what_was_decided_and_what_came_of_it(void **state)
 static void the_last_thousand_receipts_are_kept(void **state)
 {
     struct receipts *rs = receipts_new();
-    struct exchange x = { .path = "/x" };
+    struct routing x = { .path = "/x" };
     struct gateway g = { .endpoint_count = 0 };
 
     (void)state;
