@@ -310,13 +310,15 @@ static void dispatch(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
+    struct str body = http_req_body(x->req); /* stays until the call is gone: see exchange_end */
     struct http_call_opts o = {
         .host = x->rt.decode->host,
         .port = x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
         .headers = request_headers(x, headers),
-        .body = http_req_body(x->req),
+        .pieces = &body,
+        .piece_count = 1,
         .connect_ms = 1000,
         .first_byte_ms = g->first_byte_ms,
         .gap_ms = g->gap_ms,

@@ -111,12 +111,17 @@ struct http_call_ops {
     void (*on_end)(void *ctx, int rc, bool sent, bool got);
 };
 
+#define HTTP_PIECES_MAX 4
+
 struct http_call_opts {
     const char *host;
     uint16_t port;
     struct str method, path;     /* path with query */
     struct http_headers headers; /* besides Host, Content-Length, Connection */
     struct str body;             /* copied */
+    /* Instead of body, sent one after the other: borrowed until the call ends or is cancelled. */
+    const struct str *pieces;
+    size_t piece_count;          /* at most HTTP_PIECES_MAX */
     uint32_t connect_ms;         /* 0 = 1 s */
     uint32_t first_byte_ms;      /* 0 = 600 s */
     uint32_t gap_ms;             /* between reply bytes; 0 = 120 s */
