@@ -132,11 +132,30 @@ struct sched_decision {
 
 /* Every reason, for metric labels; NULL-ended. */
 extern const char *const sched_why_not_split[];
+extern const char *const sched_why_off; /* the one that says: not asked for */
 
 /* costs: one per endpoint (as aggregated candidate), may be NULL. */
 void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, uint32_t count,
                   const struct sched_request *r, struct sched_decision *out,
                   struct sched_cost *costs);
+
+/* ---- which rule decides ---- */
+
+enum sched_strategy {
+    SCHED_COST,       /* the estimated milliseconds above; the default without a configuration */
+    SCHED_CONFIGURED, /* the pipeline of the configuration file */
+    SCHED_ROUND_ROBIN,
+    SCHED_RANDOM,
+    SCHED_LEAST_REQUESTS, /* fewest in flight, ties at random */
+    SCHED_STRATEGIES
+};
+const char *sched_strategy_name(enum sched_strategy s); /* cost config round_robin ... */
+bool sched_strategy_parse(struct str s, enum sched_strategy *out);
+
+/* The last three: among candidates that decode.  turn: of round robin, counted on by the caller.
+ * Never splits. */
+void sched_decide_plainly(enum sched_strategy s, const struct sched_endpoint *ep, uint32_t count,
+                          const struct sched_request *r, uint64_t turn, struct sched_decision *out);
 
 /* ---- what is learned from answers (sched/learn.c) ---- */
 
