@@ -129,6 +129,8 @@ static void take_scrape(struct endpoint *ep)
     ep->has_blocks = s.has[F_BLOCKS_IN_USE];
     ep->blocks_in_use = bounded(s.v[F_BLOCKS_IN_USE], 1e15);
     ep->blocks_total = bounded(s.v[F_BLOCKS_TOTAL], 1e15);
+    flow_limit_learn(&ep->limit, ep->inflight + ep->foreign, ep->running, ep->waiting, ep->slots,
+                     clock_ms());
     ep->ours = s.has[F_BLOCKS_IN_USE];
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
@@ -464,6 +466,16 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_decode = ep->decoding,
             .slots = ep->slots,
             .kvx_capable = ep->ours || ep->role_given,
+            .uid = ep->uid,
+            .has_metrics = ep->last_ok_ms != 0,
+            .is_stale = now - ep->last_ok_ms >= g->stale_ms,
+            .metrics_age_ms = (uint32_t)MIN(now - ep->last_ok_ms, (uint64_t)UINT32_MAX),
+            .scraped_waiting = ep->waiting,
+            .scraped_running = ep->running,
+            .scraped_kv = ep->kv_usage,
+            .inflight_limit = ep->limit.limit,
+            .inflight_requests = ep->inflight,
+            .inflight_tokens = ep->prefill_tokens,
         };
         sched_rates(&ep->learner, &g->conf, g->fleet_prefill, g->fleet_decode, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
@@ -614,6 +626,7 @@ void endpoints_tick(struct gateway *g)
 static void cells_open(struct endpoint *ep)
 {
     struct gateway *g = ep->g;
+    const char *inflight[] = { ep->address, "default", "inflight-load-producer" };
 
     for (unsigned u = 0; u < COUNT(ep->m_state); u++)
         ep->m_state[u] =
@@ -624,7 +637,10 @@ static void cells_open(struct endpoint *ep)
     ep->m_prefill = gateway_cell(g, M_L_PREFILL_RATE, ep->address, NULL);
     ep->m_decode = gateway_cell(g, M_L_DECODE_RATE, ep->address, NULL);
     ep->m_ejected = gateway_cell(g, M_L_EJECTED, ep->address, NULL);
-    ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, "llmd", ep->address);
+    ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, gateway_pool, ep->address);
+    ep->m_older_queue = gateway_cell(g, O_POD_QUEUE, ep->address, gateway_pool);
+    ep->m_inflight_requests = gateway_cell_of(g, M_INFLIGHT_REQUESTS, inflight);
+    ep->m_inflight_tokens = gateway_cell_of(g, M_INFLIGHT_TOKENS, inflight);
 }
 
 /* Room for one more, in the list and in a decision's scratch. */

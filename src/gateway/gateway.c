@@ -127,6 +127,24 @@ static void swept(void *ctx)
     proxy_sweep(ctx);
 }
 
+static void prepare_decisions(struct gateway *g)
+{
+    static const char *const kinds[2] = { "decode-only", "prefill-decode" };
+
+    for (int split = 0; split < 2; split++) {
+        const char *own[] = { "llmd", "cost", "", kinds[split] };
+        const char *upstream[] = { "disagg-profile-handler", "disagg-profile-handler", "",
+                                   kinds[split] };
+
+        g->m_decision[split] = gateway_cell_of(g, M_DECISION, own);
+        g->m_configured[split] = gateway_cell_of(g, M_DECISION, upstream);
+        g->m_older_decision[split] = gateway_cell(g, O_DECISION, "", kinds[split]);
+    }
+    for (int i = 0; i < SCHED_STRATEGIES; i++)
+        g->m_strategy[i] =
+            gateway_cell(g, M_L_STRATEGY, sched_strategy_name((enum sched_strategy)i), NULL);
+}
+
 /* Families with known label values exist at zero from the start. */
 static void metrics_prepare(struct gateway *g)
 {
@@ -136,16 +154,28 @@ static void metrics_prepare(struct gateway *g)
         (void)gateway_cell(g, M_L_NOT_SPLIT, sched_why_not_split[i], NULL);
     for (size_t i = 0; i < COUNT(retries); i++)
         (void)gateway_cell(g, M_L_RETRIES, retries[i], NULL);
-    (void)gateway_cell(g, M_DECISION, "decode-only", NULL);
-    (void)gateway_cell(g, M_DECISION, "prefill-decode", NULL);
+    prepare_decisions(g);
     (void)gateway_cell(g, M_L_CUT, "upstream_cut", NULL);
-    metric_set(gateway_cell(g, M_INFO, LLMD_VERSION, NULL), 1);
+    metric_set(gateway_cell(g, M_INFO, LLMD_VERSION, "llmd"), 1);
+    metric_set(gateway_cell(g, O_INFO, LLMD_VERSION, "llmd"), 1);
     g->m_inflight = gateway_cell(g, M_L_INFLIGHT, NULL, NULL);
 }
 
 static uint32_t or_default(uint32_t v, uint32_t other)
 {
     return v != 0 ? v : other;
+}
+
+/* Without a configuration file: one band, tenants share by weight, saturation is learned. */
+static void take_flow(struct gateway *g, const struct gateway_opts *o)
+{
+    struct sched_flow_conf *c = &g->flow_conf;
+
+    c->enabled = true;
+    c->ttl_ms = c->no_endpoint_ttl_ms = or_default(o->queue_ms, 60000);
+    c->default_band.requests_max = or_default(o->queue_max, 5000);
+    c->default_band.bytes_max = 1000000000;
+    c->negative_band = c->default_band;
 }
 
 static void take_opts(struct gateway *g, const struct gateway_opts *o)
@@ -157,7 +187,7 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->stale_ms = or_default(o->stale_ms, 1000);
     g->frozen_ms = or_default(o->frozen_ms, 3000);
     g->stuck_ms = or_default(o->stuck_ms, 15000);
-    g->inflight_max = or_default(o->inflight_max, 1024);
+    g->inflight_max = or_default(o->inflight_max, 16384);
     g->retries_max = o->retries_max == UINT32_MAX ? 0 : or_default(o->retries_max, 2);
     g->block_tokens = or_default(o->block_tokens, 16);
     g->first_byte_ms = or_default(o->first_byte_ms, 600000);
@@ -165,6 +195,8 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->total_ms = or_default(o->total_ms, 3600000);
     g->wait_ms = o->wait_ms == UINT32_MAX ? 0 : or_default(o->wait_ms, 3000);
     g->no_split = o->no_split;
+    g->strategy = o->strategy;
+    take_flow(g, o);
     g->cache = o->cache != NULL ? mem_strdup(o->cache) : NULL;
     g->started_s = clock_wall_s();
 }
@@ -201,6 +233,7 @@ int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts
     g->loop = l;
     rng_seed(&g->rng, rng_secure_u64());
     g->metrics = gateway_metrics_new();
+    g->request_metrics = request_metrics_new(g->metrics);
     take_opts(g, o);
     metrics_prepare(g);
     g->receipts = receipts_new();
@@ -212,6 +245,7 @@ int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts
         rc = e->code;
     if (rc == 0)
         rc = endpoints_set(g, o->endpoints, o->endpoint_count, e);
+    g->admission = admission_new(g, &g->flow_conf, g->pipeline);
     if (rc == 0)
         rc = open_server(g, o, e);
     if (rc != 0) {
@@ -307,6 +341,7 @@ void gateway_close(struct gateway *g)
         proxy_drop_all(g);
     http_server_close(g->server);
     http_client_free(g->client);
+    admission_free(g->admission);
     endpoints_fini(g); /* asks through probes */
     http_client_free(g->probes);
     loop_timer_free(g->tick);
@@ -315,6 +350,7 @@ void gateway_close(struct gateway *g)
     reader_free(g->reader);
     prefix_free(g->prefix);
     receipts_free(g->receipts);
+    request_metrics_free(g->request_metrics);
     metrics_free(g->metrics);
     mem_free(g->cache);
     mem_free(g);

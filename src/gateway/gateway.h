@@ -34,13 +34,15 @@ struct gateway_opts {
     uint32_t scrape_ms;    /* 0 = 100 */
     uint32_t stale_ms, frozen_ms;             /* no scrape answered for so long; 0 = 1000, 3000 */
     uint32_t stuck_ms;                        /* busy without progress; 0 = 15000 */
-    uint32_t inflight_max;                    /* 0 = 1024 */
+    uint32_t inflight_max;                    /* waiting ones too; 0 = 16384 */
     uint32_t retries_max;                     /* further attempts; UINT32_MAX = none; 0 = 2 */
     uint32_t first_byte_ms, gap_ms, total_ms; /* 0 = 600 s, 120 s, 3600 s */
     uint32_t wait_ms; /* for a worker that was there until lately; 0 = 3 s, UINT32_MAX = none */
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
+    enum sched_strategy strategy;
+    uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */
     bool allow_special_in_content;
     struct sched_conf conf; /* zeroed = sched_conf_default */
 };

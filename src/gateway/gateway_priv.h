@@ -5,10 +5,12 @@
 #include "base/map.h"
 #include "base/metrics.h"
 #include "base/rng.h"
+#include "gateway/admit.h"
 #include "gateway/answer.h"
 #include "gateway/budget.h"
 #include "gateway/gateway.h"
 #include "gateway/reading.h"
+#include "gateway/trace.h"
 #include "kv/index.h"
 #include "net/http.h"
 #include "openai/openai.h"
@@ -16,6 +18,7 @@
 #define ENDPOINT_MODELS_MAX 64
 #define RECEIPTS_MAX        1000
 #define REQUEST_ID_MAX      128
+#define FAIRNESS_ID_MAX     128
 #define ANSWER_BYTES_MAX    ((size_t)64 << 20) /* of one whole (not streamed) answer */
 #define PENDING_BYTES_MAX   ((size_t)1 << 20)  /* of a stream whose client reads slowly */
 #define EVENT_BYTES_MAX     ((size_t)1 << 20)  /* of one server-sent event */
@@ -25,22 +28,72 @@
 
 /* ---- metrics (metrics.c) ---- */
 
+/* Families with upstream's canonical names; the R_ group has one cell a label set {model_name,
+ * target_model_name, fairness_id, priority}, the O_ group their older twins. */
 enum gateway_metric {
-    M_REQUESTS,
-    M_REQUEST_SECONDS,
-    M_TTFT,
-    M_INPUT_TOKENS,
-    M_CACHED_TOKENS,
-    M_OUTPUT_TOKENS,
+    R_REQUESTS,
+    R_ERRORS,
+    R_SECONDS,
+    R_BYTES_IN,
+    R_BYTES_OUT,
+    R_INPUT_TOKENS,
+    R_CACHED_TOKENS,
+    R_OUTPUT_TOKENS,
+    R_RUNNING,
+    R_NTPOT,
+    R_TTFT,
+    R_TPOT,
+    R_ITL,
+    O_REQUESTS,
+    O_ERRORS,
+    O_SECONDS,
+    O_BYTES_IN,
+    O_BYTES_OUT,
+    O_INPUT_TOKENS,
+    O_CACHED_TOKENS,
+    O_OUTPUT_TOKENS,
+    O_RUNNING,
+    O_NTPOT,
     M_READY_ENDPOINTS,
     M_QUEUE_SIZE,
     M_KV_USAGE,
-    M_RUNNING,
+    M_POOL_RUNNING,
+    M_DEV_QUEUE,
+    M_DEV_KV,
+    M_DEV_RUNNING,
     M_ENDPOINT_QUEUE,
+    O_READY_PODS,
+    O_QUEUE_SIZE,
+    O_KV_USAGE,
+    O_POOL_RUNNING,
+    O_POD_QUEUE,
     M_DECISION,
+    O_DECISION,
     M_DECIDE_SECONDS,
+    O_DECIDE_SECONDS,
+    M_ATTEMPTS,
+    M_REQUEST_PROCESSING,
+    M_RESPONSE_PROCESSING,
     M_POLL_ERRORS,
+    M_EXTRACT_ERRORS,
+    M_PREFIX_SIZE,
+    M_PREFIX_RATIO,
+    M_INFLIGHT_REQUESTS,
+    M_INFLIGHT_TOKENS,
+    M_REWRITES,
     M_INFO,
+    O_INFO,
+    M_FLOW_QUEUE_SECONDS,
+    M_FLOW_CYCLE_SECONDS,
+    M_FLOW_QUEUE_SIZE,
+    M_FLOW_QUEUE_BYTES,
+    M_FLOW_SATURATION,
+    M_FLOW_REQUESTS,
+    M_FLOW_USED_REQUESTS,
+    M_FLOW_USED_BYTES,
+    M_EXTPROC_STREAMS,
+    M_EXTPROC_SECONDS,
+    M_EXTPROC_TOTAL,
     M_L_REQUESTS,
     M_L_REJECTED,
     M_L_RETRIES,
@@ -67,10 +120,34 @@ enum gateway_metric {
     M_L_READ_SECONDS,
     M_L_WASTED,
     M_L_WAITED,
+    M_L_STRATEGY,
+    M_L_LOG_DROPPED,
+    M_L_SPANS,
+    M_L_RELOADS,
+    M_L_RELOAD_FAILURES,
+    M_L_CERT_EXPIRES,
+    M_L_AUTH_FAILURES,
     M_COUNT
 };
 
+extern const char *const gateway_pool; /* label "name" of the pool */
 struct metrics *gateway_metrics_new(void);
+/* Cells of one label set, found once a request. */
+struct request_cells {
+    struct metric_cell *r[R_ITL + 1]; /* R_ERRORS, R_TTFT: by request_error, below */
+    struct metric_cell *o[O_NTPOT - O_REQUESTS + 1];
+    struct metric_cell *ttft[2];             /* streaming or not */
+    struct metric_cell *queued, *dispatched; /* of flow control, outcome Dispatched */
+};
+struct request_metrics;
+struct request_metrics *request_metrics_new(struct metrics *m);
+void request_metrics_free(struct request_metrics *rm);
+const struct request_cells *request_metrics_cells(struct request_metrics *rm, struct str model,
+                                                  struct str target, const char *fairness_id,
+                                                  int32_t priority);
+/* Counts an error of that status. */
+void request_metrics_error(struct request_metrics *rm, struct str model, struct str target,
+                           const char *fairness_id, int32_t priority, int status);
 
 /* ---- endpoints (endpoints.c) ---- */
 
@@ -123,8 +200,9 @@ struct endpoint {
     uint64_t ejected_until_ms, paused_until_ms, slow_until_ms;
     bool on_probe; /* one request is finding out whether it is well again */
 
-    struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_requests,
-        *m_prefill, *m_decode, *m_ejected;
+    struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_older_queue,
+        *m_inflight_requests, *m_inflight_tokens, *m_requests, *m_prefill, *m_decode, *m_ejected;
+    struct flow_limit limit; /* requests in flight that keep it busy, learned */
 };
 
 /* Makes the list what is given: new ones are added, missing ones leave, the rest stays as it is.
@@ -191,8 +269,17 @@ struct routing {
     const char *path; /* static */
     char id[REQUEST_ID_MAX + 1];
     struct http_headers headers; /* of the request; borrowed, until it is dispatched */
+    char peer[64];
     struct reading reading;
+    struct str target_model; /* after rewriting; p == NULL: as the client named it */
     bool was_read, entered;
+    struct trace trace;
+    size_t body_bytes, reply_bytes;
+    const struct request_cells *cells;     /* once its model is known */
+    char fairness_id[FAIRNESS_ID_MAX + 1]; /* tenant, or what the client said it is */
+    double weight;                         /* of its share; 0 = 1 */
+    int32_t priority;
+    enum sched_strategy strategy;
 
     const struct endpoint *tried[ATTEMPTS_MAX];
     uint32_t tried_count, attempts;
@@ -225,11 +312,14 @@ struct exchange {
     struct reader_job *job;   /* NULL: not being read by the thread */
     struct loop_timer *timer; /* back-off */
     bool explain, gone, waited;
+    struct admit_ticket ticket;
+    bool early; /* its head went out while it waited: comments tell its place in the queue */
 
     uint32_t resets;
     uint32_t last_failure; /* proxy.c's enum attempt_end */
 
-    int status; /* upstream's; 0: no head yet */
+    const char *dropped; /* why flow control refused it, static; NULL: it did not */
+    int status;          /* upstream's; 0: no head yet */
     uint32_t retry_after_s;
     bool started;
     bool ended;         /* upstream is done; only pending bytes keep this alive */
@@ -238,7 +328,7 @@ struct exchange {
     struct buf pending; /* bytes that the client was too slow for */
     bool paused;
     char content_type[128];
-    uint64_t t_wrote; /* clock_ns */
+    uint64_t t_wrote, t_event; /* clock_ns */
 };
 
 /* Headers (forward.c). */
@@ -270,6 +360,15 @@ void proxy_drop_all(struct gateway *g);
 void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char *type,
                   const char *code, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
+/* ---- the books of a request (books.c) ---- */
+
+/* Its model is known: it counts as running. */
+void books_open(struct routing *x);
+/* A whole event of a stream came. */
+void books_event(struct routing *x, uint64_t now_ns, uint64_t last_ns);
+/* It ended: metrics, receipt, access log, trace. */
+void books_close(struct routing *x, const struct admit_ticket *t, bool client_gone);
+
 /* ---- receipts (receipt.c) ---- */
 
 struct receipts;
@@ -294,6 +393,12 @@ struct gateway {
     struct http_client *probes; /* scrapes: never behind a request */
     struct loop_timer *tick, *sweep, *drain_timer;
     struct metrics *metrics;
+    struct request_metrics *request_metrics;
+    struct access_log *access_log; /* NULL: off */
+    struct trace_exporter *traces; /* NULL: off */
+    double trace_ratio;
+    struct metric_cell *m_decision[2], *m_configured[2], *m_older_decision[2]; /* split or not */
+    struct metric_cell *m_strategy[SCHED_STRATEGIES];
     struct metric_cell *m_inflight;
     struct rng rng;
     struct reader *reader;
@@ -302,6 +407,11 @@ struct gateway {
     struct retry_budget budget;
 
     struct sched_conf conf;
+    enum sched_strategy strategy;
+    uint64_t turn;                   /* of round robin */
+    struct sched_pipeline *pipeline; /* NULL: no configuration file */
+    struct sched_flow_conf flow_conf;
+    struct admission *admission;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms;
     bool no_split;
@@ -334,6 +444,9 @@ struct gateway {
 
 struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
                                  const char *b);
+/* With as many label values as the family has. */
+struct metric_cell *gateway_cell_of(struct gateway *g, enum gateway_metric m,
+                                    const char *const *values);
 /* After an exchange ended: drain may be over. */
 void gateway_exchange_ended(struct gateway *g);
 #endif

@@ -30,13 +30,14 @@
 #define DEADLINE_LEFT_MS           250 /* no attempt with less */
 
 static void attempt(struct exchange *x);
+static void admit(struct exchange *x);
 
 /* ---- refusals ---- */
 
 static void reply_error(struct gateway *g, struct http_req *r, const struct oai_error *e,
-                        const char *id, uint32_t retry_after_s)
+                        const char *id, uint32_t retry_after_s, const char *dropped)
 {
-    struct http_header extra[4];
+    struct http_header extra[5];
     struct http_headers headers = { extra, 0 };
     char seconds[16], ms[16], code[8];
     struct buf b;
@@ -54,6 +55,9 @@ static void reply_error(struct gateway *g, struct http_req *r, const struct oai_
                                e->status == 429 || e->status >= 502 ? STR("true") : STR("false") };
     if (id != NULL)
         extra[headers.count++] = (struct http_header) { STR("x-request-id"), str_of(id) };
+    if (dropped != NULL)
+        extra[headers.count++] =
+            (struct http_header) { STR("x-llm-d-request-dropped-reason"), str_of(dropped) };
     buf_init(&b, (size_t)8 << 10);
     oai_error_body(e, &b);
     metric_add(gateway_cell(g, M_L_REQUESTS, code, NULL), 1);
@@ -80,56 +84,23 @@ void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char 
     va_start(ap, fmt);
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
-    reply_error(g, r, &e, NULL, 1);
+    reply_error(g, r, &e, NULL, 1, NULL);
 }
 
 /* ---- life ---- */
 
-static void books_close(struct exchange *x)
+/* What it cost its tenant: the prompt that was computed, and the answer. */
+static void settle(struct exchange *x)
 {
-    struct gateway *g = x->rt.g;
-    struct str model = x->rt.reading.model.p != NULL ? x->rt.reading.model : STR("none");
-    char *name = str_dup(model);
-    double seconds = (double)(clock_ns() - x->rt.t_start) * 1e-9;
+    const struct answer_usage *u = &x->rt.usage;
+    double prompt = x->rt.uncached_tokens, answer = x->rt.seen.events;
 
-    metric_add(gateway_cell(g, M_REQUESTS, name, NULL), 1);
-    metric_observe(gateway_cell(g, M_REQUEST_SECONDS, name, NULL), seconds);
-    if (x->rt.was_read)
-        metric_observe(gateway_cell(g, M_INPUT_TOKENS, name, NULL),
-                       x->rt.usage.known ? x->rt.usage.prompt_tokens : x->rt.reading.prompt_tokens);
-    if (x->rt.t_first != 0) {
-        double ttft = (double)(x->rt.t_first - x->rt.t_start) * 1e-9;
-
-        metric_observe(gateway_cell(g, M_TTFT, name, x->rt.streaming ? "true" : "false"), ttft);
-        metric_observe(gateway_cell(g, M_L_TTFT, NULL, NULL), ttft);
+    if (u->known) {
+        answer = u->completion_tokens;
+        if (u->cached_known)
+            prompt = u->prompt_tokens - MIN(u->cached_tokens, u->prompt_tokens);
     }
-    if (x->rt.usage.known)
-        metric_observe(gateway_cell(g, M_OUTPUT_TOKENS, name, NULL), x->rt.usage.completion_tokens);
-    if (x->rt.usage.known && x->rt.usage.cached_known) {
-        metric_observe(gateway_cell(g, M_CACHED_TOKENS, name, NULL), x->rt.usage.cached_tokens);
-        metric_add(gateway_cell(g, M_L_REAL, NULL, NULL), x->rt.usage.cached_tokens);
-        metric_add(gateway_cell(g, M_L_PREDICTED, NULL, NULL), x->rt.predicted_cached);
-    }
-    mem_free(name);
-}
-
-/* Failures are told; what went well, and clients that left, only to who asks. */
-static void log_end(const struct exchange *x)
-{
-    double ms = (double)(clock_ns() - x->rt.t_start) * 1e-6;
-    const char *to = x->rt.sent_to != NULL ? x->rt.sent_to : "none";
-
-    if (x->rt.failure == NULL || x->gone)
-        LOG_DEBUG("request id=%s path=%s status=%d%s prompt_tokens=%" PRIu32 " endpoint=%s ms=%.0f",
-                  x->rt.id, x->rt.path, x->rt.answered, x->gone ? " client=gone" : "",
-                  x->rt.reading.prompt_tokens, to, ms);
-    else if (x->rt.answered >= 400 && x->rt.answered < 500)
-        LOG_INFO("request refused id=%s path=%s status=%d reason=%s", x->rt.id, x->rt.path,
-                 x->rt.answered, x->rt.failure);
-    else
-        LOG_WARN("request failed id=%s path=%s status=%d reason=%s attempts=%" PRIu32
-                 " endpoint=%s ms=%.0f",
-                 x->rt.id, x->rt.path, x->rt.answered, x->rt.failure, x->rt.attempts, to, ms);
+    admit_settle(x->rt.g->admission, &x->ticket, prompt + answer);
 }
 
 void exchange_end(struct exchange *x)
@@ -140,14 +111,14 @@ void exchange_end(struct exchange *x)
         http_call_cancel(x->call);
     x->call = NULL;
     reader_drop(x->job);
+    admit_leave(g->admission, &x->ticket);
+    settle(x);
     if (x->rt.decode != NULL)
         x->rt.decode->on_probe = false;
     route_release(&x->rt);
     if (x->rt.entered)
         prefix_leave(g->prefix, &x->rt.reading);
-    receipts_keep(g->receipts, &x->rt);
-    books_close(x);
-    log_end(x);
+    books_close(&x->rt, &x->ticket, x->gone);
     if (x->prev != NULL)
         x->prev->next = x->next;
     else
@@ -161,6 +132,7 @@ void exchange_end(struct exchange *x)
     buf_fini(&x->body);
     buf_fini(&x->pending);
     mem_free(x);
+    admit_pump(g->admission);
     gateway_exchange_ended(g);
 }
 
@@ -178,10 +150,14 @@ static void exchange_fail(struct exchange *x, int status, const char *type, cons
     va_start(ap, fmt);
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
+    if (x->early) {
+        stream_cut(x, code, e.message);
+        return;
+    }
     x->req = NULL;
     x->rt.answered = status;
     x->rt.failure = code;
-    reply_error(x->rt.g, r, &e, x->rt.id, x->retry_after_s);
+    reply_error(x->rt.g, r, &e, x->rt.id, x->retry_after_s, x->dropped);
     exchange_end(x);
 }
 
@@ -290,14 +266,17 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
     arm(x, rng_below(&g->rng, backoff));
 }
 
-static struct http_headers request_headers(struct exchange *x, struct http_header *out)
+static struct http_headers request_headers(struct exchange *x, struct http_header *out,
+                                           char *traceparent)
 {
     uint32_t stripped;
-    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 3, &stripped);
+    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 4, &stripped);
 
     if (stripped != 0 && x->rt.attempts == 1)
         metric_add(gateway_cell(x->rt.g, M_L_STRIPPED, NULL, NULL), stripped);
     out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
+    trace_format(&x->rt.trace, traceparent);
+    out[n++] = (struct http_header) { STR("traceparent"), str_of(traceparent) };
     if (x->rt.prefill != NULL)
         out[n++] =
             (struct http_header) { STR("x-prefiller-host-port"), str_of(x->rt.prefill->address) };
@@ -310,13 +289,14 @@ static void dispatch(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
+    char traceparent[TRACEPARENT_BYTES + 1];
     struct str body = http_req_body(x->req); /* stays until the call is gone: see exchange_end */
     struct http_call_opts o = {
         .host = x->rt.decode->host,
         .port = x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
-        .headers = request_headers(x, headers),
+        .headers = request_headers(x, headers, traceparent),
         .pieces = &body,
         .piece_count = 1,
         .connect_ms = 1000,
@@ -420,7 +400,7 @@ static struct http_headers answer_headers(struct exchange *x, struct http_header
     return (struct http_headers) { out, n };
 }
 
-void exchange_start_stream(struct exchange *x)
+static void send_head(struct exchange *x)
 {
     struct http_header extra[3];
     struct http_headers headers;
@@ -429,12 +409,28 @@ void exchange_start_stream(struct exchange *x)
 
     buf_init(&receipt, RECEIPT_BYTES_MAX);
     headers = answer_headers(x, extra, &receipt, false);
-    x->started = true;
     x->rt.answered = x->status;
     snprintf(code, sizeof(code), "%d", x->status);
     metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     http_reply_start(x->req, x->status, x->content_type, &headers);
     buf_fini(&receipt);
+}
+
+void exchange_start_stream(struct exchange *x)
+{
+    x->started = true;
+    if (!x->early)
+        send_head(x);
+}
+
+/* The head of a stream that has to wait first: from here on an error is an event. */
+static void start_early(struct exchange *x)
+{
+    x->early = true;
+    x->status = 200;
+    snprintf(x->content_type, sizeof(x->content_type), "text/event-stream");
+    send_head(x);
+    stream_place(x, admit_position(&x->ticket), clock_ns());
 }
 
 /* A whole answer, as the worker gave it. */
@@ -457,6 +453,7 @@ static void answer_whole(struct exchange *x)
     snprintf(code, sizeof(code), "%d", x->status);
     metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     x->req = NULL;
+    x->rt.reply_bytes = x->body.len;
     http_reply(r, x->status, x->content_type[0] != 0 ? x->content_type : "application/json",
                buf_view(&x->body), &headers);
     buf_fini(&receipt);
@@ -509,6 +506,8 @@ static void whole_end(struct exchange *x)
                       : x->status == 501 ? 501
                                          : 502,
                       "InternalServerError", "upstream_error", "the worker failed");
+    } else if (x->early) {
+        stream_cut(x, "upstream_error", "the worker refused the request");
     } else {
         answer_whole(x);
     }
@@ -532,6 +531,76 @@ static void on_end(void *ctx, int rc, bool sent, bool got)
 }
 
 static const struct http_call_ops call_ops = { on_head, on_body, on_end };
+
+/* ---- waiting for room ---- */
+
+static void count_refused(const struct exchange *x, enum flow_outcome o)
+{
+    struct gateway *g = x->rt.g;
+    char priority[16];
+    const char *outcome[] = { flow_outcome_name(o), priority, gateway_pool };
+    const char *waited[] = { x->rt.fairness_id, priority, outcome[0], gateway_pool, "", "" };
+
+    snprintf(priority, sizeof(priority), "%" PRId32, x->rt.priority);
+    metric_add(gateway_cell_of(g, M_FLOW_REQUESTS, outcome), 1);
+    metric_observe(gateway_cell_of(g, M_FLOW_QUEUE_SECONDS, waited),
+                   (double)(clock_ns() - x->ticket.entered_ns) * 1e-9);
+}
+
+static void admitted(void *ctx)
+{
+    struct exchange *x = ctx;
+
+    metric_add(x->rt.cells->dispatched, 1);
+    metric_observe(x->rt.cells->queued, (double)(x->ticket.left_ns - x->ticket.entered_ns) * 1e-9);
+    retry_budget_request(&x->rt.g->budget, clock_ms());
+    attempt(x);
+}
+
+static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
+{
+    struct exchange *x = ctx;
+    struct gateway *g = x->rt.g;
+    int status = flow_outcome_status(why, pool_is_empty);
+
+    count_refused(x, why);
+    x->dropped = flow_outcome_reason(why, pool_is_empty);
+    x->retry_after_s = admit_retry_after_s(g->admission, &x->ticket);
+    exchange_fail(x, status, status == 429 ? "RateLimitError" : "ServiceUnavailableError",
+                  x->dropped, "%s",
+                  status == 503                   ? "no worker that serves the model is in rotation"
+                  : why == FLOW_REJECTED_CAPACITY ? "too many requests are waiting already"
+                                                  : "no worker had room for the request in time");
+}
+
+static const struct admit_ops admit_ops = { admitted, refused };
+
+/* Whether the client wants to be told of its place in the queue while it waits. */
+static bool wants_comments(const struct exchange *x)
+{
+    return x->rt.reading.stream &&
+           str_eqz(http_header_get(http_req_headers(x->req), "x-llmd-queue-comments"), "1");
+}
+
+static void admit(struct exchange *x)
+{
+    struct gateway *g = x->rt.g;
+    enum flow_outcome why;
+
+    x->ticket.item.fairness_id = str_of(x->rt.fairness_id);
+    x->ticket.item.weight = x->rt.weight;
+    x->ticket.item.priority = x->rt.priority;
+    x->ticket.item.bytes = http_req_body(x->req).n;
+    x->ticket.item.received_ms = x->rt.t_start / 1000000;
+    switch (admit_enter(g->admission, &x->ticket, &x->rt, &admit_ops, x, &why)) {
+    case ADMIT_GO: admitted(x); return;
+    case ADMIT_REFUSED: refused(x, why, !endpoints_any_usable(g)); return;
+    case ADMIT_WAIT:
+        if (wants_comments(x))
+            start_early(x);
+        return;
+    }
+}
 
 /* ---- reading ---- */
 
@@ -566,7 +635,7 @@ static void read_done(void *ctx, struct reading *r)
         x->req = NULL;
         x->rt.answered = e.status;
         x->rt.failure = e.code;
-        reply_error(g, req, &e, x->rt.id, 0);
+        reply_error(g, req, &e, x->rt.id, 0, NULL);
         exchange_end(x);
         return;
     }
@@ -576,12 +645,12 @@ static void read_done(void *ctx, struct reading *r)
         else
             metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
     }
+    books_open(&x->rt);
     if (model_is_unknown(x)) {
         refuse_nobody(x);
         return;
     }
-    retry_budget_request(&g->budget, clock_ms());
-    attempt(x);
+    admit(x);
 }
 
 static enum reading_kind reading_kind_of(enum route_kind k)
@@ -621,6 +690,23 @@ static void make_id(struct exchange *x)
                  rng_u64(&x->rt.g->rng));
 }
 
+/* Who it is from, as far as headers say; keys know better (auth.c). */
+static void identify(struct routing *x)
+{
+    static const char *const names[] = { "x-llm-d-inference-fairness-id",
+                                         "x-gateway-inference-fairness-id" };
+
+    snprintf(x->fairness_id, sizeof(x->fairness_id), "default-flow");
+    for (size_t i = 0; i < COUNT(names); i++) {
+        struct str v = http_header_get(&x->headers, names[i]);
+
+        if (v.p == NULL || !forward_id_is_good(v))
+            continue;
+        snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(v));
+        return;
+    }
+}
+
 static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum route_kind kind,
                                      const char *path)
 {
@@ -635,6 +721,13 @@ static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum
     buf_init(&x->body, EVENT_BYTES_MAX);
     buf_init(&x->pending, PENDING_BYTES_MAX);
     make_id(x);
+    x->rt.body_bytes = http_req_body(r).n;
+    x->rt.headers = *http_req_headers(r);
+    snprintf(x->rt.peer, sizeof(x->rt.peer), "%s", http_req_peer(r));
+    x->rt.strategy = g->strategy;
+    identify(&x->rt);
+    trace_begin(&x->rt.trace, http_header_get(&x->rt.headers, "traceparent"), g->trace_ratio,
+                &g->rng);
     x->next = g->live;
     if (g->live != NULL)
         g->live->prev = x;
@@ -664,10 +757,13 @@ void proxy_sweep(struct gateway *g)
 {
     uint64_t now = clock_ns();
 
+    admit_pump(g->admission);
     for (struct exchange *x = g->live, *next; x != NULL; x = next) {
         uint64_t quiet_from = MAX(x->rt.t_dispatch, x->rt.t_last);
 
         next = x->next;
+        if (x->early && admit_is_waiting(&x->ticket))
+            stream_place(x, admit_position(&x->ticket), now);
         if (x->call == NULL)
             continue;
         if (x->rt.decode->use == SCHED_FROZEN && !x->paused &&

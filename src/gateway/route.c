@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
+#include <string.h>
 
 #define MS(ns) ((double)(ns)*1e-6)
 
@@ -83,14 +84,15 @@ static void prompt_computed(struct routing *x)
 static void count_decision(struct routing *x)
 {
     struct gateway *g = x->g;
+    bool split = x->decision.prefill != SCHED_NONE;
 
-    if (x->decision.prefill != SCHED_NONE) {
+    if (split)
         metric_add(gateway_cell(g, M_L_SPLIT, NULL, NULL), 1);
-        metric_add(gateway_cell(g, M_DECISION, "prefill-decode", NULL), 1);
-    } else {
+    else
         metric_add(gateway_cell(g, M_L_NOT_SPLIT, x->decision.why_not_split, NULL), 1);
-        metric_add(gateway_cell(g, M_DECISION, "decode-only", NULL), 1);
-    }
+    metric_add(x->strategy == SCHED_CONFIGURED ? g->m_configured[split] : g->m_decision[split], 1);
+    metric_add(g->m_older_decision[split], 1);
+    metric_add(g->m_strategy[x->strategy], 1);
 }
 
 /* The chosen ones first, then others in their order, so that a receipt keeps its size in large
@@ -131,8 +133,10 @@ bool route_decide(struct routing *x)
     };
     uint64_t t0 = clock_ns();
     uint32_t best = 0;
+    double took_s;
 
     endpoints_snapshot(g, x->reading.model, g->snap);
+    memset(g->costs, 0, g->endpoint_count * sizeof(*g->costs));
     prefix_match(g->prefix, &x->reading, g->matched);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         g->excluded[i] = was_tried(x, g->endpoints[i]);
@@ -140,8 +144,13 @@ bool route_decide(struct routing *x)
             best = MAX(best, g->matched[i]);
     }
     r.sharers = prefix_sharers(g->prefix, &x->reading, best);
-    sched_decide(&g->conf, g->snap, g->endpoint_count, &r, &x->decision, g->costs);
-    metric_observe(gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL), (double)(clock_ns() - t0) * 1e-9);
+    if (x->strategy == SCHED_COST)
+        sched_decide(&g->conf, g->snap, g->endpoint_count, &r, &x->decision, g->costs);
+    else
+        sched_decide_plainly(x->strategy, g->snap, g->endpoint_count, &r, g->turn++, &x->decision);
+    took_s = (double)(clock_ns() - t0) * 1e-9;
+    metric_observe(gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL), took_s);
+    metric_observe(gateway_cell(g, O_DECIDE_SECONDS, NULL, NULL), took_s);
     if (x->decision.decode == SCHED_NONE)
         return false;
     keep_candidates(x);

@@ -3,11 +3,12 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "gateway/access_log.h"
 #include "gateway/gateway_priv.h"
+#include <math.h>
 
-#define PAGE_BYTES_MAX   ((size_t)4 << 20)
+#define PAGE_BYTES_MAX   ((size_t)16 << 20)
 #define MODELS_SHOWN_MAX 1024
-#define POOL             "llmd"
 
 static double tenths(double v)
 {
@@ -175,32 +176,75 @@ void status_models(struct gateway *g, struct http_req *r, struct str id)
     buf_fini(&b);
 }
 
-void status_metrics(struct gateway *g, struct http_req *r)
+struct spread {
+    double sum, squares;
+};
+
+static void spread_add(struct spread *s, double v)
 {
-    double waiting = 0, running = 0, usage = 0;
+    s->sum += v;
+    s->squares += v * v;
+}
+
+/* Average, its older twin, and the deviation, over n endpoints. */
+static void spread_set(struct gateway *g, const struct spread *s, uint32_t n,
+                       enum gateway_metric average, enum gateway_metric older,
+                       enum gateway_metric deviation)
+{
+    double mean = n != 0 ? s->sum / n : 0;
+    double variance = n != 0 ? s->squares / n - mean * mean : 0;
+
+    metric_set(gateway_cell(g, average, gateway_pool, NULL), mean);
+    metric_set(gateway_cell(g, older, gateway_pool, NULL), mean);
+    metric_set(gateway_cell(g, deviation, gateway_pool, NULL), sqrt(MAX(variance, 0.0)));
+}
+
+static void pool_gauges(struct gateway *g)
+{
+    struct spread waiting = { 0, 0 }, running = { 0, 0 }, usage = { 0, 0 };
     uint32_t n = 0;
-    struct buf b;
 
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         const struct endpoint *ep = g->endpoints[i];
 
         metric_set(ep->m_queue, ep->waiting);
+        metric_set(ep->m_older_queue, ep->waiting);
+        metric_set(ep->m_inflight_requests, ep->inflight);
+        metric_set(ep->m_inflight_tokens, ep->prefill_tokens);
         if (ep->use != SCHED_USED && ep->use != SCHED_STALE)
             continue;
         n++;
-        waiting += ep->waiting;
-        running += ep->running;
-        usage += ep->kv_usage;
+        spread_add(&waiting, ep->waiting);
+        spread_add(&running, ep->running);
+        spread_add(&usage, ep->kv_usage);
     }
-    metric_set(gateway_cell(g, M_READY_ENDPOINTS, POOL, NULL), n);
-    metric_set(gateway_cell(g, M_QUEUE_SIZE, POOL, NULL), n != 0 ? waiting / n : 0);
-    metric_set(gateway_cell(g, M_RUNNING, POOL, NULL), n != 0 ? running / n : 0);
-    metric_set(gateway_cell(g, M_KV_USAGE, POOL, NULL), n != 0 ? usage / n : 0);
+    metric_set(gateway_cell(g, M_READY_ENDPOINTS, gateway_pool, NULL), n);
+    metric_set(gateway_cell(g, O_READY_PODS, gateway_pool, NULL), n);
+    spread_set(g, &waiting, n, M_QUEUE_SIZE, O_QUEUE_SIZE, M_DEV_QUEUE);
+    spread_set(g, &running, n, M_POOL_RUNNING, O_POOL_RUNNING, M_DEV_RUNNING);
+    spread_set(g, &usage, n, M_KV_USAGE, O_KV_USAGE, M_DEV_KV);
+}
+
+void status_metrics(struct gateway *g, struct http_req *r)
+{
+    struct buf b;
+
+    pool_gauges(g);
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "own", NULL),
+               (double)prefix_own_blocks(g->prefix));
+    metric_set(gateway_cell(g, M_PREFIX_SIZE, "llmd", "llmd"),
                (double)prefix_own_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "cache", NULL),
                (double)prefix_cache_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_REPLICA_UP, NULL, NULL), prefix_cache_up(g->prefix));
+    if (g->access_log != NULL)
+        metric_set(gateway_cell(g, M_L_LOG_DROPPED, NULL, NULL),
+                   (double)access_log_dropped(g->access_log));
+    if (g->traces != NULL) {
+        metric_set(gateway_cell(g, M_L_SPANS, "exported", NULL), (double)trace_exported(g->traces));
+        metric_set(gateway_cell(g, M_L_SPANS, "dropped", NULL), (double)trace_dropped(g->traces));
+    }
+    admit_metrics(g->admission);
     buf_init(&b, PAGE_BYTES_MAX);
     metrics_render(g->metrics, &b);
     http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);

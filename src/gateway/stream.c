@@ -13,9 +13,11 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "gateway/proxy_priv.h"
+#include <stdio.h>
 
 #define SLICE_BYTES ((size_t)64 << 10) /* of pending bytes, at a time */
 #define COMMENT_NS  UINT64_C(15000000000)
+#define PLACE_NS    UINT64_C(1000000000)
 
 static void finish(struct exchange *x)
 {
@@ -46,6 +48,7 @@ static void give(struct exchange *x, struct str bytes)
     if (bytes.n == 0)
         return;
     x->t_wrote = clock_ns();
+    x->rt.reply_bytes += bytes.n;
     if (x->pending.len == 0) {
         int rc = http_reply_chunk(x->req, bytes);
 
@@ -103,6 +106,8 @@ void stream_body(struct exchange *x, struct str bytes)
         struct str ready = str_sub(whole, 0, n);
 
         answer_inspect(ready, &x->rt.seen, &x->rt.usage);
+        books_event(&x->rt, x->rt.t_last, x->t_event);
+        x->t_event = x->rt.t_last;
         x->rt.streams_sum += (double)(x->rt.seen.events - events) * (x->rt.decode->decoding - 1);
         if (!x->started)
             exchange_start_stream(x);
@@ -146,7 +151,7 @@ void stream_drained(void *ctx)
 {
     struct exchange *x = ctx;
 
-    if (!x->started)
+    if (!x->started && !x->early)
         return;
     flush(x);
     if (x->pending.len > 0)
@@ -165,4 +170,15 @@ void stream_quiet(struct exchange *x, uint64_t now_ns)
 {
     if (x->pending.len == 0 && x->t_wrote != 0 && now_ns - x->t_wrote >= COMMENT_NS)
         give(x, STR(":\n\n"));
+}
+
+void stream_place(struct exchange *x, uint32_t position, uint64_t now_ns)
+{
+    char line[48];
+    int n;
+
+    if (x->pending.len != 0 || now_ns - x->t_wrote < PLACE_NS)
+        return;
+    n = snprintf(line, sizeof(line), ": queue position %u\n\n", position);
+    give(x, (struct str) { line, (size_t)n });
 }
