@@ -1,7 +1,11 @@
 /* Pools and their queues.
  *
  * Saturation is worked out when somebody waits or when the last look is LOOK_MS old or used up: a
- * look that found room grants as many requests as there are endpoints without another one. */
+ * look that found room grants as many requests as there are endpoints without another one.
+ *
+ * The gateway's lock guards all of it; it is not held while an owner is told.  Whoever waits on
+ * another loop is told by a post, one at a time a pool: only when that one has been booked does the
+ * next look see it. */
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/admit.h"
 #include "base/check.h"
@@ -24,16 +28,16 @@ struct pool {
     uint64_t look_ms;
     double saturation, parts[2];
     bool is_empty;
+    uint32_t posted; /* verdicts on their way to other loops */
 };
 
 struct admission {
     struct gateway *g;
     struct sched_flow_conf conf;
     struct sched_pipeline *pipeline;
-    const struct admit_ops *ops;
     struct pool pool[POOLS_MAX];
-    uint32_t pool_count, waiting;
-    bool is_pumping;
+    uint32_t pool_count;
+    _Atomic uint32_t waiting;
 };
 
 struct admission *admission_new(struct gateway *g, const struct sched_flow_conf *c,
@@ -95,29 +99,39 @@ static struct flow_fleet fleet_of(const struct pool *p)
     return (struct flow_fleet) { .saturation = p->saturation, .is_empty = p->is_empty };
 }
 
-enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, const struct routing *x,
-                               const struct admit_ops *ops, void *owner, enum flow_outcome *why)
+static void ticket_fill(struct admission *a, struct admit_ticket *t, const struct routing *x,
+                        void *owner)
 {
-    struct str model = x->reading.model.p != NULL ? x->reading.model : endpoints_model(a->g);
-    struct pool *p = pool_of(a, model);
+    uint32_t answer =
+        x->reading.max_tokens != 0 ? x->reading.max_tokens : a->g->conf.decode_tokens_default;
+
+    t->front = x->f;
+    t->admission = a;
+    t->entered_ns = clock_ns();
+    t->expected_tokens = x->reading.prompt_tokens + MIN(answer, a->g->conf.decode_tokens_max);
+    t->item.tokens = t->expected_tokens;
+    t->item.owner = owner;
+}
+
+static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, struct pool *p,
+                                enum flow_outcome *why)
+{
     uint64_t now = clock_ms();
     struct flow_fleet fleet;
 
     t->pool = p;
-    t->entered_ns = clock_ns();
-    t->expected_tokens =
-        x->reading.prompt_tokens +
-        MIN(x->reading.max_tokens != 0 ? x->reading.max_tokens : a->g->conf.decode_tokens_default,
-            a->g->conf.decode_tokens_max);
-    t->item.tokens = t->expected_tokens;
-    t->item.owner = owner;
-    a->ops = ops;
+    if (!a->conf.enabled) { /* upstream's gate is off: only what may be shed is looked at */
+        *why = FLOW_REJECTED_OTHER;
+        if (t->item.priority < 0)
+            look(a, p);
+        return t->item.priority < 0 && p->saturation >= 1 ? ADMIT_REFUSED : ADMIT_GO;
+    }
     if (flow_queued(p->flow) == 0) {
         if (p->granted == 0 || now - p->look_ms >= LOOK_MS)
             look(a, p);
-        if (p->granted > 0) {
-            p->granted--;
-            t->left_ns = t->entered_ns;
+        /* with nobody there the proxy knows better what to say */
+        if (p->granted > 0 || (p->is_empty && a->pipeline == NULL)) {
+            p->granted -= p->granted > 0;
             return ADMIT_GO;
         }
     }
@@ -131,28 +145,54 @@ enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, cons
     if (fleet.saturation < 1 && flow_queued(p->flow) == 1 &&
         flow_next(p->flow, &fleet, now) == &t->item) {
         a->waiting--;
-        t->left_ns = clock_ns();
         return ADMIT_GO;
     }
     return ADMIT_WAIT;
 }
 
-void admit_leave(struct admission *a, struct admit_ticket *t)
+enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, const struct routing *x,
+                               const struct admit_ops *ops, void *owner, enum flow_outcome *why)
 {
-    if (!admit_is_waiting(t))
-        return;
-    flow_remove(t->pool->flow, &t->item);
-    a->waiting--;
+    char name[MODEL_NAME_MAX + 1];
+    struct str model = x->reading.model.p != NULL ? x->reading.model : endpoints_model(a->g, name);
+    enum admit_verdict v;
+
+    ticket_fill(a, t, x, owner);
+    t->ops = ops;
+    gateway_lock(a->g);
+    v = enter(a, t, pool_of(a, model), why);
+    gateway_unlock(a->g);
+    if (v == ADMIT_GO)
+        t->left_ns = clock_ns();
+    return v;
+}
+
+bool admit_leave(struct admission *a, struct admit_ticket *t)
+{
+    bool free_now;
+
+    if (t->pool == NULL)
+        return true;
+    gateway_lock(a->g);
+    if (t->item.queue != NULL) {
+        flow_remove(t->pool->flow, &t->item);
+        a->waiting--;
+    }
+    free_now = !t->is_posted;
+    t->is_abandoned = true;
+    gateway_unlock(a->g);
+    return free_now;
 }
 
 void admit_settle(struct admission *a, struct admit_ticket *t, double tokens)
 {
-    (void)a;
     if (!t->is_charged || t->left_ns == 0)
         return;
     t->is_charged = false;
+    gateway_lock(a->g);
     flow_settle(t->pool->flow, t->item.fairness_id, t->item.priority, t->expected_tokens, tokens,
                 clock_ms());
+    gateway_unlock(a->g);
 }
 
 static struct admit_ticket *ticket_of(struct flow_item *it)
@@ -160,58 +200,119 @@ static struct admit_ticket *ticket_of(struct flow_item *it)
     return (struct admit_ticket *)((char *)it - offsetof(struct admit_ticket, item));
 }
 
-static void pump_pool(struct admission *a, struct pool *p)
+static void tell(struct admit_ticket *t)
+{
+    void *owner = t->item.owner;
+
+    if (t->is_refused) {
+        t->ops->refuse(owner, t->why, t->pool_is_empty);
+        return;
+    }
+    t->left_ns = clock_ns();
+    t->ops->go(owner); /* books: the next look sees it */
+}
+
+/* A verdict arrived on its ticket's own loop. */
+static void arrived(void *ctx)
+{
+    struct admit_ticket *t = ctx;
+    struct admission *a = t->admission;
+    struct front *f = t->front;
+    bool abandoned;
+
+    gateway_lock(a->g);
+    t->pool->posted--;
+    t->is_posted = false;
+    abandoned = t->is_abandoned;
+    gateway_unlock(a->g);
+    if (abandoned)
+        t->ops->release(t->item.owner);
+    else
+        tell(t);
+    admit_pump(a, f);
+}
+
+/* Takes the next one out whose turn it is or whose time is over.  (locked) */
+static struct admit_ticket *take(struct admission *a, struct pool *p)
 {
     struct flow_fleet fleet;
+    struct admit_ticket *t;
     struct flow_item *it;
-    enum flow_outcome why;
+    enum flow_outcome why = FLOW_DISPATCHED;
 
-    for (unsigned n = 0; n < PUMP_MAX && flow_queued(p->flow) != 0; n++) {
-        look(a, p);
-        fleet = fleet_of(p);
-        it = flow_next(p->flow, &fleet, clock_ms());
-        if (it == NULL)
-            break;
-        a->waiting--;
-        ticket_of(it)->left_ns = clock_ns();
-        a->ops->go(it->owner); /* books: the next look sees it */
-    }
+    if (flow_queued(p->flow) == 0 || p->posted != 0)
+        return NULL;
+    look(a, p);
     fleet = fleet_of(p);
-    while ((it = flow_expire(p->flow, &fleet, clock_ms(), &why)) != NULL) {
-        a->waiting--;
-        a->ops->refuse(it->owner, why, fleet.is_empty);
+    it = flow_next(p->flow, &fleet, clock_ms());
+    if (it == NULL)
+        it = flow_expire(p->flow, &fleet, clock_ms(), &why);
+    if (it == NULL)
+        return NULL;
+    a->waiting--;
+    t = ticket_of(it);
+    t->is_refused = why != FLOW_DISPATCHED;
+    t->why = why;
+    t->pool_is_empty = fleet.is_empty;
+    return t;
+}
+
+/* False: nothing is left to do for now. */
+static bool pump_one(struct admission *a, struct front *f, struct pool *p)
+{
+    struct admit_ticket *t;
+    bool elsewhere;
+
+    gateway_lock(a->g);
+    t = take(a, p);
+    elsewhere = t != NULL && t->front != f;
+    if (elsewhere) {
+        t->is_posted = true;
+        p->posted++;
+        loop_post(t->front->loop, arrived, t);
     }
+    gateway_unlock(a->g);
+    if (t != NULL && !elsewhere)
+        tell(t);
+    return t != NULL && !elsewhere;
 }
 
-void admit_pump(struct admission *a)
+void admit_pump(struct admission *a, struct front *f)
 {
-    if (a->waiting == 0 || a->is_pumping)
+    uint32_t pools;
+
+    if (a->waiting == 0 || f->is_pumping)
         return;
-    a->is_pumping = true; /* what goes may end at once and pump again */
-    for (uint32_t i = 0; i < a->pool_count; i++)
-        if (flow_queued(a->pool[i].flow) != 0)
-            pump_pool(a, &a->pool[i]);
-    a->is_pumping = false;
+    f->is_pumping = true; /* who goes may end at once and pump again */
+    gateway_lock(a->g);
+    pools = a->pool_count;
+    gateway_unlock(a->g);
+    for (uint32_t i = 0; i < pools; i++)
+        for (unsigned n = 0; n < PUMP_MAX && pump_one(a, f, &a->pool[i]); n++)
+            ;
+    f->is_pumping = false;
 }
 
-bool admit_is_waiting(const struct admit_ticket *t)
+uint32_t admit_position(struct admission *a, const struct admit_ticket *t)
 {
-    return t->item.queue != NULL;
+    uint32_t at;
+
+    gateway_lock(a->g);
+    at = t->item.queue != NULL ? flow_position(t->pool->flow, &t->item) : 0;
+    gateway_unlock(a->g);
+    return at;
 }
 
-uint32_t admit_position(const struct admit_ticket *t)
+uint32_t admit_retry_after_s(struct admission *a, const struct admit_ticket *t, uint64_t random)
 {
-    return admit_is_waiting(t) ? flow_position(t->pool->flow, &t->item) : 0;
-}
+    uint32_t s;
 
-uint32_t admit_waiting(const struct admission *a)
-{
-    return a->waiting;
-}
-
-uint32_t admit_retry_after_s(struct admission *a, const struct admit_ticket *t)
-{
-    return t->pool == NULL ? 1 : flow_retry_after_s(t->pool->flow, rng_u64(&a->g->rng), clock_ms());
+    if (t->pool == NULL)
+        return 1;
+    gateway_lock(a->g);
+    s = flow_retry_after_s(t->pool->flow, random, clock_ms());
+    gateway_unlock(a->g);
+    return s;
 }
 
 struct gauges {
@@ -239,6 +340,7 @@ void admit_metrics(struct admission *a)
     double worst[3] = { 0 };
     char number[16];
 
+    gateway_lock(a->g);
     /* who waits no longer is shown at zero */
     metrics_zero(a->g->metrics, M_FLOW_QUEUE_SIZE);
     metrics_zero(a->g->metrics, M_FLOW_QUEUE_BYTES);
@@ -261,6 +363,7 @@ void admit_metrics(struct admission *a)
                            (double)band[k].bytes / (double)band[k].bytes_max);
         }
     }
+    gateway_unlock(a->g);
     for (size_t i = 0; i < COUNT(stages); i++)
         metric_set(gateway_cell(a->g, M_FLOW_SATURATION, gateway_pool, stages[i]), worst[i]);
 }

@@ -32,7 +32,7 @@ static struct str target_of(const struct routing *x)
 
 void books_open(struct routing *x)
 {
-    x->cells = request_metrics_cells(x->g->request_metrics, model_of(x), target_of(x),
+    x->cells = request_metrics_cells(x->f->request_metrics, model_of(x), target_of(x),
                                      x->fairness_id, x->priority);
     metric_add(x->cells->r[R_RUNNING], 1);
     metric_add(x->cells->o[O_RUNNING - O_REQUESTS], 1);
@@ -80,7 +80,7 @@ static void count(struct routing *x, uint64_t now)
     double whole_s = seconds(x->t_start, now);
 
     if (x->cells == NULL) { /* refused before its model was known */
-        x->cells = request_metrics_cells(g->request_metrics, model_of(x), target_of(x),
+        x->cells = request_metrics_cells(x->f->request_metrics, model_of(x), target_of(x),
                                          x->fairness_id, x->priority);
         metric_add(x->cells->r[R_RUNNING], 1);
         metric_add(x->cells->o[O_RUNNING - O_REQUESTS], 1);
@@ -101,7 +101,7 @@ static void count(struct routing *x, uint64_t now)
         metric_observe(gateway_cell(g, M_L_TTFT, NULL, NULL), ttft);
     }
     if (x->failure != NULL)
-        request_metrics_error(g->request_metrics, model_of(x), target_of(x), x->fairness_id,
+        request_metrics_error(x->f->request_metrics, model_of(x), target_of(x), x->fairness_id,
                               x->priority, x->answered != 0 ? x->answered : 499);
 }
 
@@ -164,7 +164,6 @@ static void access_line(const struct routing *x, const struct admit_ticket *t, b
 
 static void export_trace(const struct routing *x, uint64_t now)
 {
-    struct gateway *g = x->g;
     struct trace_span s = {
         .trace = &x->trace,
         .name = "gateway.request",
@@ -180,14 +179,14 @@ static void export_trace(const struct routing *x, uint64_t now)
         .output_tokens = x->usage.completion_tokens,
     };
 
-    trace_export(g->traces, &s, &g->rng);
+    trace_export(x->f->traces, &s, &x->f->rng);
     if (x->t_dispatch == 0)
         return;
     s.name = "gateway.request_orchestration";
     s.is_child = true;
     s.end_ns = x->t_dispatch;
     s.failure = NULL;
-    trace_export(g->traces, &s, &g->rng);
+    trace_export(x->f->traces, &s, &x->f->rng);
 }
 
 /* Failures are told; what went well, and clients that left, only to who asks. */
@@ -218,7 +217,7 @@ void books_close(struct routing *x, const struct admit_ticket *t, bool client_go
     receipts_keep(g->receipts, x);
     if (g->access_log != NULL)
         access_line(x, t, client_gone, now);
-    if (g->traces != NULL)
+    if (x->f->traces != NULL)
         export_trace(x, now);
     log_end(x, client_gone, now);
 }

@@ -22,6 +22,7 @@
 #include "gateway/gateway_priv.h"
 #include "gateway/prom_text.h"
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define SCRAPE_BYTES_MAX ((size_t)4 << 20)
@@ -169,6 +170,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
 
     (void)got;
     ep->scrape = NULL;
+    gateway_lock(g);
     if (rc == 0 && ep->scrape_status == 200 && !ep->scrape_body.failed) {
         bool was_away = ep->last_ok_ms == 0 || ep->refused;
 
@@ -184,6 +186,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
         ep->refused = rc != 0 && !sent;
     }
     endpoints_judge(ep);
+    gateway_unlock(g);
 }
 
 static const struct http_call_ops scrape_ops = { scrape_head, scrape_body, scrape_end };
@@ -249,12 +252,14 @@ static void models_end(void *ctx, int rc, bool sent, bool got)
     (void)sent;
     (void)got;
     ep->models = NULL;
+    gateway_lock(ep->g);
     if (well && take_models(ep))
         ep->models_known = true;
     else
         metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
     ep->models_due_ms = clock_ms() + (ep->models_known ? MODELS_MS : RETURN_MS);
     endpoints_judge(ep);
+    gateway_unlock(ep->g);
 }
 
 static const struct http_call_ops models_ops = { models_head, models_body, models_end };
@@ -280,6 +285,7 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
     (void)sent;
     (void)got;
     ep->ready = NULL;
+    gateway_lock(ep->g);
     /* vLLM has no such page (404): there, being asked for models has to do */
     if (rc == 0) {
         ep->is_ready = ep->ready_status != 503;
@@ -287,6 +293,7 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
     }
     ep->ready_due_ms = clock_ms() + (ep->ready_known && ep->is_ready ? READY_MS : RETURN_MS);
     endpoints_judge(ep);
+    gateway_unlock(ep->g);
 }
 
 static const struct http_call_ops ready_ops = { ready_head, ready_body, ready_end };
@@ -390,12 +397,28 @@ bool endpoint_serves(const struct endpoint *ep, struct str model)
     return false;
 }
 
-struct str endpoints_model(const struct gateway *g)
+struct str endpoints_model(struct gateway *g, char out[MODEL_NAME_MAX + 1])
 {
-    for (uint32_t i = 0; i < g->endpoint_count; i++)
+    out[0] = 0;
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && out[0] == 0; i++)
         if (g->endpoints[i]->model_count != 0)
-            return g->endpoints[i]->models_list[0];
-    return STR("");
+            snprintf(out, MODEL_NAME_MAX + 1, "%.*s", STR_ARG(g->endpoints[i]->models_list[0]));
+    gateway_unlock(g);
+    return str_of(out);
+}
+
+bool endpoints_lack_model(struct gateway *g, struct str model)
+{
+    bool known = false, served = false;
+
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && !served; i++) {
+        known |= g->endpoints[i]->model_count != 0;
+        served = endpoint_serves(g->endpoints[i], model);
+    }
+    gateway_unlock(g);
+    return known && !served;
 }
 
 static bool in_rotation(const struct endpoint *ep)
@@ -403,25 +426,31 @@ static bool in_rotation(const struct endpoint *ep)
     return ep->use == SCHED_USED || ep->use == SCHED_STALE;
 }
 
-bool endpoints_may_return(const struct gateway *g, struct str model)
+bool endpoints_may_return(struct gateway *g, struct str model)
 {
     uint64_t now = clock_ms();
+    bool may = false;
 
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && !may; i++) {
         const struct endpoint *ep = g->endpoints[i];
 
-        if (ep->last_in_ms != 0 && now - ep->last_in_ms <= RECENT_MS && endpoint_serves(ep, model))
-            return true;
+        may =
+            ep->last_in_ms != 0 && now - ep->last_in_ms <= RECENT_MS && endpoint_serves(ep, model);
     }
-    return false;
+    gateway_unlock(g);
+    return may;
 }
 
-bool endpoints_any_usable(const struct gateway *g)
+bool endpoints_any_usable(struct gateway *g)
 {
-    for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (in_rotation(g->endpoints[i]))
-            return true;
-    return false;
+    bool any = false;
+
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && !any; i++)
+        any = in_rotation(g->endpoints[i]);
+    gateway_unlock(g);
+    return any;
 }
 
 static bool held_back(const struct endpoint *ep, uint64_t now)
@@ -504,13 +533,15 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
 
 void endpoint_succeeded(struct endpoint *ep)
 {
+    gateway_lock(ep->g);
     if (ep->on_probe)
         ep->slow_until_ms = clock_ms() + SLOW_START_MS;
     ep->on_probe = false;
     ep->errors_row = 0;
+    gateway_unlock(ep->g);
 }
 
-void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
+static void failed(struct endpoint *ep, uint64_t dispatched_ns)
 {
     struct gateway *g = ep->g;
     uint64_t now = clock_ms();
@@ -539,6 +570,13 @@ void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
              ep->errors_row, ep->ejected_until_ms - now);
 }
 
+void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
+{
+    gateway_lock(ep->g);
+    failed(ep, dispatched_ns);
+    gateway_unlock(ep->g);
+}
+
 void endpoint_dispatched(struct endpoint *ep)
 {
     if (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW)
@@ -547,10 +585,36 @@ void endpoint_dispatched(struct endpoint *ep)
 
 void endpoint_pause(struct endpoint *ep, uint32_t ms)
 {
+    gateway_lock(ep->g);
     ep->paused_until_ms = clock_ms() + MIN(ms, (uint32_t)PAUSE_MS_MAX);
+    gateway_unlock(ep->g);
 }
 
 /* ---- life ---- */
+
+/* Its series end with it, unless another has its address by now. */
+static void cells_close(const struct endpoint *ep)
+{
+    static const struct {
+        enum gateway_metric family;
+        size_t label;
+    } series[] = {
+        { M_L_ENDPOINT_STATE, 0 }, { M_L_ENDPOINT_INFLIGHT, 0 }, { M_L_ENDPOINT_REQUESTS, 0 },
+        { M_L_PREFILL_RATE, 0 },   { M_L_DECODE_RATE, 0 },       { M_L_EJECTED, 0 },
+        { M_ENDPOINT_QUEUE, 1 },   { O_POD_QUEUE, 0 },           { M_INFLIGHT_REQUESTS, 0 },
+        { M_INFLIGHT_TOKENS, 0 },
+    };
+    struct gateway *g = ep->g;
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        if (strcmp(g->endpoints[i]->address, ep->address) == 0)
+            return;
+    for (const struct endpoint *other = g->gone; other != NULL; other = other->next)
+        if (other != ep && strcmp(other->address, ep->address) == 0)
+            return;
+    for (size_t i = 0; i < COUNT(series); i++)
+        metrics_drop(g->metrics, series[i].family, series[i].label, ep->address);
+}
 
 static void calls_stop(struct endpoint *ep)
 {
@@ -580,13 +644,15 @@ static void gone_collect(struct gateway *g)
 
     if (g->gone == NULL)
         return;
-    for (const struct exchange *x = g->live; x != NULL; x = x->next)
-        oldest = MIN(oldest, x->rt.t_start);
+    /* acquire: pairs with the sweep's release; what it had seen by then is behind it */
+    for (uint32_t i = 0; i < g->front_count; i++)
+        oldest = MIN(oldest, atomic_load_explicit(&g->front[i].oldest_ns, memory_order_acquire));
     for (struct endpoint **at = &g->gone; *at != NULL;) {
         struct endpoint *ep = *at;
 
         if (ep->gone_ns < oldest) {
             *at = ep->next;
+            cells_close(ep);
             endpoint_free(ep);
         } else {
             at = &ep->next;
@@ -598,6 +664,7 @@ void endpoints_tick(struct gateway *g)
 {
     uint64_t now = clock_ms();
 
+    gateway_lock(g);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         struct endpoint *ep = g->endpoints[i];
         bool up = ep->last_ok_ms != 0 && !ep->refused;
@@ -621,6 +688,7 @@ void endpoints_tick(struct gateway *g)
         endpoints_judge(ep);
     }
     gone_collect(g);
+    gateway_unlock(g);
 }
 
 static void cells_open(struct endpoint *ep)
@@ -714,8 +782,8 @@ static uint32_t find_opts(const struct gateway_endpoint_opts *list, uint32_t cou
     return UINT32_MAX;
 }
 
-int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
-                  struct err *e)
+static int set_list(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                    struct err *e)
 {
     if (count > GATEWAY_ENDPOINTS_MAX)
         return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", count, GATEWAY_ENDPOINTS_MAX);
@@ -746,6 +814,17 @@ int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, u
             return rc;
     }
     return 0;
+}
+
+int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                  struct err *e)
+{
+    int rc;
+
+    gateway_lock(g);
+    rc = set_list(g, list, count, e);
+    gateway_unlock(g);
+    return rc;
 }
 
 void endpoints_fini(struct gateway *g)

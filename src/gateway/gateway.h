@@ -5,8 +5,7 @@
  * What it promises: a retry only before the first byte, a cut answer never looks finished, a
  * client that leaves frees its worker at once, and every queue, wait and retry has a ceiling.
  * Source: the project's scheduler page, 2.7, 3, 8, 12; its reliability page, 3.7, 3.8, 4.9, 4.10.
- * Threads: everything on the loop it was opened on; one thread of its own tokenizes long prompts.
- */
+ * Threads: calls on the first loop; each loop has one more thread that tokenizes long prompts. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
@@ -41,6 +40,10 @@ struct gateway_opts {
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
+    const char *access_log; /* file, "-" or NULL */
+    const char *traces;     /* URL of a collector, or NULL */
+    double trace_ratio;     /* of requests without a trace of their own */
+    uint32_t conns_max;     /* client connections; 0 = 20,000 */
     enum sched_strategy strategy;
     uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */
     bool allow_special_in_content;
@@ -49,9 +52,11 @@ struct gateway_opts {
 
 struct gateway;
 
-/* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied. */
-int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o,
-                 struct err *e) MUST_CHECK;
+/* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied.
+ * loops: one or more, none of them running yet; each serves connections of its own on the same
+ * port (SO_REUSEPORT), the first one scrapes, too. */
+int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count,
+                 const struct gateway_opts *o, struct err *e) MUST_CHECK;
 /* Makes the endpoints what the list says: new ones are added, missing ones get no further requests,
  * the rest goes on undisturbed.  Copied. */
 int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
@@ -60,8 +65,8 @@ uint16_t gateway_port(const struct gateway *g);
 /* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
  * after timeout_ms, when what still runs was ended with an error event. */
 void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx);
-/* Breaks what is left.  NULL is fine.  Never from one of the gateway's own callbacks but drain's.
- */
+/* Breaks what is left.  NULL is fine.  No loop of it may be running, save the calling one when it
+ * is the only one; never from one of the gateway's own callbacks but drain's. */
 void gateway_close(struct gateway *g);
 /* Unfinished requests. */
 uint32_t gateway_inflight(const struct gateway *g);

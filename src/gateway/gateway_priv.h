@@ -14,6 +14,8 @@
 #include "kv/index.h"
 #include "net/http.h"
 #include "openai/openai.h"
+#include <pthread.h>
+#include <stdatomic.h>
 
 #define ENDPOINT_MODELS_MAX 64
 #define RECEIPTS_MAX        1000
@@ -163,7 +165,7 @@ struct endpoint {
     enum sched_role role;
     bool role_given;
 
-    enum sched_use use;
+    _Atomic(enum sched_use) use;
     const char *reason;       /* a sentence for status, static */
     struct http_call *scrape; /* NULL: none is running */
     struct http_call *models;
@@ -188,7 +190,8 @@ struct endpoint {
     uint32_t model_count, max_model_len;
 
     uint64_t bookings;
-    uint32_t inflight, decoding;
+    uint32_t inflight;
+    _Atomic uint32_t decoding;
     uint32_t inflight_peak,
         inflight_peak_before; /* since the last scrape began, and the one before */
     double foreign;           /* requests there that are not ours, by the last scrape */
@@ -211,24 +214,29 @@ int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, u
                   struct err *e) MUST_CHECK;
 void endpoints_fini(struct gateway *g);
 void endpoints_tick(struct gateway *g);
+/* Functions below that say (locked) are called with the gateway's lock held; the others take it. */
+
 /* The model of a request that names none; empty when nothing is known. */
-struct str endpoints_model(const struct gateway *g);
-bool endpoint_serves(const struct endpoint *ep, struct str model);
-/* All endpoints as a request for `model` (p == NULL: any) finds them. */
+#define MODEL_NAME_MAX 255
+struct str endpoints_model(struct gateway *g, char out[MODEL_NAME_MAX + 1]);
+bool endpoint_serves(const struct endpoint *ep, struct str model); /* (locked) */
+/* Some endpoints have said which models they serve, and none of them serves this one. */
+bool endpoints_lack_model(struct gateway *g, struct str model);
+/* All endpoints as a request for `model` (p == NULL: any) finds them.  (locked) */
 void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap);
-/* Sets use and reason from what is known now. */
+/* Sets use and reason from what is known now.  (locked) */
 void endpoints_judge(struct endpoint *ep);
-/* Some endpoint that leads to an answer is in rotation. */
 /* Nobody serves the model now, but somebody did until lately. */
-bool endpoints_may_return(const struct gateway *g, struct str model);
-bool endpoints_any_usable(const struct gateway *g);
+bool endpoints_may_return(struct gateway *g, struct str model);
+/* Some endpoint that leads to an answer is in rotation. */
+bool endpoints_any_usable(struct gateway *g);
 /* The books of errors: that a request goes there, and what it ended with. */
-void endpoint_dispatched(struct endpoint *ep);
+void endpoint_dispatched(struct endpoint *ep); /* (locked) */
 void endpoint_succeeded(struct endpoint *ep);
 void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns);
 void endpoint_pause(struct endpoint *ep, uint32_t ms);
 
-/* ---- who holds what (prefix.c) ---- */
+/* ---- who holds what (prefix.c); (locked), all of it ---- */
 
 struct prefix;
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e);
@@ -265,6 +273,7 @@ struct candidate {
  * a stream of Envoy's. */
 struct routing {
     struct gateway *g;
+    struct front *f; /* whose loop it lives on */
     enum route_kind kind;
     const char *path; /* static */
     char id[REQUEST_ID_MAX + 1];
@@ -347,15 +356,17 @@ void route_tried(struct routing *x, const struct endpoint *ep);
 void route_first_byte(struct routing *x);
 /* Takes the booking of this attempt back. */
 void route_release(struct routing *x);
+/* The request is over: nobody shares its prefix with it any more. */
+void route_leave(struct routing *x);
 /* What a finished request teaches. */
 void route_learn(struct routing *x);
 
-void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path);
+void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, const char *path);
 /* Streams whose worker is frozen; comments on quiet streams. */
-void proxy_sweep(struct gateway *g);
-/* Ends everything that runs: an error event or an error answer. */
-void proxy_break_all(struct gateway *g, const char *code, const char *message);
-void proxy_drop_all(struct gateway *g);
+void proxy_sweep(struct front *f);
+/* Ends everything that runs on this loop: an error event or an error answer. */
+void proxy_break_all(struct front *f, const char *code, const char *message);
+void proxy_drop_all(struct front *f);
 /* An error answer in OpenAI's shape, with retry advice where the status wants it. */
 void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char *type,
                   const char *code, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
@@ -377,7 +388,8 @@ void receipts_free(struct receipts *rs);
 /* final: what really came of it, too. */
 void receipt_write(const struct routing *x, bool final, struct buf *out);
 void receipts_keep(struct receipts *rs, const struct routing *x);
-struct str receipts_get(const struct receipts *rs, struct str id); /* p == NULL: not kept */
+/* Appends the kept text to out; false: not kept.  Any thread. */
+bool receipts_get(struct receipts *rs, struct str id, struct buf *out);
 
 /* ---- pages (status.c) ---- */
 
@@ -386,25 +398,43 @@ void status_models(struct gateway *g, struct http_req *r, struct str id); /* id 
 void status_metrics(struct gateway *g, struct http_req *r);
 void status_ready(struct gateway *g, struct http_req *r);
 
-struct gateway {
+/* One loop's part: connections, requests and everything they own.  Touched by its loop only, save
+ * for oldest_ns. */
+struct front {
+    struct gateway *g;
+    uint32_t index;
     struct loop *loop;
     struct http_server *server;
     struct http_client *client; /* requests */
-    struct http_client *probes; /* scrapes: never behind a request */
-    struct loop_timer *tick, *sweep, *drain_timer;
-    struct metrics *metrics;
+    struct reader *reader;
     struct request_metrics *request_metrics;
-    struct access_log *access_log; /* NULL: off */
     struct trace_exporter *traces; /* NULL: off */
+    struct retry_budget budget;
+    struct rng rng;
+    struct loop_timer *sweep;
+    struct exchange *live;
+    bool is_pumping;            /* admit.c */
+    _Atomic uint64_t oldest_ns; /* no live request began before it */
+};
+
+/* What the loops share.  lock guards the endpoints, their books, the prefixes, the queues and a
+ * decision's scratch: a decision sees every other one.  It is held for microseconds and never
+ * while bytes are read, parsed, or sent; bodies of answers pass without it.  (docs/design/loops.md)
+ */
+struct gateway {
+    pthread_mutex_t lock;
+    struct front *front;
+    uint32_t front_count;
+    struct http_client *probes;            /* scrapes, on the first loop: never behind a request */
+    struct loop_timer *tick, *drain_timer; /* on the first loop */
+    struct metrics *metrics;
+    struct access_log *access_log; /* NULL: off */
     double trace_ratio;
     struct metric_cell *m_decision[2], *m_configured[2], *m_older_decision[2]; /* split or not */
     struct metric_cell *m_strategy[SCHED_STRATEGIES];
-    struct metric_cell *m_inflight;
-    struct rng rng;
-    struct reader *reader;
+    struct metric_cell *m_inflight, *m_decide, *m_older_decide, *m_read;
     struct prefix *prefix;
     struct receipts *receipts;
-    struct retry_budget budget;
 
     struct sched_conf conf;
     enum sched_strategy strategy;
@@ -431,16 +461,27 @@ struct gateway {
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
     bool rates_changed;
+    struct rng rng;
 
-    struct exchange *live;
-    uint32_t inflight;
+    _Atomic uint32_t inflight;
+    _Atomic bool draining;
 
-    bool draining, drained, drain_broken;
+    bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */
     loop_fn *drain_fn;
     void *drain_ctx;
     double started_s;
 };
+
+static inline void gateway_lock(struct gateway *g)
+{
+    pthread_mutex_lock(&g->lock);
+}
+
+static inline void gateway_unlock(struct gateway *g)
+{
+    pthread_mutex_unlock(&g->lock);
+}
 
 struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
                                  const char *b);

@@ -63,7 +63,8 @@ static int follow_cache(struct prefix *p, const struct gateway_opts *o,
         return e->code;
     r.host = host;
     r.index.blocks_max = 0;
-    return replica_new(p->g->loop, &r, &p->replica, e);
+    r.lock = &p->g->lock;
+    return replica_new(p->g->front[0].loop, &r, &p->replica, e);
 }
 
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e)

@@ -106,33 +106,30 @@ static void settle(struct exchange *x)
 void exchange_end(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
+    struct front *f = x->rt.f;
 
     if (x->call != NULL)
         http_call_cancel(x->call);
     x->call = NULL;
     reader_drop(x->job);
-    admit_leave(g->admission, &x->ticket);
     settle(x);
-    if (x->rt.decode != NULL)
-        x->rt.decode->on_probe = false;
     route_release(&x->rt);
-    if (x->rt.entered)
-        prefix_leave(g->prefix, &x->rt.reading);
+    route_leave(&x->rt);
     books_close(&x->rt, &x->ticket, x->gone);
     if (x->prev != NULL)
         x->prev->next = x->next;
     else
-        g->live = x->next;
+        x->rt.f->live = x->next;
     if (x->next != NULL)
         x->next->prev = x->prev;
-    g->inflight--;
-    metric_set(g->m_inflight, g->inflight);
+    metric_set(g->m_inflight, atomic_fetch_sub(&g->inflight, 1) - 1);
     loop_timer_free(x->timer);
     reading_free(&x->rt.reading);
     buf_fini(&x->body);
     buf_fini(&x->pending);
-    mem_free(x);
-    admit_pump(g->admission);
+    if (admit_leave(g->admission, &x->ticket))
+        mem_free(x);
+    admit_pump(g->admission, f);
     gateway_exchange_ended(g);
 }
 
@@ -221,7 +218,7 @@ static void backed_off(void *ctx)
 static void arm(struct exchange *x, uint64_t ms)
 {
     if (x->timer == NULL)
-        x->timer = loop_timer_new(x->rt.g->loop, backed_off, x);
+        x->timer = loop_timer_new(x->rt.f->loop, backed_off, x);
     loop_timer_arm(x->timer, ms, 0);
 }
 
@@ -257,13 +254,13 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
         attempt_refuse(x, why);
         return;
     }
-    if (!retry_budget_take(&g->budget, clock_ms())) {
+    if (!retry_budget_take(&x->rt.f->budget, clock_ms())) {
         metric_add(gateway_cell(g, M_L_RETRY_REFUSED, NULL, NULL), 1);
         attempt_refuse(x, why);
         return;
     }
     x->last_failure = why;
-    arm(x, rng_below(&g->rng, backoff));
+    arm(x, rng_below(&x->rt.f->rng, backoff));
 }
 
 static struct http_headers request_headers(struct exchange *x, struct http_header *out,
@@ -310,7 +307,7 @@ static void dispatch(struct exchange *x)
     x->rt.t_dispatch = clock_ns();
     x->rt.sent_to = x->rt.decode->address;
     x->rt.sent_prefill = x->rt.prefill != NULL ? x->rt.prefill->address : NULL;
-    if (http_call_start(g->client, &o, &call_ops, x, &x->call, &e) != 0) {
+    if (http_call_start(x->rt.f->client, &o, &call_ops, x, &x->call, &e) != 0) {
         x->call = NULL;
         LOG_WARN("cannot call endpoint=%s error=\"%s\"", x->rt.decode->address, e.msg);
         attempt_failed(x, ATT_CONNECT);
@@ -343,7 +340,6 @@ static void refuse_nobody(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
     struct str model = x->rt.reading.model;
-    uint32_t knowing = 0, serving = 0;
 
     if (wait_for_return(x))
         return;
@@ -351,11 +347,7 @@ static void refuse_nobody(struct exchange *x)
         attempt_refuse(x, (enum attempt_end)x->last_failure);
         return;
     }
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        knowing += g->endpoints[i]->model_count != 0;
-        serving += endpoint_serves(g->endpoints[i], model);
-    }
-    if (knowing != 0 && serving == 0)
+    if (endpoints_lack_model(g, model))
         exchange_fail(x, 404, "NotFoundError", "model_not_found", "the model `%.*s` does not exist",
                       (int)MIN(model.n, (size_t)200), model.p != NULL ? model.p : "");
     else
@@ -430,7 +422,7 @@ static void start_early(struct exchange *x)
     x->status = 200;
     snprintf(x->content_type, sizeof(x->content_type), "text/event-stream");
     send_head(x);
-    stream_place(x, admit_position(&x->ticket), clock_ns());
+    stream_place(x, admit_position(x->rt.g->admission, &x->ticket), clock_ns());
 }
 
 /* A whole answer, as the worker gave it. */
@@ -553,7 +545,7 @@ static void admitted(void *ctx)
 
     metric_add(x->rt.cells->dispatched, 1);
     metric_observe(x->rt.cells->queued, (double)(x->ticket.left_ns - x->ticket.entered_ns) * 1e-9);
-    retry_budget_request(&x->rt.g->budget, clock_ms());
+    retry_budget_request(&x->rt.f->budget, clock_ms());
     attempt(x);
 }
 
@@ -565,7 +557,7 @@ static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
 
     count_refused(x, why);
     x->dropped = flow_outcome_reason(why, pool_is_empty);
-    x->retry_after_s = admit_retry_after_s(g->admission, &x->ticket);
+    x->retry_after_s = admit_retry_after_s(g->admission, &x->ticket, rng_u64(&x->rt.f->rng));
     exchange_fail(x, status, status == 429 ? "RateLimitError" : "ServiceUnavailableError",
                   x->dropped, "%s",
                   status == 503                   ? "no worker that serves the model is in rotation"
@@ -573,7 +565,12 @@ static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
                                                   : "no worker had room for the request in time");
 }
 
-static const struct admit_ops admit_ops = { admitted, refused };
+static void release(void *ctx)
+{
+    mem_free(ctx);
+}
+
+static const struct admit_ops admit_ops = { admitted, refused, release };
 
 /* Whether the client wants to be told of its place in the queue while it waits. */
 static bool wants_comments(const struct exchange *x)
@@ -604,19 +601,6 @@ static void admit(struct exchange *x)
 
 /* ---- reading ---- */
 
-static bool model_is_unknown(const struct exchange *x)
-{
-    const struct gateway *g = x->rt.g;
-    uint32_t knowing = 0;
-
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        if (endpoint_serves(g->endpoints[i], x->rt.reading.model))
-            return false;
-        knowing += g->endpoints[i]->model_count != 0;
-    }
-    return knowing != 0;
-}
-
 static void read_done(void *ctx, struct reading *r)
 {
     struct exchange *x = ctx;
@@ -626,8 +610,7 @@ static void read_done(void *ctx, struct reading *r)
     x->rt.reading = *r;
     x->rt.was_read = true;
     x->rt.t_read = clock_ns();
-    metric_observe(gateway_cell(g, M_L_READ_SECONDS, NULL, NULL),
-                   (double)(x->rt.t_read - x->rt.t_start) * 1e-9);
+    metric_observe(g->m_read, (double)(x->rt.t_read - x->rt.t_start) * 1e-9);
     if (x->rt.reading.error.status != 0) {
         struct oai_error e = x->rt.reading.error;
         struct http_req *req = x->req;
@@ -646,7 +629,7 @@ static void read_done(void *ctx, struct reading *r)
             metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
     }
     books_open(&x->rt);
-    if (model_is_unknown(x)) {
+    if (endpoints_lack_model(g, x->rt.reading.model)) {
         refuse_nobody(x);
         return;
     }
@@ -665,17 +648,20 @@ static void read_body(struct exchange *x)
     struct gateway *g = x->rt.g;
     struct str body = http_req_body(x->req);
     enum reading_kind kind = reading_kind_of(x->rt.kind);
-    size_t limit = reader_has_model(g->reader) ? READ_INLINE_BYTES : READ_INLINE_BYTES_ESTIMATE;
+    size_t limit =
+        reader_has_model(x->rt.f->reader) ? READ_INLINE_BYTES : READ_INLINE_BYTES_ESTIMATE;
+    char name[MODEL_NAME_MAX + 1];
+    struct str model = endpoints_model(g, name);
     struct reading r;
 
     if (body.n > limit) {
-        x->job = reader_start(g->reader, kind, body, endpoints_model(g), read_done, x);
+        x->job = reader_start(x->rt.f->reader, kind, body, model, read_done, x);
         if (x->job == NULL)
             exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
                           "too many long requests are being read");
         return;
     }
-    reader_read(g->reader, kind, body, endpoints_model(g), &r);
+    reader_read(x->rt.f->reader, kind, body, model, &r);
     read_done(x, &r);
 }
 
@@ -686,8 +672,8 @@ static void make_id(struct exchange *x)
     if (id.p != NULL && forward_id_is_good(id))
         snprintf(x->rt.id, sizeof(x->rt.id), "%.*s", STR_ARG(id));
     else
-        snprintf(x->rt.id, sizeof(x->rt.id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->rt.g->rng),
-                 rng_u64(&x->rt.g->rng));
+        snprintf(x->rt.id, sizeof(x->rt.id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->rt.f->rng),
+                 rng_u64(&x->rt.f->rng));
 }
 
 /* Who it is from, as far as headers say; keys know better (auth.c). */
@@ -707,12 +693,14 @@ static void identify(struct routing *x)
     }
 }
 
-static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum route_kind kind,
+static struct exchange *exchange_new(struct front *f, struct http_req *r, enum route_kind kind,
                                      const char *path)
 {
+    struct gateway *g = f->g;
     struct exchange *x = mem_zalloc(sizeof(*x));
 
     x->rt.g = g;
+    x->rt.f = f;
     x->req = r;
     x->rt.kind = kind;
     x->rt.path = path;
@@ -727,43 +715,46 @@ static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum
     x->rt.strategy = g->strategy;
     identify(&x->rt);
     trace_begin(&x->rt.trace, http_header_get(&x->rt.headers, "traceparent"), g->trace_ratio,
-                &g->rng);
-    x->next = g->live;
-    if (g->live != NULL)
-        g->live->prev = x;
-    g->live = x;
-    g->inflight++;
-    metric_set(g->m_inflight, g->inflight);
+                &f->rng);
+    x->next = f->live;
+    if (f->live != NULL)
+        f->live->prev = x;
+    f->live = x;
+    metric_set(g->m_inflight, atomic_fetch_add(&g->inflight, 1) + 1);
     http_req_on_gone(r, client_gone, x);
     http_req_on_drain(r, stream_drained, x);
     return x;
 }
 
-void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path)
+void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, const char *path)
 {
+    struct gateway *g = f->g;
+
     if (g->draining)
         proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
                      "server is shutting down");
     else if (g->inflight >= g->inflight_max)
         proxy_refuse(g, r, 429, "RateLimitError", "too_many_requests",
-                     "%" PRIu32 " requests are being served already", g->inflight);
+                     "%" PRIu32 " requests are being served already", (uint32_t)g->inflight);
     else
-        read_body(exchange_new(g, r, kind, path));
+        read_body(exchange_new(f, r, kind, path));
 }
 
 /* ---- from outside ---- */
 
-void proxy_sweep(struct gateway *g)
+void proxy_sweep(struct front *f)
 {
-    uint64_t now = clock_ns();
+    struct gateway *g = f->g;
+    uint64_t now = clock_ns(), oldest = now;
 
-    admit_pump(g->admission);
-    for (struct exchange *x = g->live, *next; x != NULL; x = next) {
+    admit_pump(g->admission, f);
+    for (struct exchange *x = f->live, *next; x != NULL; x = next) {
         uint64_t quiet_from = MAX(x->rt.t_dispatch, x->rt.t_last);
 
         next = x->next;
-        if (x->early && admit_is_waiting(&x->ticket))
-            stream_place(x, admit_position(&x->ticket), now);
+        oldest = MIN(oldest, x->rt.t_start);
+        if (x->early && x->call == NULL)
+            stream_place(x, admit_position(g->admission, &x->ticket), now);
         if (x->call == NULL)
             continue;
         if (x->rt.decode->use == SCHED_FROZEN && !x->paused &&
@@ -776,11 +767,12 @@ void proxy_sweep(struct gateway *g)
             stream_quiet(x, now);
         }
     }
+    atomic_store_explicit(&f->oldest_ns, oldest, memory_order_release);
 }
 
-void proxy_break_all(struct gateway *g, const char *code, const char *message)
+void proxy_break_all(struct front *f, const char *code, const char *message)
 {
-    for (struct exchange *x = g->live, *next; x != NULL; x = next) {
+    for (struct exchange *x = f->live, *next; x != NULL; x = next) {
         next = x->next;
         if (x->started && !x->ended)
             stream_cut(x, code, message);
@@ -789,10 +781,10 @@ void proxy_break_all(struct gateway *g, const char *code, const char *message)
     }
 }
 
-void proxy_drop_all(struct gateway *g)
+void proxy_drop_all(struct front *f)
 {
-    while (g->live != NULL) {
-        struct exchange *x = g->live;
+    while (f->live != NULL) {
+        struct exchange *x = f->live;
         struct http_req *r = x->req;
 
         x->req = NULL;

@@ -16,6 +16,7 @@ struct kept {
 };
 
 struct receipts {
+    pthread_mutex_t lock;
     struct kept ring[RECEIPTS_MAX];
     size_t next;
     struct map by_id; /* keys point into ring[].id */
@@ -23,7 +24,10 @@ struct receipts {
 
 struct receipts *receipts_new(void)
 {
-    return mem_zalloc(sizeof(struct receipts));
+    struct receipts *rs = mem_zalloc(sizeof(*rs));
+
+    pthread_mutex_init(&rs->lock, NULL);
+    return rs;
 }
 
 void receipts_free(struct receipts *rs)
@@ -33,6 +37,7 @@ void receipts_free(struct receipts *rs)
     for (size_t i = 0; i < RECEIPTS_MAX; i++)
         mem_free(rs->ring[i].text);
     map_fini(&rs->by_id);
+    pthread_mutex_destroy(&rs->lock);
     mem_free(rs);
 }
 
@@ -122,29 +127,35 @@ void receipt_write(const struct routing *x, bool final, struct buf *out)
 
 void receipts_keep(struct receipts *rs, const struct routing *x)
 {
-    struct kept *k = &rs->ring[rs->next];
+    struct kept *k;
     struct buf b;
     uint64_t at;
 
+    buf_init(&b, RECEIPT_BYTES_MAX * 2);
+    receipt_write(x, true, &b);
+    pthread_mutex_lock(&rs->lock);
+    k = &rs->ring[rs->next];
     /* an id that a later request took over points elsewhere by now */
     if (k->text != NULL && map_gets(&rs->by_id, str_of(k->id), &at) && at == rs->next)
         (void)map_dels(&rs->by_id, str_of(k->id));
     mem_free(k->text);
-    buf_init(&b, RECEIPT_BYTES_MAX * 2);
-    receipt_write(x, true, &b);
     k->text = buf_take(&b, &k->bytes);
     memcpy(k->id, x->id, sizeof(k->id));
     /* the same id twice: the old entry's key must not stay, its text is borrowed from that slot */
     (void)map_dels(&rs->by_id, str_of(k->id));
     (void)map_puts(&rs->by_id, str_of(k->id), rs->next);
     rs->next = (rs->next + 1) % RECEIPTS_MAX;
+    pthread_mutex_unlock(&rs->lock);
 }
 
-struct str receipts_get(const struct receipts *rs, struct str id)
+bool receipts_get(struct receipts *rs, struct str id, struct buf *out)
 {
     uint64_t at;
+    bool found;
 
-    if (!map_gets(&rs->by_id, id, &at))
-        return STR_NONE;
-    return (struct str) { rs->ring[at].text, rs->ring[at].bytes };
+    pthread_mutex_lock(&rs->lock);
+    found = map_gets(&rs->by_id, id, &at) &&
+            buf_str(out, (struct str) { rs->ring[at].text, rs->ring[at].bytes });
+    pthread_mutex_unlock(&rs->lock);
+    return found;
 }

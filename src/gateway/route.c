@@ -119,7 +119,7 @@ static void keep_candidates(struct routing *x)
     x->candidates_left_out = g->endpoint_count - x->candidate_count;
 }
 
-bool route_decide(struct routing *x)
+static bool decide(struct routing *x)
 {
     struct gateway *g = x->g;
     struct sched_request r = {
@@ -128,7 +128,7 @@ bool route_decide(struct routing *x)
         .max_tokens = x->reading.max_tokens,
         .matched = g->matched,
         .excluded = g->excluded,
-        .random = rng_u64(&g->rng),
+        .random = rng_u64(&x->f->rng),
         .no_split = g->no_split || x->kind == ROUTE_OTHER,
     };
     uint64_t t0 = clock_ns();
@@ -149,8 +149,8 @@ bool route_decide(struct routing *x)
     else
         sched_decide_plainly(x->strategy, g->snap, g->endpoint_count, &r, g->turn++, &x->decision);
     took_s = (double)(clock_ns() - t0) * 1e-9;
-    metric_observe(gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL), took_s);
-    metric_observe(gateway_cell(g, O_DECIDE_SECONDS, NULL, NULL), took_s);
+    metric_observe(g->m_decide, took_s);
+    metric_observe(g->m_older_decide, took_s);
     if (x->decision.decode == SCHED_NONE)
         return false;
     keep_candidates(x);
@@ -163,27 +163,52 @@ bool route_decide(struct routing *x)
     return true;
 }
 
+bool route_decide(struct routing *x)
+{
+    bool found;
+
+    gateway_lock(x->g);
+    found = decide(x);
+    gateway_unlock(x->g);
+    return found;
+}
+
 void route_first_byte(struct routing *x)
 {
+    if (x->decode_booked)
+        return;
+    gateway_lock(x->g);
     prompt_computed(x);
-    if (!x->decode_booked) {
-        x->decode_booked = true;
-        x->decode->decoding++;
-    }
+    x->decode_booked = true;
+    x->decode->decoding++;
+    gateway_unlock(x->g);
 }
 
 void route_release(struct routing *x)
 {
     if (x->decode == NULL)
         return;
+    gateway_lock(x->g);
     prompt_computed(x);
     if (x->decode_booked)
         x->decode->decoding--;
     x->decode_booked = false;
     x->decode->inflight--;
+    x->decode->on_probe = false;
     metric_set(x->decode->m_inflight, x->decode->inflight);
+    gateway_unlock(x->g);
     x->decode = NULL;
     x->prefill = NULL;
+}
+
+void route_leave(struct routing *x)
+{
+    if (!x->entered)
+        return;
+    gateway_lock(x->g);
+    prefix_leave(x->g->prefix, &x->reading);
+    gateway_unlock(x->g);
+    x->entered = false;
 }
 
 static void learn(struct endpoint *ep, const struct sched_sample *s)
@@ -194,7 +219,7 @@ static void learn(struct endpoint *ep, const struct sched_sample *s)
     metric_set(ep->m_decode, ep->learner.decode_ms_per_token * 1e-3);
 }
 
-void route_learn(struct routing *x)
+static void learn_from(struct routing *x)
 {
     struct sched_sample s = { .uncached_tokens = x->uncached_tokens,
                               .queued_tokens = x->queued_tokens };
@@ -230,4 +255,11 @@ void route_learn(struct routing *x)
     learn(x->prefill, &only);
     s.ttft_ms = 0;
     learn(x->decode, &s);
+}
+
+void route_learn(struct routing *x)
+{
+    gateway_lock(x->g);
+    learn_from(x);
+    gateway_unlock(x->g);
 }

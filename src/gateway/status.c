@@ -15,20 +15,22 @@ static double tenths(double v)
     return (double)(int64_t)(v * 10 + 0.5) / 10;
 }
 
-static void part_of_self(struct json_w *w, const struct gateway *g)
+static void part_of_self(struct json_w *w, struct gateway *g)
 {
+    bool usable = endpoints_any_usable(g);
+
     json_w_obj(w);
     json_w_kz(w, "name", "scheduler");
     json_w_kz(w, "role", "scheduler");
     json_w_kz(w, "address", g->address);
-    json_w_kz(w, "state", g->draining ? "draining" : endpoints_any_usable(g) ? "ready" : "waiting");
+    json_w_kz(w, "state", g->draining ? "draining" : usable ? "ready" : "waiting");
     json_w_kz(w, "reason",
-              g->draining               ? "is shutting down"
-              : endpoints_any_usable(g) ? ""
-                                        : "no worker is in rotation");
+              g->draining ? "is shutting down"
+              : usable    ? ""
+                          : "no worker is in rotation");
     json_w_ku64(w, "inflight", g->inflight);
     json_w_ku64(w, "uptime_s", (uint64_t)(clock_wall_s() - g->started_s));
-    json_w_kbool(w, "estimates_tokens", !reader_has_model(g->reader));
+    json_w_kbool(w, "estimates_tokens", !reader_has_model(g->front[0].reader));
     json_w_end(w, '}');
 }
 
@@ -106,10 +108,12 @@ void status_page(struct gateway *g, struct http_req *r)
     json_w_kz(&w, "version", LLMD_VERSION);
     json_w_karr(&w, "parts");
     part_of_self(&w, g);
+    gateway_lock(g);
     if (g->cache != NULL)
         part_of_cache(&w, g);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         part_of_endpoint(&w, g->endpoints[i]);
+    gateway_unlock(g);
     json_w_end(&w, ']');
     json_w_end(&w, '}');
     reply_json(r, 200, &b);
@@ -142,11 +146,13 @@ static uint32_t merged_models(const struct gateway *g, struct str *out, uint32_t
 void status_models(struct gateway *g, struct http_req *r, struct str id)
 {
     struct str *ids = mem_alloc(MODELS_SHOWN_MAX * sizeof(*ids));
-    uint32_t len, n = merged_models(g, ids, MODELS_SHOWN_MAX, &len);
     bool found = id.n == 0;
+    uint32_t len, n;
     struct buf b;
 
     buf_init(&b, PAGE_BYTES_MAX);
+    gateway_lock(g); /* the names are the endpoints' */
+    n = merged_models(g, ids, MODELS_SHOWN_MAX, &len);
     for (uint32_t i = 0; i < n && !found; i++)
         if (str_eq(ids[i], id)) {
             struct json_w w;
@@ -164,6 +170,7 @@ void status_models(struct gateway *g, struct http_req *r, struct str id)
         }
     if (id.n == 0)
         oai_models_reply(&b, ids, n, (int64_t)g->started_s, len);
+    gateway_unlock(g);
     mem_free(ids);
     if (n == 0)
         proxy_refuse(g, r, 503, "ServiceUnavailableError", "no_endpoint",
@@ -229,6 +236,7 @@ void status_metrics(struct gateway *g, struct http_req *r)
 {
     struct buf b;
 
+    gateway_lock(g);
     pool_gauges(g);
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "own", NULL),
                (double)prefix_own_blocks(g->prefix));
@@ -237,13 +245,10 @@ void status_metrics(struct gateway *g, struct http_req *r)
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "cache", NULL),
                (double)prefix_cache_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_REPLICA_UP, NULL, NULL), prefix_cache_up(g->prefix));
+    gateway_unlock(g);
     if (g->access_log != NULL)
         metric_set(gateway_cell(g, M_L_LOG_DROPPED, NULL, NULL),
                    (double)access_log_dropped(g->access_log));
-    if (g->traces != NULL) {
-        metric_set(gateway_cell(g, M_L_SPANS, "exported", NULL), (double)trace_exported(g->traces));
-        metric_set(gateway_cell(g, M_L_SPANS, "dropped", NULL), (double)trace_dropped(g->traces));
-    }
     admit_metrics(g->admission);
     buf_init(&b, PAGE_BYTES_MAX);
     metrics_render(g->metrics, &b);

@@ -121,7 +121,7 @@ struct trace_exporter {
     struct buf spans; /* JSON objects, joined by commas */
     uint32_t gathered, in_flight;
     int status;
-    uint64_t exported, dropped;
+    struct metric_cell *exported, *dropped;
     bool was_failing;
 };
 
@@ -150,7 +150,8 @@ static int url_read(struct trace_exporter *x, struct str url, struct err *e)
 }
 
 int trace_exporter_new(struct trace_exporter **out, struct loop *l, const char *url,
-                       const char *service, struct err *e)
+                       const char *service, struct metric_cell *exported,
+                       struct metric_cell *dropped, struct err *e)
 {
     struct trace_exporter *x = mem_zalloc(sizeof(*x));
     int rc;
@@ -164,6 +165,8 @@ int trace_exporter_new(struct trace_exporter **out, struct loop *l, const char *
     }
     x->loop = l;
     x->service = mem_strdup(service);
+    x->exported = exported;
+    x->dropped = dropped;
     x->client = http_client_new(l);
     *out = x;
     return 0;
@@ -268,7 +271,7 @@ void trace_export(struct trace_exporter *x, const struct trace_span *s, struct r
     if (x->spans.failed) {
         x->spans.len = before;
         x->spans.failed = false;
-        x->dropped++;
+        metric_add(x->dropped, 1);
         return;
     }
     x->gathered++;
@@ -291,9 +294,9 @@ static void sent_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     x->call = NULL;
     if (well)
-        x->exported += x->in_flight;
+        metric_add(x->exported, x->in_flight);
     else
-        x->dropped += x->in_flight;
+        metric_add(x->dropped, x->in_flight);
     if (!well && !x->was_failing)
         LOG_WARN("the trace collector takes no spans address=%s:%u status=%d; they are dropped",
                  x->host, x->port, rc == 0 ? x->status : 0);
@@ -358,17 +361,7 @@ void trace_exporter_tick(struct trace_exporter *x)
     buf_reset(&x->spans);
     if (http_call_start(x->client, &o, &sent_ops, x, &x->call, &e) != 0) {
         x->call = NULL;
-        x->dropped += x->in_flight;
+        metric_add(x->dropped, x->in_flight);
     }
     buf_fini(&b);
-}
-
-uint64_t trace_exported(const struct trace_exporter *x)
-{
-    return x->exported;
-}
-
-uint64_t trace_dropped(const struct trace_exporter *x)
-{
-    return x->dropped;
 }

@@ -11,6 +11,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_TRACE_H
 #define GATEWAY_TRACE_H
+#include "base/metrics.h"
 #include "base/rng.h"
 #include "base/str.h"
 #include "base/err.h"
@@ -43,10 +44,9 @@ struct trace_span {
 struct trace_exporter;
 /* url: "http://HOST:PORT" of a collector; "/v1/traces" is added when it has no path. */
 int trace_exporter_new(struct trace_exporter **out, struct loop *l, const char *url,
-                       const char *service, struct err *e) MUST_CHECK;
+                       const char *service, struct metric_cell *exported,
+                       struct metric_cell *dropped, struct err *e) MUST_CHECK;
 void trace_exporter_free(struct trace_exporter *x);
 void trace_export(struct trace_exporter *x, const struct trace_span *s, struct rng *rng);
 void trace_exporter_tick(struct trace_exporter *x); /* sends what has gathered */
-uint64_t trace_exported(const struct trace_exporter *x);
-uint64_t trace_dropped(const struct trace_exporter *x);
 #endif

@@ -79,9 +79,10 @@ static void a_collector_without_http_is_refused_by_name(void **state)
 
     (void)state;
     assert_int_equal(loop_new(&l, &e), 0);
-    assert_int_equal(trace_exporter_new(&x, l, "grpc://127.0.0.1:4317", "s", &e), ERR_UNSUPPORTED);
+    assert_int_equal(trace_exporter_new(&x, l, "grpc://127.0.0.1:4317", "s", NULL, NULL, &e),
+                     ERR_UNSUPPORTED);
     assert_non_null(strstr(e.msg, "grpc://127.0.0.1:4317"));
-    assert_int_equal(trace_exporter_new(&x, l, "http://127.0.0.1:4318", "s", &e), 0);
+    assert_int_equal(trace_exporter_new(&x, l, "http://127.0.0.1:4318", "s", NULL, NULL, &e), 0);
     trace_exporter_free(x);
     loop_free(l);
 }
