@@ -16,6 +16,40 @@
 #define RUN_MAX      128
 #define EXPANSION    18 /* of U+FDFA, the longest there is */
 
+/* Characters that Unicode 10 to 15 gave a place among the marks, or a decomposition.  The tables
+ * that the reference normalizes with are of Unicode 9: there nothing happens to them. */
+static const struct {
+    uint32_t from, to;
+} inert[] = {
+    { 0x7fd, 0x7fd },     { 0x898, 0x89f },     { 0x8ca, 0x8d3 },     { 0x9fe, 0x9fe },
+    { 0xc3c, 0xc3c },     { 0xd3b, 0xd3c },     { 0xeba, 0xeba },     { 0x1715, 0x1715 },
+    { 0x1abf, 0x1ace },   { 0x1df6, 0x1dfa },   { 0x32ff, 0x32ff },   { 0xa7f2, 0xa7f4 },
+    { 0xa82c, 0xa82c },   { 0xab69, 0xab69 },   { 0x10781, 0x10785 }, { 0x10787, 0x107b0 },
+    { 0x107b2, 0x107ba }, { 0x10d24, 0x10d27 }, { 0x10eab, 0x10eac }, { 0x10efd, 0x10eff },
+    { 0x10f46, 0x10f50 }, { 0x10f82, 0x10f85 }, { 0x11070, 0x11070 }, { 0x1133b, 0x1133b },
+    { 0x1145e, 0x1145e }, { 0x11839, 0x1183a }, { 0x11930, 0x11930 }, { 0x11938, 0x11938 },
+    { 0x1193d, 0x1193e }, { 0x11943, 0x11943 }, { 0x119e0, 0x119e0 }, { 0x11a34, 0x11a34 },
+    { 0x11a47, 0x11a47 }, { 0x11a99, 0x11a99 }, { 0x11d42, 0x11d42 }, { 0x11d44, 0x11d45 },
+    { 0x11d97, 0x11d97 }, { 0x11f41, 0x11f42 }, { 0x16ff0, 0x16ff1 }, { 0x1e030, 0x1e06d },
+    { 0x1e08f, 0x1e08f }, { 0x1e130, 0x1e136 }, { 0x1e2ae, 0x1e2ae }, { 0x1e2ec, 0x1e2ef },
+    { 0x1e4ec, 0x1e4ef }, { 0x1f16c, 0x1f16c }, { 0x1fbf0, 0x1fbf9 }
+};
+
+static bool is_inert(uint32_t cp)
+{
+    size_t low = 0, high = COUNT(inert);
+
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+
+        if (cp > inert[mid].to)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < COUNT(inert) && cp >= inert[low].from;
+}
+
 static int form_options(enum norm_kind k)
 {
     switch (k) {
@@ -67,6 +101,9 @@ int normalize_prepare(struct norm_step *s)
         if (n != 1 || d[0] != (utf8proc_int32_t)cp)
             set_bit(s->stable, cp, false);
     }
+    for (size_t i = 0; i < COUNT(inert); i++)
+        for (uint32_t cp = inert[i].from; cp <= inert[i].to; cp++)
+            set_bit(s->stable, cp, true);
     return 0;
 }
 
@@ -92,6 +129,9 @@ static size_t skip_stable(const struct norm_step *s, struct str text, size_t fro
         *quiet = at;
         at += len;
     }
+    /* an inert one is no neighbour for marks: the tables at hand would move them past it */
+    if (*quiet < at && is_inert(utf8_next(str_sub(text, *quiet, 4), &len)))
+        *quiet = at;
     return at;
 }
 
