@@ -15,8 +15,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kv/index.h"
-#include "model/gguf.h"
 #include "text/chat.h"
+#include "text/text_model.h"
 #include "text/tokenizer.h"
 #include <pthread.h>
 #include <string.h>
@@ -38,12 +38,15 @@ struct reader_job {
     bool dropped; /* loop only */
 };
 
+struct reader_entry {
+    char *name; /* NULL: for all others */
+    struct text_model *text;
+};
+
 struct reader {
     struct loop *loop;
-    struct gguf *gguf;
-    struct tokenizer *tok;
-    struct chat_template *template;
-    struct str bos, eos;
+    struct reader_entry *model;
+    size_t model_count;
     struct kv_index *keys; /* never holds a block: it only knows how keys are made */
     uint32_t block_tokens;
     bool allow_special;
@@ -107,39 +110,56 @@ static struct str open_span(const struct json *j)
     return s;
 }
 
-static int read_chat(const struct reader *r, struct arena *tree, const struct json *root,
-                     struct token_list *out)
+/* The model whose name the body has, or the one for all others, or NULL. */
+static const struct reader_entry *entry_of(const struct reader *r, struct str name)
 {
+    const struct reader_entry *other = NULL;
+
+    for (size_t i = 0; i < r->model_count; i++) {
+        if (r->model[i].name == NULL)
+            other = &r->model[i];
+        else if (str_eqz(name, r->model[i].name))
+            return &r->model[i];
+    }
+    return other;
+}
+
+static int read_chat(const struct reader *r, const struct text_model *m, struct arena *tree,
+                     const struct json *root, struct token_list *out)
+{
+    const struct chat_template *template;
     struct oai_request q;
     struct oai_error refused;
     struct chat_render_opts o = {
         .allow_special_in_content = r->allow_special,
-        .bos_token = r->bos,
-        .eos_token = r->eos,
+        .bos_token = m->bos,
+        .eos_token = m->eos,
         .now_s = clock_wall_s(),
     };
     struct err e;
 
-    if (r->template == NULL)
-        return ERR_UNSUPPORTED;
     if (oai_chat_prompt(tree, root, &q, &refused) != 0)
         return ERR_INVAL; /* the worker says so, in its own words */
+    template = q.tools != NULL && m->tool_template != NULL ? m->tool_template : m->chat_template;
+    if (template == NULL)
+        return ERR_UNSUPPORTED;
     o.messages = q.messages;
     o.tools = q.tools;
     o.kwargs = q.chat_template_kwargs;
     o.add_generation_prompt = q.add_generation_prompt;
     o.continue_final_message = q.continue_final_message;
-    return chat_tokenize(r->template, &o, r->tok, out, &e);
+    return chat_tokenize(template, &o, m->tokenizer, out, &e);
 }
 
-static int read_prompt(const struct reader *r, const struct json *prompt, bool add_special,
+static int read_prompt(const struct text_model *m, const struct json *prompt, bool add_special,
                        struct token_list *out)
 {
     struct str text;
 
     if (json_str(prompt, &text))
-        return tokenizer_encode(
-            r->tok, text, TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u), out);
+        return tokenizer_encode(m->tokenizer, text,
+                                TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u),
+                                out);
     return ERR_INVAL;
 }
 
@@ -156,22 +176,24 @@ static const struct json *first_prompt(const struct json *root, uint32_t *extra)
     return p;
 }
 
-static int read_exact(const struct reader *r, enum reading_kind kind, struct arena *tree,
-                      const struct json *root, struct token_list *out, uint32_t *extra)
+static int read_exact(const struct reader *r, const struct reader_entry *entry,
+                      enum reading_kind kind, struct arena *tree, const struct json *root,
+                      struct token_list *out, uint32_t *extra)
 {
+    const struct text_model *m = entry != NULL ? entry->text : NULL;
     const struct json *prompt;
     bool add_special = true;
 
     *extra = 0;
     if (kind == READING_CHAT)
-        return r->tok == NULL ? ERR_UNSUPPORTED : read_chat(r, tree, root, out);
+        return m == NULL ? ERR_UNSUPPORTED : read_chat(r, m, tree, root, out);
     if (kind != READING_COMPLETION)
         return ERR_UNSUPPORTED;
     prompt = first_prompt(root, extra);
     if (json_is(prompt, JSON_ARRAY))
         return tokens_from_ids(out, prompt);
     (void)json_bool(json_get(root, "add_special_tokens"), &add_special);
-    return r->tok == NULL ? ERR_UNSUPPORTED : read_prompt(r, prompt, add_special, out);
+    return m == NULL ? ERR_UNSUPPORTED : read_prompt(m, prompt, add_special, out);
 }
 
 static int read_estimate(enum reading_kind kind, const struct json *root, struct token_list *out,
@@ -288,12 +310,13 @@ static void refuse_body(struct reading *out, int rc)
 static void read_prompt_of(const struct reader *r, enum reading_kind kind, struct arena *tree,
                            const struct json *root, struct str model, struct reading *out)
 {
+    const struct reader_entry *entry = entry_of(r, out->model.p != NULL ? out->model : model);
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
-    int rc = read_exact(r, kind, tree, root, &tokens, &extra);
+    int rc = read_exact(r, entry, kind, tree, root, &tokens, &extra);
 
     if (rc != 0) {
-        out->render_failed = r->tok != NULL && kind != READING_OTHER;
+        out->render_failed = entry != NULL && kind != READING_OTHER;
         out->estimated = true;
         tokens.count = 0;
         rc = read_estimate(kind, root, &tokens, &extra);
@@ -346,9 +369,11 @@ static void job_free(struct reader_job *j)
 
 static void reader_destroy(struct reader *r)
 {
-    chat_template_free(r->template);
-    tokenizer_free(r->tok);
-    gguf_close(r->gguf);
+    for (size_t i = 0; i < r->model_count; i++) {
+        text_model_close(r->model[i].text);
+        mem_free(r->model[i].name);
+    }
+    mem_free(r->model);
     kv_index_free(r->keys);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->wake);
@@ -435,21 +460,27 @@ void reader_drop(struct reader_job *job)
 
 /* ---- opening ---- */
 
-static int open_model(struct reader *r, const char *path, struct err *e)
+static int open_model(struct reader *r, const char *name, const char *path, struct err *e)
 {
-    struct str source;
-    int rc = gguf_open(&r->gguf, path, e);
+    struct reader_entry *entry = &r->model[r->model_count];
+    int rc = text_model_open(&entry->text, path, e);
 
-    if (rc == 0)
-        rc = tokenizer_new(&r->tok, r->gguf, e);
     if (rc != 0)
         return rc;
-    if (tokenizer_bos(r->tok) != UINT32_MAX)
-        r->bos = tokenizer_text(r->tok, tokenizer_bos(r->tok));
-    if (tokenizer_eos(r->tok) != UINT32_MAX)
-        r->eos = tokenizer_text(r->tok, tokenizer_eos(r->tok));
-    if (gguf_str(r->gguf, "tokenizer.chat_template", &source))
-        rc = chat_template_new(&r->template, source, e);
+    entry->name = name != NULL ? mem_strdup(name) : NULL;
+    r->model_count++;
+    return 0;
+}
+
+static int open_models(struct reader *r, const struct reader_opts *o, struct err *e)
+{
+    int rc = 0;
+
+    r->model = mem_zalloc((o->model_count + 1) * sizeof(*r->model));
+    if (o->model != NULL)
+        rc = open_model(r, NULL, o->model, e);
+    for (size_t i = 0; i < o->model_count && rc == 0; i++)
+        rc = open_model(r, o->models[i].name, o->models[i].path, e);
     return rc;
 }
 
@@ -459,7 +490,7 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
     struct kv_index_opts k = {
         .block_tokens = o->block_tokens, .hash = INDEX_HASH_XXH64, .seed = o->seed, .blocks_max = 16
     };
-    int rc = 0;
+    int rc;
 
     *out = NULL;
     r->loop = l;
@@ -469,8 +500,7 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
     r->keys = kv_index_new(&k);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);
-    if (o->model != NULL)
-        rc = open_model(r, o->model, e);
+    rc = open_models(r, o, e);
     if (rc == 0 && pthread_create(&r->thread, NULL, reader_main, r) != 0)
         rc = err_set(e, ERR_NOMEM, "cannot start the thread that reads requests");
     if (rc != 0) {
@@ -506,5 +536,5 @@ void reader_free(struct reader *r)
 
 bool reader_has_model(const struct reader *r)
 {
-    return r->tok != NULL;
+    return r->model_count != 0;
 }
