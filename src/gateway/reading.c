@@ -7,7 +7,8 @@
  *   loop: reader_start -> queue -> thread: reader_read -> loop_post -> loop: done(ctx, reading)
  *
  * reader_drop only marks a job; whoever meets the mark frees it, on the loop.
- * Model, tokenizer, template and the index that computes keys are immutable once opened. */
+ * Models (tokenizer, template) and the index that computes keys are immutable once opened; the
+ * caches of tokenized prefixes have their locks. */
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/reading.h"
 #include "base/arena.h"
@@ -17,6 +18,7 @@
 #include "kv/index.h"
 #include "text/chat.h"
 #include "text/text_model.h"
+#include "text/token_cache.h"
 #include "text/tokenizer.h"
 #include <pthread.h>
 #include <string.h>
@@ -24,6 +26,7 @@
 #define READING_BYTES_MAX ((size_t)128 << 20) /* tree, tokens and keys of one body */
 #define TOKENS_MAX        ((size_t)4 << 20)
 #define BYTES_PER_TOKEN   4
+#define CACHE_BYTES_MAX   ((size_t)64 << 20) /* ids of prefixes, 16 million, all models together */
 
 struct reader_job {
     struct reader *r;
@@ -41,6 +44,7 @@ struct reader_job {
 struct reader_entry {
     char *name; /* NULL: for all others */
     struct text_model *text;
+    struct token_cache *cache; /* has its own lock */
 };
 
 struct reader {
@@ -124,9 +128,10 @@ static const struct reader_entry *entry_of(const struct reader *r, struct str na
     return other;
 }
 
-static int read_chat(const struct reader *r, const struct text_model *m, struct arena *tree,
+static int read_chat(const struct reader *r, const struct reader_entry *entry, struct arena *tree,
                      const struct json *root, struct token_list *out)
 {
+    const struct text_model *m = entry->text;
     const struct chat_template *template;
     struct oai_request q;
     struct oai_error refused;
@@ -135,6 +140,7 @@ static int read_chat(const struct reader *r, const struct text_model *m, struct 
         .bos_token = m->bos,
         .eos_token = m->eos,
         .now_s = clock_wall_s(),
+        .cache = entry->cache,
     };
     struct err e;
 
@@ -186,7 +192,7 @@ static int read_exact(const struct reader *r, const struct reader_entry *entry,
 
     *extra = 0;
     if (kind == READING_CHAT)
-        return m == NULL ? ERR_UNSUPPORTED : read_chat(r, m, tree, root, out);
+        return m == NULL ? ERR_UNSUPPORTED : read_chat(r, entry, tree, root, out);
     if (kind != READING_COMPLETION)
         return ERR_UNSUPPORTED;
     prompt = first_prompt(root, extra);
@@ -370,6 +376,7 @@ static void job_free(struct reader_job *j)
 static void reader_destroy(struct reader *r)
 {
     for (size_t i = 0; i < r->model_count; i++) {
+        token_cache_free(r->model[i].cache);
         text_model_close(r->model[i].text);
         mem_free(r->model[i].name);
     }
@@ -460,13 +467,15 @@ void reader_drop(struct reader_job *job)
 
 /* ---- opening ---- */
 
-static int open_model(struct reader *r, const char *name, const char *path, struct err *e)
+static int open_model(struct reader *r, const char *name, const char *path, size_t models,
+                      struct err *e)
 {
     struct reader_entry *entry = &r->model[r->model_count];
     int rc = text_model_open(&entry->text, path, e);
 
     if (rc != 0)
         return rc;
+    entry->cache = token_cache_new(entry->text->tokenizer, CACHE_BYTES_MAX / models);
     entry->name = name != NULL ? mem_strdup(name) : NULL;
     r->model_count++;
     return 0;
@@ -474,13 +483,14 @@ static int open_model(struct reader *r, const char *name, const char *path, stru
 
 static int open_models(struct reader *r, const struct reader_opts *o, struct err *e)
 {
+    size_t models = o->model_count + (o->model != NULL);
     int rc = 0;
 
     r->model = mem_zalloc((o->model_count + 1) * sizeof(*r->model));
     if (o->model != NULL)
-        rc = open_model(r, NULL, o->model, e);
+        rc = open_model(r, NULL, o->model, models, e);
     for (size_t i = 0; i < o->model_count && rc == 0; i++)
-        rc = open_model(r, o->models[i].name, o->models[i].path, e);
+        rc = open_model(r, o->models[i].name, o->models[i].path, models, e);
     return rc;
 }
 

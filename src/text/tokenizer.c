@@ -58,6 +58,27 @@ bool token_list_add(struct token_list *l, uint32_t id)
     return token_list_push(l, id);
 }
 
+bool token_list_append(struct token_list *l, const uint32_t *id, size_t count)
+{
+    size_t max = list_max(l), cap;
+    uint32_t *p;
+
+    if (count > max - MIN(max, l->count))
+        return false;
+    if (l->count + count > l->cap) {
+        cap = MIN(max, MAX(l->cap * 2, l->count + count));
+        p = mem_try_realloc(l->id, cap * sizeof(*p));
+        if (p == NULL)
+            return false;
+        l->id = p;
+        l->cap = cap;
+    }
+    if (count > 0)
+        memcpy(l->id + l->count, id, count * sizeof(*id));
+    l->count += count;
+    return true;
+}
+
 bool enc_tmp(struct enc *e, size_t n)
 {
     uint8_t *p;
@@ -536,6 +557,12 @@ int tokenizer_encode_marked(const struct tokenizer *t, struct str text, const ui
                             struct token_list *out)
 {
     return encode(t, text, 0, TOKENIZE_PARSE_SPECIAL, mark, out);
+}
+
+int tokenizer_encode_part(const struct tokenizer *t, struct str text, size_t at,
+                          const uint8_t *mark, struct token_list *out)
+{
+    return encode(t, text, at, TOKENIZE_PARSE_SPECIAL, mark, out);
 }
 
 /* ---- questions ---- */

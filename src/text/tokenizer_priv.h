@@ -187,6 +187,14 @@ static inline bool token_list_push(struct token_list *l, uint32_t id)
     return true;
 }
 
+/* All or nothing. */
+bool token_list_append(struct token_list *l, const uint32_t *id, size_t count);
+
+/* As TOKENIZE_PARSE_SPECIAL, with marks unless mark is NULL; text follows `at` bytes that end in a
+ * control token. */
+int tokenizer_encode_part(const struct tokenizer *t, struct str text, size_t at,
+                          const uint8_t *mark, struct token_list *out) MUST_CHECK;
+
 /* Why a push was refused. */
 int token_list_error(const struct token_list *l);
 

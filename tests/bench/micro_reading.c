@@ -20,6 +20,7 @@
 #include "text/text_model.h"
 #include "text/tokenizer.h"
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -236,6 +237,8 @@ int main(int argc, char **argv)
     struct err e = { 0 };
 
     log_init("micro_reading", LOG_WARN_LEVEL);
+    (void)mallopt(M_MMAP_THRESHOLD, 32 << 20); /* as the scheduler does */
+    (void)mallopt(M_TRIM_THRESHOLD, 128 << 20);
     buf_init(&source, (size_t)64 << 20);
     if (loop_new(&l, &e) != 0 || (argc > 2 && file_read(argv[2], &source, &e) != 0)) {
         fprintf(stderr, "%s\n", e.msg);
