@@ -22,10 +22,13 @@
 #include "text/tokenizer.h"
 #include <pthread.h>
 #include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define READING_BYTES_MAX ((size_t)128 << 20) /* tree, tokens and keys of one body */
 #define TOKENS_MAX        ((size_t)4 << 20)
 #define BYTES_PER_TOKEN   4
+#define NAMED_DEPTH       2 /* where the members that are read by name lie: stream_options' */
 #define CACHE_BYTES_MAX   ((size_t)64 << 20) /* ids of prefixes, 16 million, all models together */
 
 struct reader_job {
@@ -52,6 +55,7 @@ struct reader {
     struct reader_entry *model;
     size_t model_count;
     struct kv_index *keys; /* never holds a block: it only knows how keys are made */
+    uint64_t guess_seed;
     uint32_t block_tokens;
     bool allow_special;
 
@@ -78,29 +82,6 @@ static int tokens_from_ids(struct token_list *out, const struct json *ids)
         if (!token_list_add(out, (uint32_t)id))
             return ERR_LIMIT;
     }
-    return 0;
-}
-
-/* Bytes that begin alike give ids that begin alike, which is all that routing needs of them. */
-static int tokens_from_bytes(struct token_list *out, struct str bytes)
-{
-    size_t n = (bytes.n + BYTES_PER_TOKEN - 1) / BYTES_PER_TOKEN;
-    uint32_t *id;
-
-    if (n > TOKENS_MAX - MIN(out->count, TOKENS_MAX))
-        return ERR_LIMIT;
-    if (n == 0)
-        return 0;
-    if (out->count + n > out->cap) {
-        id = mem_try_realloc(out->id, (out->count + n) * sizeof(*id));
-        if (id == NULL)
-            return ERR_NOMEM;
-        out->id = id;
-        out->cap = out->count + n;
-    }
-    out->id[out->count + n - 1] = 0; /* the last may be of fewer bytes */
-    memcpy(out->id + out->count, bytes.p, bytes.n);
-    out->count += n;
     return 0;
 }
 
@@ -202,26 +183,78 @@ static int read_exact(const struct reader *r, const struct reader_entry *entry,
     return m == NULL ? ERR_UNSUPPORTED : read_prompt(m, prompt, add_special, out);
 }
 
-static int read_estimate(enum reading_kind kind, const struct json *root, struct token_list *out,
-                         uint32_t *extra)
-{
-    const struct json *messages = json_get(root, "messages"), *main;
-    int rc = 0;
+/* A prompt without its model: bytes of the body stand for tokens, four each.  The parts follow one
+ * another, each filled up to whole tokens; bytes that begin alike give keys that begin alike, which
+ * is all that routing needs of them. */
+#define GUESS_PARTS 4
 
+struct guess {
+    struct str part[GUESS_PARTS];
+    unsigned count;
+};
+
+static void guess_add(struct guess *g, struct str bytes)
+{
+    if (bytes.n != 0)
+        g->part[g->count++] = bytes;
+}
+
+static void read_estimate(enum reading_kind kind, const struct json *root, struct guess *out,
+                          uint32_t *extra)
+{
+    /* templates put tools, and other APIs their instructions, in front */
+    static const char *const front[GUESS_PARTS - 1] = { "tools", "system", "instructions" };
+    const struct json *messages = json_get(root, "messages"), *main, *j;
+
+    *out = (struct guess) { 0 };
     *extra = 0;
     main = messages != NULL && kind != READING_COMPLETION ? messages
            : kind == READING_COMPLETION                   ? first_prompt(root, extra)
                                                           : json_get(root, "input");
-    /* templates put tools, and other APIs their instructions, in front */
-    if (json_get(root, "tools") != NULL)
-        rc = tokens_from_bytes(out, json_get(root, "tools")->span);
-    if (rc == 0 && json_get(root, "system") != NULL)
-        rc = tokens_from_bytes(out, json_get(root, "system")->span);
-    if (rc == 0 && json_get(root, "instructions") != NULL)
-        rc = tokens_from_bytes(out, json_get(root, "instructions")->span);
-    if (rc == 0)
-        rc = tokens_from_bytes(out, open_span(main));
-    return rc;
+    for (size_t i = 0; i < COUNT(front); i++)
+        if ((j = json_get(root, front[i])) != NULL)
+            guess_add(out, j->span);
+    guess_add(out, open_span(main));
+}
+
+static size_t guess_tokens(const struct guess *g)
+{
+    size_t n = 0;
+
+    for (unsigned i = 0; i < g->count; i++)
+        n += (g->part[i].n + BYTES_PER_TOKEN - 1) / BYTES_PER_TOKEN;
+    return n;
+}
+
+/* Keys of the full blocks of `bytes` each.  They meet only keys that were made here, so the hash
+ * is the fastest there is; block: room for one that spans two parts. */
+static uint32_t guess_keys(const struct guess *g, uint64_t key, size_t bytes, char *block,
+                           uint64_t *out)
+{
+    uint32_t n = 0;
+    size_t had = 0;
+
+    for (unsigned i = 0; i < g->count; i++) {
+        struct str s = g->part[i];
+
+        while (s.n > 0) {
+            bool in_place = had == 0 && s.n >= bytes;
+            size_t take = MIN(bytes - had, s.n);
+
+            if (!in_place)
+                memcpy(block + had, s.p, take);
+            had += take;
+            for (; take == s.n && had % BYTES_PER_TOKEN != 0; had++)
+                block[had] = 0;
+            if (had == bytes) {
+                key = XXH3_64bits_withSeed(in_place ? s.p : block, bytes, key);
+                out[n++] = key;
+                had = 0;
+            }
+            s = str_sub(s, take, s.n);
+        }
+    }
+    return n;
 }
 
 static void read_fields(const struct json *root, struct reading *out)
@@ -278,12 +311,11 @@ static struct str put(char **at, struct str s)
     return copy;
 }
 
-/* Makes the keys, and copies what still points into the body or its tree, which are not ours to
- * keep: one block of just the size, since it lives as long as the answer streams. */
-static void keep(const struct reader *r, struct str model, struct reading *out,
-                 const struct token_list *tokens)
+/* Copies what still points into the body or its tree, which are not ours to keep, with room for
+ * the keys: one block of just the size, since it lives as long as the answer streams. */
+static uint64_t *keep(struct reading *out, size_t key_count)
 {
-    size_t key_bytes = tokens->count / r->block_tokens * sizeof(*out->keys);
+    size_t key_bytes = key_count * sizeof(*out->keys);
     uint64_t *keys = mem_try(key_bytes + out->model.n + out->salt.n);
     char *at;
 
@@ -291,17 +323,53 @@ static void keep(const struct reader *r, struct str model, struct reading *out,
         out->model = out->salt = STR_NONE;
         (void)oai_fail(&out->error, 503, "ServiceUnavailableError", "overloaded", NULL,
                        "no memory for the request");
-        return;
+        return NULL;
     }
     out->memory = (char *)keys;
     at = out->memory + key_bytes;
     out->model = put(&at, out->model);
     out->salt = put(&at, out->salt);
-    if (key_bytes == 0)
+    if (key_count != 0)
+        out->keys = keys;
+    return keys;
+}
+
+static void keep_exact(const struct reader *r, struct str model, struct reading *out,
+                       const struct token_list *tokens, uint32_t extra)
+{
+    uint64_t *keys = keep(out, tokens->count / r->block_tokens);
+
+    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens->count + extra, (uint64_t)UINT32_MAX);
+    if (keys != NULL && tokens->count > 0)
+        out->key_count = kv_index_keys(r->keys, out->model.p != NULL ? out->model : model,
+                                       out->salt, tokens->id, (uint32_t)tokens->count, keys);
+}
+
+static void keep_guess(const struct reader *r, enum reading_kind kind, struct arena *tree,
+                       const struct json *root, struct str model, struct reading *out)
+{
+    size_t block_bytes = (size_t)r->block_tokens * BYTES_PER_TOKEN, tokens;
+    struct guess g;
+    uint64_t *keys, key;
+    uint32_t extra;
+    char *block;
+
+    read_estimate(kind, root, &g, &extra);
+    tokens = guess_tokens(&g);
+    out->estimated = true;
+    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens + extra, (uint64_t)UINT32_MAX);
+    block = arena_try(tree, block_bytes);
+    if (tokens > TOKENS_MAX || block == NULL)
+        g.count = 0; /* routed without its prefix */
+    keys = keep(out, g.count == 0 ? 0 : tokens / r->block_tokens);
+    if (keys == NULL || g.count == 0)
         return;
-    out->key_count = kv_index_keys(r->keys, out->model.p != NULL ? out->model : model, out->salt,
-                                   tokens->id, (uint32_t)tokens->count, keys);
-    out->keys = keys;
+    if (out->model.p != NULL)
+        model = out->model;
+    key = XXH3_64bits_withSeed(model.p, model.n, r->guess_seed);
+    if (out->salt.n != 0)
+        key = XXH3_64bits_withSeed(out->salt.p, out->salt.n, key + 1);
+    out->key_count = guess_keys(&g, key, block_bytes, block, keys);
 }
 
 static void refuse_body(struct reading *out, int rc)
@@ -319,24 +387,21 @@ static void read_prompt_of(const struct reader *r, enum reading_kind kind, struc
     const struct reader_entry *entry = entry_of(r, out->model.p != NULL ? out->model : model);
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
-    int rc = read_exact(r, entry, kind, tree, root, &tokens, &extra);
 
-    if (rc != 0) {
+    if (read_exact(r, entry, kind, tree, root, &tokens, &extra) == 0) {
+        keep_exact(r, model, out, &tokens, extra);
+    } else {
         out->render_failed = entry != NULL && kind != READING_OTHER;
-        out->estimated = true;
-        tokens.count = 0;
-        rc = read_estimate(kind, root, &tokens, &extra);
+        keep_guess(r, kind, tree, root, model, out);
     }
-    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens.count + extra, (uint64_t)UINT32_MAX);
-    if (rc != 0)
-        tokens.count = 0; /* routed without its prefix */
-    keep(r, model, out, &tokens);
     token_list_fini(&tokens);
 }
 
 void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
                  struct reading *out)
 {
+    /* without a model only spans of what is nested are looked at: no need to decode it */
+    struct json_limits limits = { .decode_depth_max = r->model_count == 0 ? NAMED_DEPTH : 0 };
     struct arena tree;
     const struct json *root;
     const char *reserved;
@@ -345,7 +410,7 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
 
     memset(out, 0, sizeof(*out));
     arena_init(&tree, READING_BYTES_MAX);
-    rc = json_parse(&tree, body, NULL, &root, &e);
+    rc = json_parse(&tree, body, &limits, &root, &e);
     if (rc != 0 || !json_is(root, JSON_OBJECT)) {
         refuse_body(out, rc);
     } else if ((reserved = reserved_field(root)) != NULL) {
@@ -505,6 +570,7 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
     *out = NULL;
     r->loop = l;
     r->block_tokens = o->block_tokens;
+    r->guess_seed = o->seed != NULL ? str_hash(str_of(o->seed)) : 0;
     r->allow_special = o->allow_special_in_content;
     r->tail = &r->head;
     r->keys = kv_index_new(&k);
