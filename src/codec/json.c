@@ -220,7 +220,7 @@ static int string(struct parser *ps, struct str *out)
             p += n;
         }
     }
-    if (has_escape)
+    if (has_escape && ps->depth <= ps->lim.decode_depth_max)
         rc = unescape(ps, start, p, out);
     else
         *out = (struct str) { (const char *)start, (size_t)(p - start) };
@@ -442,6 +442,8 @@ int json_parse(struct arena *a, struct str src, const struct json_limits *limits
         ps.lim.depth_max != 0 ? MIN(ps.lim.depth_max, (uint32_t)DEPTH_CAP) : DEPTH_DEFAULT;
     ps.lim.values_max = ps.lim.values_max != 0 ? ps.lim.values_max : VALUES_DEFAULT;
     ps.lim.members_max = ps.lim.members_max != 0 ? ps.lim.members_max : MEMBERS_DEFAULT;
+    if (ps.lim.decode_depth_max == 0)
+        ps.lim.decode_depth_max = UINT32_MAX;
     ps.slab_left = ps.values = ps.depth = 0;
     ps.slab_next = SLAB_FIRST;
     ps.e = e;

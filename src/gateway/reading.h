@@ -1,9 +1,9 @@
 /* gateway/reading.h - a request body, read once: who it is for, how long, which blocks.
  *
  * Only what routing needs is looked at; whether the rest is valid is the worker's to say, so that
- * fields of newer dialects pass.  With a model's file the prompt is rendered and tokenized as the
- * worker does; without one its bytes stand for tokens, four each, and the keys made of them fit
- * only this process's own notes.
+ * fields of newer dialects pass.  With a model's files (there may be several models, the body's
+ * name picks) the prompt is rendered and tokenized as the worker does; without them its bytes
+ * stand for tokens, four each, and the keys made of them fit only this process's own notes.
  * Source: the project's scheduler page 6.2, 6.3; kv-cache page 2. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_READING_H
@@ -28,8 +28,15 @@ struct reading {
     uint32_t key_count;
 };
 
+struct reader_model {
+    const char *name; /* as bodies name it; NULL: for all that name no other */
+    const char *path; /* as text_model_open takes it */
+};
+
 struct reader_opts {
-    const char *model; /* GGUF path or NULL */
+    const char *model; /* path of the model for all names that `models` has not, or NULL */
+    const struct reader_model *models;
+    size_t model_count;
     const char *seed;
     uint32_t block_tokens;
     bool allow_special_in_content;
@@ -38,11 +45,11 @@ struct reader_opts {
 struct reader;
 struct reader_job;
 
-/* Opens the file; starts the thread that reads long bodies. */
+/* Opens the files; starts the thread that reads long bodies. */
 int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
                struct err *e) MUST_CHECK;
-void reader_free(struct reader *r); /* waits for the job that runs; drops the others */
-bool reader_has_model(const struct reader *r);
+void reader_free(struct reader *r);            /* waits for the job that runs; drops the others */
+bool reader_has_model(const struct reader *r); /* any */
 
 /* Reads now.  out is filled whatever happens (see out->error); reading_free it.
  * model: the name that keys are made with when the body names none. */
