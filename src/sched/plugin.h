@@ -37,6 +37,21 @@ struct sched_prefix {
 
 #define SCHED_PREFIXES_MAX 4
 
+/* An attribute of the request: "key/producer". */
+struct sched_request_attribute {
+    struct str key, producer, value;
+};
+
+#define SCHED_REQUEST_ATTRIBUTES_MAX 8
+
+/* What one endpoint is expected to do with the request (latency types). */
+struct sched_prediction {
+    double ttft_ms, tpot_ms;
+    double ttft_headroom_ms, tpot_headroom_ms; /* objective - expected; < 0: will be missed */
+    bool ttft_valid, tpot_valid;
+    uint32_t dispatched; /* requests that run there */
+};
+
 struct sched_view {
     const struct sched_endpoint *ep; /* the candidates, all of them */
     uint32_t count;
@@ -47,6 +62,12 @@ struct sched_view {
     struct sched_prefix prefix[SCHED_PREFIXES_MAX];
     uint32_t prefix_count;
     uint32_t peer; /* pick of the other side of a split (topology plugins), or SCHED_NONE */
+    struct sched_request_attribute attribute[SCHED_REQUEST_ATTRIBUTES_MAX];
+    uint32_t attribute_count;
+    /* Of producers; one per endpoint each, NULL: no producer ran. */
+    const double *uncached_tokens; /* prompt tokens that it would have to compute */
+    const struct sched_prediction *prediction;
+    const double *media_match; /* share of the request's media that it holds encoded */
 };
 
 /* The producer's answer, or NULL; an empty name: the approximate producer's default name. */
@@ -55,6 +76,14 @@ const struct sched_prefix *sched_view_prefix(const struct sched_view *v, struct 
 struct str sched_view_header(const struct sched_view *v, const char *name);
 /* A label of an endpoint; p == NULL: not there. */
 struct str sched_endpoint_label(const struct sched_endpoint *ep, struct str key);
+/* A numeric attribute; an empty producer: whoever gives it.  false: not there. */
+bool sched_endpoint_attribute(const struct sched_endpoint *ep, struct str key, struct str producer,
+                              double *out);
+/* Sets an attribute of the request (borrowed); more than fit are dropped. */
+void sched_view_attribute_set(struct sched_view *v, struct str key, struct str producer,
+                              struct str value);
+/* An attribute of the request; an empty producer: whoever gives it; p == NULL: not there. */
+struct str sched_view_attribute(const struct sched_view *v, struct str key, struct str producer);
 
 /* ---- types ---- */
 
@@ -207,6 +236,10 @@ struct sched_run {
     char message[200];
 };
 
+/* First pick of a profile, or SCHED_NONE; index may be -1. */
+uint32_t sched_run_pick(const struct sched_run *run, int profile);
+/* The client's header is not forwarded.  Name static, in lower case. */
+void sched_run_drop(struct sched_run *run, const char *name);
 /* Name static, value copied into the view's arena. */
 void sched_run_header(struct sched_run *run, const char *name, struct str value);
 void sched_run_fail(struct sched_run *run, int status, const char *reason, const char *fmt, ...)
