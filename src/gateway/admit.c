@@ -154,7 +154,7 @@ enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, cons
                                const struct admit_ops *ops, void *owner, enum flow_outcome *why)
 {
     char name[MODEL_NAME_MAX + 1];
-    struct str model = x->reading.model.p != NULL ? x->reading.model : endpoints_model(a->g, name);
+    struct str model = routing_model(x).p != NULL ? routing_model(x) : endpoints_model(a->g, name);
     enum admit_verdict v;
 
     ticket_fill(a, t, x, owner);

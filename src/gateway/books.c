@@ -27,7 +27,7 @@ static struct str model_of(const struct routing *x)
 
 static struct str target_of(const struct routing *x)
 {
-    return x->target_model.p != NULL ? x->target_model : x->reading.model;
+    return routing_model(x);
 }
 
 void books_open(struct routing *x)
@@ -136,8 +136,8 @@ static void access_line(const struct routing *x, const struct admit_ticket *t, b
         json_w_kz(&w, "reason", x->failure);
     if (x->reading.model.p != NULL)
         json_w_kstr(&w, "model", x->reading.model);
-    if (x->target_model.p != NULL)
-        json_w_kstr(&w, "target_model", x->target_model);
+    if (x->reading.target.p != NULL)
+        json_w_kstr(&w, "target_model", x->reading.target);
     json_w_kbool(&w, "stream", x->streaming);
     if (x->sent_to != NULL)
         json_w_kz(&w, "endpoint", x->sent_to);

@@ -280,7 +280,6 @@ struct routing {
     struct http_headers headers; /* of the request; borrowed, until it is dispatched */
     char peer[64];
     struct reading reading;
-    struct str target_model; /* after rewriting; p == NULL: as the client named it */
     bool was_read, entered;
     struct trace trace;
     size_t body_bytes, reply_bytes;
@@ -334,11 +333,18 @@ struct exchange {
     bool ended;         /* upstream is done; only pending bytes keep this alive */
     bool cut;           /* ended, and the client must see that something is missing */
     struct buf body;    /* whole answers; streams: an unfinished event */
+    struct buf name;    /* of the target model, as JSON */
     struct buf pending; /* bytes that the client was too slow for */
     bool paused;
     char content_type[128];
     uint64_t t_wrote, t_event; /* clock_ns */
 };
+
+/* The model that its worker is asked for; p == NULL: none was named. */
+static inline struct str routing_model(const struct routing *x)
+{
+    return x->reading.target.p != NULL ? x->reading.target : x->reading.model;
+}
 
 /* Headers (forward.c). */
 bool forward_is_steering(struct str name);

@@ -24,6 +24,7 @@
 #define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)  /* without */
 #define HEADERS_OUT_MAX            112
 #define BACKOFF_MS                 25
+#define BODY_NAME_BYTES            ((size_t)2 << 10)
 #define WAIT_STEP_MS               50
 #define BACKOFF_MS_MAX             1000
 #define RESETS_MAX                 1 /* a reset may have cost work already: one more try, no more */
@@ -127,6 +128,7 @@ void exchange_end(struct exchange *x)
     reading_free(&x->rt.reading);
     buf_fini(&x->body);
     buf_fini(&x->pending);
+    buf_fini(&x->name);
     if (admit_leave(g->admission, &x->ticket))
         mem_free(x);
     admit_pump(g->admission, f);
@@ -282,20 +284,40 @@ static struct http_headers request_headers(struct exchange *x, struct http_heade
 
 static const struct http_call_ops call_ops;
 
+/* The body as received, with another model's name in the place of the client's.  What is received
+ * stays until the call is gone (exchange_end); the name is the exchange's. */
+static size_t body_pieces(struct exchange *x, struct str piece[3])
+{
+    const struct reading *r = &x->rt.reading;
+    struct str body = http_req_body(x->req);
+    struct json_w w;
+
+    if (r->target.p == NULL || r->model_bytes == 0) {
+        piece[0] = body;
+        return 1;
+    }
+    buf_reset(&x->name);
+    json_w_init(&w, &x->name);
+    json_w_str(&w, r->target);
+    piece[0] = str_sub(body, 0, r->model_at);
+    piece[1] = buf_view(&x->name);
+    piece[2] = str_sub(body, r->model_at + r->model_bytes, SIZE_MAX);
+    return 3;
+}
+
 static void dispatch(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
     char traceparent[TRACEPARENT_BYTES + 1];
-    struct str body = http_req_body(x->req); /* stays until the call is gone: see exchange_end */
+    struct str piece[3];
     struct http_call_opts o = {
         .host = x->rt.decode->host,
         .port = x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
         .headers = request_headers(x, headers, traceparent),
-        .pieces = &body,
-        .piece_count = 1,
+        .pieces = piece,
         .connect_ms = 1000,
         .first_byte_ms = g->first_byte_ms,
         .gap_ms = g->gap_ms,
@@ -304,6 +326,7 @@ static void dispatch(struct exchange *x)
     };
     struct err e;
 
+    o.piece_count = body_pieces(x, piece);
     x->rt.t_dispatch = clock_ns();
     x->rt.sent_to = x->rt.decode->address;
     x->rt.sent_prefill = x->rt.prefill != NULL ? x->rt.prefill->address : NULL;
@@ -323,7 +346,7 @@ static bool wait_for_return(struct exchange *x)
     bool was_refused = x->rt.attempts > 0 && x->last_failure == ATT_BUSY;
 
     if (g->draining || was_refused || x->rt.attempts > g->retries_max || waited_ms >= g->wait_ms ||
-        !endpoints_may_return(g, x->rt.reading.model))
+        !endpoints_may_return(g, routing_model(&x->rt)))
         return false;
     /* who could not be reached may be tried anew; who broke off may not */
     if (x->rt.attempts > 0 && x->last_failure == ATT_CONNECT)
@@ -339,7 +362,7 @@ static bool wait_for_return(struct exchange *x)
 static void refuse_nobody(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
-    struct str model = x->rt.reading.model;
+    struct str model = routing_model(&x->rt);
 
     if (wait_for_return(x))
         return;
@@ -425,6 +448,24 @@ static void start_early(struct exchange *x)
     stream_place(x, admit_position(x->rt.g->admission, &x->ticket), clock_ns());
 }
 
+/* The client hears the name that it asked for. */
+static void rename_whole(struct exchange *x)
+{
+    const struct reading *r = &x->rt.reading;
+    struct buf b;
+
+    if (r->target.p == NULL || r->model.p == NULL)
+        return;
+    buf_init(&b, ANSWER_BYTES_MAX * 2);
+    answer_rename(buf_view(&x->body), r->target, r->model, &b);
+    if (!b.failed) {
+        buf_fini(&x->body);
+        x->body = b;
+    } else {
+        buf_fini(&b);
+    }
+}
+
 /* A whole answer, as the worker gave it. */
 static void answer_whole(struct exchange *x)
 {
@@ -445,6 +486,7 @@ static void answer_whole(struct exchange *x)
     snprintf(code, sizeof(code), "%d", x->status);
     metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     x->req = NULL;
+    rename_whole(x);
     x->rt.reply_bytes = x->body.len;
     http_reply(r, x->status, x->content_type[0] != 0 ? x->content_type : "application/json",
                buf_view(&x->body), &headers);
@@ -629,7 +671,7 @@ static void read_done(void *ctx, struct reading *r)
             metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
     }
     books_open(&x->rt);
-    if (endpoints_lack_model(g, x->rt.reading.model)) {
+    if (endpoints_lack_model(g, routing_model(&x->rt))) {
         refuse_nobody(x);
         return;
     }
@@ -708,6 +750,7 @@ static struct exchange *exchange_new(struct front *f, struct http_req *r, enum r
     x->explain = str_eqz(http_header_get(http_req_headers(r), "x-llmd-explain"), "1");
     buf_init(&x->body, EVENT_BYTES_MAX);
     buf_init(&x->pending, PENDING_BYTES_MAX);
+    buf_init(&x->name, BODY_NAME_BYTES);
     make_id(x);
     x->rt.body_bytes = http_req_body(r).n;
     x->rt.headers = *http_req_headers(r);

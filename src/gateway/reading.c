@@ -51,6 +51,8 @@ struct reader_entry {
 };
 
 struct reader {
+    struct str (*rewrite)(void *ctx, struct str model, char *out);
+    void *rewrite_ctx;
     struct loop *loop;
     struct reader_entry *model;
     size_t model_count;
@@ -257,13 +259,19 @@ static uint32_t guess_keys(const struct guess *g, uint64_t key, size_t bytes, ch
     return n;
 }
 
-static void read_fields(const struct json *root, struct reading *out)
+static void read_fields(const struct json *root, struct str body, struct reading *out)
 {
     static const char *const limits[] = { "max_completion_tokens", "max_tokens",
                                           "max_output_tokens" };
     const struct json *options = json_get(root, "stream_options");
 
-    (void)json_str(json_get(root, "model"), &out->model);
+    const struct json *model = json_get(root, "model");
+
+    if (model != NULL) {
+        out->model_at = (size_t)(model->span.p - body.p);
+        out->model_bytes = model->span.n;
+    }
+    (void)json_str(model, &out->model);
     if (out->model.n == 0)
         out->model = STR_NONE;
     (void)json_bool(json_get(root, "stream"), &out->stream);
@@ -316,11 +324,11 @@ static struct str put(char **at, struct str s)
 static uint64_t *keep(struct reading *out, size_t key_count)
 {
     size_t key_bytes = key_count * sizeof(*out->keys);
-    uint64_t *keys = mem_try(key_bytes + out->model.n + out->salt.n);
+    uint64_t *keys = mem_try(key_bytes + out->model.n + out->salt.n + out->target.n);
     char *at;
 
     if (keys == NULL) {
-        out->model = out->salt = STR_NONE;
+        out->model = out->salt = out->target = STR_NONE;
         (void)oai_fail(&out->error, 503, "ServiceUnavailableError", "overloaded", NULL,
                        "no memory for the request");
         return NULL;
@@ -329,9 +337,18 @@ static uint64_t *keep(struct reading *out, size_t key_count)
     at = out->memory + key_bytes;
     out->model = put(&at, out->model);
     out->salt = put(&at, out->salt);
+    out->target = put(&at, out->target);
     if (key_count != 0)
         out->keys = keys;
     return keys;
+}
+
+/* The name that its worker knows it by. */
+static struct str worker_model(const struct reading *out, struct str otherwise)
+{
+    if (out->target.p != NULL)
+        return out->target;
+    return out->model.p != NULL ? out->model : otherwise;
 }
 
 static void keep_exact(const struct reader *r, struct str model, struct reading *out,
@@ -341,8 +358,8 @@ static void keep_exact(const struct reader *r, struct str model, struct reading 
 
     out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens->count + extra, (uint64_t)UINT32_MAX);
     if (keys != NULL && tokens->count > 0)
-        out->key_count = kv_index_keys(r->keys, out->model.p != NULL ? out->model : model,
-                                       out->salt, tokens->id, (uint32_t)tokens->count, keys);
+        out->key_count = kv_index_keys(r->keys, worker_model(out, model), out->salt, tokens->id,
+                                       (uint32_t)tokens->count, keys);
 }
 
 static void keep_guess(const struct reader *r, enum reading_kind kind, struct arena *tree,
@@ -364,8 +381,7 @@ static void keep_guess(const struct reader *r, enum reading_kind kind, struct ar
     keys = keep(out, g.count == 0 ? 0 : tokens / r->block_tokens);
     if (keys == NULL || g.count == 0)
         return;
-    if (out->model.p != NULL)
-        model = out->model;
+    model = worker_model(out, model);
     key = XXH3_64bits_withSeed(model.p, model.n, r->guess_seed);
     if (out->salt.n != 0)
         key = XXH3_64bits_withSeed(out->salt.p, out->salt.n, key + 1);
@@ -384,7 +400,7 @@ static void refuse_body(struct reading *out, int rc)
 static void read_prompt_of(const struct reader *r, enum reading_kind kind, struct arena *tree,
                            const struct json *root, struct str model, struct reading *out)
 {
-    const struct reader_entry *entry = entry_of(r, out->model.p != NULL ? out->model : model);
+    const struct reader_entry *entry = entry_of(r, worker_model(out, model));
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
 
@@ -405,6 +421,7 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
     struct arena tree;
     const struct json *root;
     const char *reserved;
+    char target[READER_NAME_MAX + 1];
     struct err e;
     int rc;
 
@@ -417,7 +434,9 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
         (void)oai_fail(&out->error, 400, "BadRequestError", "reserved_field", reserved,
                        "%s is set by the scheduler, not by clients", reserved);
     } else {
-        read_fields(root, out);
+        read_fields(root, body, out);
+        if (r->rewrite != NULL)
+            out->target = r->rewrite(r->rewrite_ctx, out->model, target);
         read_prompt_of(r, kind, &tree, root, model, out);
     }
     arena_fini(&tree);
@@ -569,6 +588,8 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
 
     *out = NULL;
     r->loop = l;
+    r->rewrite = o->rewrite;
+    r->rewrite_ctx = o->rewrite_ctx;
     r->block_tokens = o->block_tokens;
     r->guess_seed = o->seed != NULL ? str_hash(str_of(o->seed)) : 0;
     r->allow_special = o->allow_special_in_content;

@@ -15,9 +15,11 @@
 enum reading_kind { READING_CHAT, READING_COMPLETION, READING_OTHER };
 
 struct reading {
-    char *memory;           /* owned: what the pointers below point into */
-    struct oai_error error; /* status != 0: refuse with it */
-    struct str model;       /* p == NULL: not named */
+    char *memory;                 /* owned: what the pointers below point into */
+    struct oai_error error;       /* status != 0: refuse with it */
+    struct str model;             /* p == NULL: not named */
+    struct str target;            /* what the rewrite made of it; p == NULL: it stays */
+    size_t model_at, model_bytes; /* the value of "model" in the body, quotes and all; 0, 0: none */
     bool stream, include_usage;
     uint32_t max_tokens; /* 0 = not given */
     struct str salt;     /* cache_salt, or p == NULL */
@@ -33,7 +35,13 @@ struct reader_model {
     const char *path; /* as text_model_open takes it */
 };
 
+#define READER_NAME_MAX 255
+
 struct reader_opts {
+    /* What a body's model (p == NULL: not named) becomes: p == NULL, or a name, kept in out.  On
+     * the loop or on the reader's thread; NULL: nothing is rewritten. */
+    struct str (*rewrite)(void *ctx, struct str model, char out[READER_NAME_MAX + 1]);
+    void *rewrite_ctx;
     const char *model; /* path of the model for all names that `models` has not, or NULL */
     const struct reader_model *models;
     size_t model_count;

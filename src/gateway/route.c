@@ -135,7 +135,7 @@ static bool decide(struct routing *x)
     uint32_t best = 0;
     double took_s;
 
-    endpoints_snapshot(g, x->reading.model, g->snap);
+    endpoints_snapshot(g, routing_model(x), g->snap);
     memset(g->costs, 0, g->endpoint_count * sizeof(*g->costs));
     prefix_match(g->prefix, &x->reading, g->matched);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {

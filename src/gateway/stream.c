@@ -62,6 +62,22 @@ static void give(struct exchange *x, struct str bytes)
     }
 }
 
+/* The client hears the name that it asked for. */
+static void give_renamed(struct exchange *x, struct str events)
+{
+    const struct reading *r = &x->rt.reading;
+    struct buf b;
+
+    if (r->target.p == NULL || r->model.p == NULL) {
+        give(x, events);
+        return;
+    }
+    buf_init(&b, events.n * 2 + EVENT_BYTES_MAX);
+    answer_rename(events, r->target, r->model, &b);
+    give(x, b.failed ? events : buf_view(&b));
+    buf_fini(&b);
+}
+
 void stream_cut(struct exchange *x, const char *code, const char *message)
 {
     struct oai_error e;
@@ -111,7 +127,7 @@ void stream_body(struct exchange *x, struct str bytes)
         x->rt.streams_sum += (double)(x->rt.seen.events - events) * (x->rt.decode->decoding - 1);
         if (!x->started)
             exchange_start_stream(x);
-        give(x, ready);
+        give_renamed(x, ready);
         if (x->pending.failed) {
             stream_cut(x, "slow_client", "the client reads too slowly");
             return;
