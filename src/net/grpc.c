@@ -263,6 +263,13 @@ static size_t next_message(struct grpc_stream *s, struct str in)
     return in.n - PREFIX_BYTES < n ? 0 : PREFIX_BYTES + n;
 }
 
+static void hold_if_unread(struct grpc_stream *s)
+{
+    s->held = http2_queued(s->h2) > QUEUE_MAX / 2;
+    if (s->held)
+        http2_want_room(s->h2);
+}
+
 /* Delivers whole messages; returns how many bytes it used. */
 static size_t deliver(struct grpc_stream *s, struct str in)
 {
@@ -280,7 +287,7 @@ static size_t deliver(struct grpc_stream *s, struct str in)
         }
         s->method->on_message(s->method->ctx, s, str_sub(in, at + PREFIX_BYTES, n - PREFIX_BYTES));
         at += n;
-        s->held = http2_queued(s->h2) > QUEUE_MAX / 2;
+        hold_if_unread(s);
     }
     s->parsing = false;
     return at;
@@ -381,9 +388,10 @@ static void on_room(void *ctx, struct http2_stream *h2)
         return;
     if (s->method->on_room != NULL && !s->finished)
         s->method->on_room(s->method->ctx, s);
-    if (s->held && http2_queued(h2) <= QUEUE_MAX / 2) {
-        s->held = false;
-        deliver_kept(s);
+    if (s->held && !s->finished) {
+        hold_if_unread(s);
+        if (!s->held)
+            deliver_kept(s);
         if (!s->held && s->owed != 0) {
             http2_consume(h2, s->owed);
             s->owed = 0;

@@ -490,6 +490,11 @@ size_t http2_queued(const struct http2_stream *s)
     return s->out.len - s->out_at;
 }
 
+void http2_want_room(struct http2_stream *s)
+{
+    s->want_room = true;
+}
+
 int http2_send(struct http2_stream *s, const struct str *piece, size_t count)
 {
     size_t all = 0, queued = http2_queued(s);

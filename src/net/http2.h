@@ -13,9 +13,10 @@
 #include "base/err.h"
 #include "base/str.h"
 
-#define HTTP2_FIELDS_MAX     100
-#define HTTP2_HEAD_BYTES_MAX ((size_t)32 << 10) /* names, values and 32 a field (RFC 9113, 6.5.2)  \
-                                                 */
+#define HTTP2_FIELDS_MAX 100
+#define HTTP2_HEAD_BYTES_MAX                                                                       \
+    ((size_t)32 << 10) /* names, values and 32 a field (RFC 9113, 6.5.2)                           \
+                        */
 
 struct http2_session;
 struct http2_stream;
@@ -76,6 +77,8 @@ int http2_respond(struct http2_stream *s, const struct http2_field *field, size_
  * on_room will come), ERR_CLOSED.  Into an empty queue any size goes. */
 int http2_send(struct http2_stream *s, const struct str *piece, size_t count) MUST_CHECK;
 size_t http2_queued(const struct http2_stream *s);
+/* Asks for on_room although nothing was refused.  Something must be queued, or it never comes. */
+void http2_want_room(struct http2_stream *s);
 /* After what is queued: these trailers, and the end of our side. */
 void http2_finish(struct http2_stream *s, const struct http2_field *trailer, size_t count);
 void http2_reset(struct http2_stream *s, uint32_t code); /* drops what is queued */
