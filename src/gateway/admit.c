@@ -37,7 +37,6 @@ struct admission {
     struct sched_pipeline *pipeline;
     struct pool pool[POOLS_MAX];
     uint32_t pool_count;
-    _Atomic uint32_t waiting;
 };
 
 struct admission *admission_new(struct gateway *g, const struct sched_flow_conf *c,
@@ -139,12 +138,12 @@ static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, str
     *why = flow_enqueue(p->flow, &t->item, &fleet, now);
     if (*why != FLOW_DISPATCHED)
         return ADMIT_REFUSED;
-    a->waiting++;
+    a->g->waiting++;
     t->is_charged = true;
     /* with room for one, the next in turn may be this one */
     if (fleet.saturation < 1 && flow_queued(p->flow) == 1 &&
         flow_next(p->flow, &fleet, now) == &t->item) {
-        a->waiting--;
+        a->g->waiting--;
         return ADMIT_GO;
     }
     return ADMIT_WAIT;
@@ -167,8 +166,9 @@ enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, cons
     return v;
 }
 
-bool admit_leave(struct admission *a, struct admit_ticket *t)
+bool admit_leave(struct admit_ticket *t)
 {
+    struct admission *a = t->admission;
     bool free_now;
 
     if (t->pool == NULL)
@@ -176,7 +176,7 @@ bool admit_leave(struct admission *a, struct admit_ticket *t)
     gateway_lock(a->g);
     if (t->item.queue != NULL) {
         flow_remove(t->pool->flow, &t->item);
-        a->waiting--;
+        a->g->waiting--;
     }
     free_now = !t->is_posted;
     t->is_abandoned = true;
@@ -184,8 +184,10 @@ bool admit_leave(struct admission *a, struct admit_ticket *t)
     return free_now;
 }
 
-void admit_settle(struct admission *a, struct admit_ticket *t, double tokens)
+void admit_settle(struct admit_ticket *t, double tokens)
 {
+    struct admission *a = t->admission;
+
     if (!t->is_charged || t->left_ns == 0)
         return;
     t->is_charged = false;
@@ -249,7 +251,7 @@ static struct admit_ticket *take(struct admission *a, struct pool *p)
         it = flow_expire(p->flow, &fleet, clock_ms(), &why);
     if (it == NULL)
         return NULL;
-    a->waiting--;
+    a->g->waiting--;
     t = ticket_of(it);
     t->is_refused = why != FLOW_DISPATCHED;
     t->why = why;
@@ -281,7 +283,7 @@ void admit_pump(struct admission *a, struct front *f)
 {
     uint32_t pools;
 
-    if (a->waiting == 0 || f->is_pumping)
+    if (a->g->waiting == 0 || f->is_pumping)
         return;
     f->is_pumping = true; /* who goes may end at once and pump again */
     gateway_lock(a->g);
@@ -293,18 +295,22 @@ void admit_pump(struct admission *a, struct front *f)
     f->is_pumping = false;
 }
 
-uint32_t admit_position(struct admission *a, const struct admit_ticket *t)
+uint32_t admit_position(const struct admit_ticket *t)
 {
+    struct admission *a = t->admission;
     uint32_t at;
 
+    if (a == NULL)
+        return 0;
     gateway_lock(a->g);
     at = t->item.queue != NULL ? flow_position(t->pool->flow, &t->item) : 0;
     gateway_unlock(a->g);
     return at;
 }
 
-uint32_t admit_retry_after_s(struct admission *a, const struct admit_ticket *t, uint64_t random)
+uint32_t admit_retry_after_s(const struct admit_ticket *t, uint64_t random)
 {
+    struct admission *a = t->admission;
     uint32_t s;
 
     if (t->pool == NULL)

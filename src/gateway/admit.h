@@ -53,14 +53,14 @@ enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, cons
                                const struct admit_ops *ops, void *owner, enum flow_outcome *why);
 /* Out of the queue.  False: its verdict is on its way from another loop, and its memory must stay
  * until release is called. */
-bool admit_leave(struct admission *a, struct admit_ticket *t);
+bool admit_leave(struct admit_ticket *t);
 /* It ended: what it cost in tokens (prompt that was computed, and answer). */
-void admit_settle(struct admission *a, struct admit_ticket *t, double tokens);
+void admit_settle(struct admit_ticket *t, double tokens);
 /* Room may have come: an answer ended, a scrape came, time went by.  f: the loop that it runs on.
  */
 void admit_pump(struct admission *a, struct front *f);
-uint32_t admit_position(struct admission *a, const struct admit_ticket *t); /* from 1; 0: none */
-uint32_t admit_retry_after_s(struct admission *a, const struct admit_ticket *t, uint64_t random);
+uint32_t admit_position(const struct admit_ticket *t); /* from 1; 0: none */
+uint32_t admit_retry_after_s(const struct admit_ticket *t, uint64_t random);
 /* Sets the gauges of queues and saturation. */
 void admit_metrics(struct admission *a);
 #endif

@@ -724,6 +724,9 @@ static void grow(struct gateway *g)
     g->matched = mem_realloc(g->matched, cap * sizeof(*g->matched));
     g->excluded = mem_realloc(g->excluded, cap * sizeof(*g->excluded));
     g->rates = mem_realloc(g->rates, cap * sizeof(*g->rates));
+    g->view = mem_realloc(g->view, cap * sizeof(*g->view));
+    g->view_at = mem_realloc(g->view_at, cap * sizeof(*g->view_at));
+    g->view_matched = mem_realloc(g->view_matched, cap * sizeof(*g->view_matched));
     g->endpoint_cap = cap;
 }
 
@@ -764,6 +767,7 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     calls_stop(ep);
     metric_set(ep->m_state[ep->use], 0);
     prefix_endpoint_drop(g->prefix, ep);
+    policies_endpoint_gone(g, ep->uid);
     ep->gone_ns = clock_ns();
     ep->next = g->gone;
     g->gone = ep;
@@ -841,4 +845,7 @@ void endpoints_fini(struct gateway *g)
     mem_free(g->matched);
     mem_free(g->excluded);
     mem_free(g->rates);
+    mem_free(g->view);
+    mem_free(g->view_at);
+    mem_free(g->view_matched);
 }

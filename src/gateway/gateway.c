@@ -128,7 +128,7 @@ static void ticked(void *ctx)
     gateway_lock(g);
     prefix_tick(g->prefix);
     gateway_unlock(g);
-    admit_pump(g->admission, &g->front[0]); /* fresh numbers may mean room */
+    policies_pump(g, &g->front[0]); /* fresh numbers may mean room */
 }
 
 static void swept(void *ctx)
@@ -182,18 +182,6 @@ static uint32_t or_default(uint32_t v, uint32_t other)
     return v != 0 ? v : other;
 }
 
-/* Without a configuration file: one band, tenants share by weight, saturation is learned. */
-static void take_flow(struct gateway *g, const struct gateway_opts *o)
-{
-    struct sched_flow_conf *c = &g->flow_conf;
-
-    c->enabled = true;
-    c->ttl_ms = c->no_endpoint_ttl_ms = or_default(o->queue_ms, 60000);
-    c->default_band.requests_max = or_default(o->queue_max, 5000);
-    c->default_band.bytes_max = 1000000000;
-    c->negative_band = c->default_band;
-}
-
 static void take_opts(struct gateway *g, const struct gateway_opts *o)
 {
     g->conf = o->conf;
@@ -213,7 +201,9 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->no_split = o->no_split;
     g->strategy = o->strategy;
     g->trace_ratio = o->trace_ratio;
-    take_flow(g, o);
+    g->strategy_given = o->strategy_given;
+    g->queue_ms = or_default(o->queue_ms, 60000);
+    g->queue_max = or_default(o->queue_max, 5000);
     g->cache = o->cache != NULL ? mem_strdup(o->cache) : NULL;
     g->started_s = clock_wall_s();
 }
@@ -252,6 +242,42 @@ static int open_server(struct front *f, const struct gateway_opts *o, struct err
     return rc != 0 ? rc : http_server_open(f->loop, &so, handle, f, &f->server, e);
 }
 
+/* Any thread: bodies may be read on one of their own. */
+static struct str rewrite(void *ctx, struct str model, char out[READER_NAME_MAX + 1])
+{
+    struct gateway *g = ctx;
+    struct str target, rule, made = STR_NONE;
+
+    gateway_lock(g);
+    if (model.p != NULL && rules_rewrite(g->rules, model, &g->rng, &target, &rule) &&
+        target.n <= READER_NAME_MAX && !str_eq(target, model)) {
+        char *name = str_dup(rule), *from = str_dup(model), *to = str_dup(target);
+        const char *v[] = { name, from, to };
+
+        snprintf(out, READER_NAME_MAX + 1, "%s", to);
+        made = str_of(out);
+        metric_add(gateway_cell_of(g, M_REWRITES, v), 1);
+        mem_free(name);
+        mem_free(from);
+        mem_free(to);
+    }
+    gateway_unlock(g);
+    return made;
+}
+
+void gateway_set_config(struct gateway *g, struct sched_config *config)
+{
+    policy_set(g, config);
+}
+
+void gateway_set_rules(struct gateway *g, struct rules *rules)
+{
+    gateway_lock(g);
+    rules_free(g->rules);
+    g->rules = rules;
+    gateway_unlock(g);
+}
+
 static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struct gateway_opts *o,
                       struct err *e)
 {
@@ -259,7 +285,9 @@ static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struc
     struct reader_opts ro = { .model = o->model,
                               .seed = o->seed,
                               .block_tokens = g->block_tokens,
-                              .allow_special_in_content = o->allow_special_in_content };
+                              .allow_special_in_content = o->allow_special_in_content,
+                              .rewrite = rewrite,
+                              .rewrite_ctx = g };
     int rc;
 
     f->g = g;
@@ -287,6 +315,11 @@ static int open_shared(struct gateway *g, const struct gateway_opts *o, struct e
 {
     int rc = 0;
 
+    g->rules = o->rules;
+    if (g->rules == NULL)
+        rc = rules_load(&g->rules, STR_NONE, "", NULL, 0, e);
+    if (rc != 0)
+        return rc;
     g->prefix = prefix_new(g, o, e);
     if (g->prefix == NULL)
         return e->code;
@@ -315,7 +348,7 @@ int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count
     g->receipts = receipts_new();
     g->probes = http_client_new(loops[0]);
     rc = open_shared(g, o, e);
-    g->admission = admission_new(g, &g->flow_conf, g->pipeline);
+    policy_set(g, o->config);
     for (uint32_t i = 0; rc == 0 && i < count; i++)
         rc = open_front(g, i, loops[i], o, e);
     if (rc != 0) {
@@ -440,8 +473,9 @@ void gateway_close(struct gateway *g)
         proxy_drop_all(&g->front[i]);
     for (uint32_t i = 0; i < g->front_count; i++)
         close_front(&g->front[i]);
-    admission_free(g->admission);
     endpoints_fini(g); /* asks through probes */
+    policies_fini(g);
+    rules_free(g->rules);
     http_client_free(g->probes);
     loop_timer_free(g->tick);
     loop_timer_free(g->drain_timer);

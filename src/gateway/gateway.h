@@ -11,7 +11,8 @@
 #define GATEWAY_GATEWAY_H
 #include "base/err.h"
 #include "net/loop.h"
-#include "sched/sched.h"
+#include "gateway/rules.h"
+#include "sched/config.h"
 
 #define GATEWAY_ENDPOINTS_MAX 4096
 
@@ -40,11 +41,14 @@ struct gateway_opts {
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
-    const char *access_log; /* file, "-" or NULL */
-    const char *traces;     /* URL of a collector, or NULL */
-    double trace_ratio;     /* of requests without a trace of their own */
-    uint32_t conns_max;     /* client connections; 0 = 20,000 */
+    const char *access_log;      /* file, "-" or NULL */
+    const char *traces;          /* URL of a collector, or NULL */
+    double trace_ratio;          /* of requests without a trace of their own */
+    uint32_t conns_max;          /* client connections; 0 = 20,000 */
+    struct sched_config *config; /* taken over, whatever happens; NULL: our own rules */
+    struct rules *rules;         /* likewise; NULL: none */
     enum sched_strategy strategy;
+    bool strategy_given;          /* else a configuration decides when there is one */
     uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */
     bool allow_special_in_content;
     struct sched_conf conf; /* zeroed = sched_conf_default */
@@ -61,6 +65,9 @@ int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count
  * the rest goes on undisturbed.  Copied. */
 int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
                           uint32_t count, struct err *e) MUST_CHECK;
+/* From now on; what runs keeps what it began with.  Taken over. */
+void gateway_set_config(struct gateway *g, struct sched_config *config);
+void gateway_set_rules(struct gateway *g, struct rules *rules);
 uint16_t gateway_port(const struct gateway *g);
 /* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
  * after timeout_ms, when what still runs was ended with an error event. */

@@ -10,6 +10,7 @@
 #include "gateway/budget.h"
 #include "gateway/gateway.h"
 #include "gateway/reading.h"
+#include "gateway/rules.h"
 #include "gateway/trace.h"
 #include "kv/index.h"
 #include "net/http.h"
@@ -269,6 +270,20 @@ struct candidate {
     struct sched_cost cost;
 };
 
+struct routed_header { /* that a plugin adds */
+    struct str name;   /* static */
+    char value[256];
+};
+
+/* A configuration in use (policy.c). */
+struct policy {
+    struct policy *next;
+    struct sched_config *config;     /* NULL: no configuration file */
+    struct sched_pipeline *pipeline; /* NULL with it */
+    struct admission *admission;
+    uint32_t users; /* requests that began with it */
+};
+
 /* What a request knows of its own way; embedded in whoever carries it: an exchange of the proxy, or
  * a stream of Envoy's. */
 struct routing {
@@ -288,6 +303,20 @@ struct routing {
     double weight;                         /* of its share; 0 = 1 */
     int32_t priority;
     enum sched_strategy strategy;
+
+    struct policy *policy; /* from the first look at its headers on */
+    /* of the last decision by a configuration */
+    struct endpoint *other[SCHED_PICKS_MAX - 1]; /* further picks, in order of preference */
+    uint32_t other_count;
+    uint16_t port; /* in place of the endpoint's own; 0 = none */
+    struct routed_header to_worker[4], to_client[4];
+    uint32_t to_worker_count, to_client_count;
+    int refused_status; /* 0: it did not refuse */
+    const char *refused_reason;
+    char refused_text[200];
+    const struct str *subset; /* only endpoints at these addresses; has_subset: even when none */
+    size_t subset_count;
+    bool has_subset;
 
     const struct endpoint *tried[ATTEMPTS_MAX];
     uint32_t tried_count, attempts;
@@ -386,6 +415,32 @@ void books_event(struct routing *x, uint64_t now_ns, uint64_t last_ns);
 /* It ended: metrics, receipt, access log, trace. */
 void books_close(struct routing *x, const struct admit_ticket *t, bool client_gone);
 
+/* ---- policies (policy.c) ---- */
+
+#define QUEUE_BYTES_MAX 1000000000 /* of a priority's queue without a configuration file */
+
+/* The policy of requests from now on; config is taken over, NULL: our own rules. */
+void policy_set(struct gateway *g, struct sched_config *config);
+void policy_enter(struct routing *x);
+void policy_leave(struct routing *x);
+void policies_pump(struct gateway *g, struct front *f);
+void policies_fini(struct gateway *g);
+void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
+/* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
+bool policy_decide(struct routing *x, struct sched_request *r);
+
+/* ---- a request's beginning, whoever carries it (begin.c) ---- */
+
+/* x is zeroed.  headers: borrowed until it is dispatched. */
+void routing_init(struct routing *x, struct front *f, enum route_kind kind, const char *path,
+                  const struct http_headers *headers, const char *peer, size_t body_bytes);
+/* Reads the body: done runs now, or later from the loop when it is long (then *job is set).
+ * False: too many long ones are being read. */
+bool routing_read(struct routing *x, struct str body, struct reader_job **job,
+                  void (*done)(void *ctx, struct reading *r), void *ctx);
+/* Gives back what the rest of the gateway holds of it. */
+void routing_fini(struct routing *x);
+
 /* ---- receipts (receipt.c) ---- */
 
 struct receipts;
@@ -444,12 +499,12 @@ struct gateway {
 
     struct sched_conf conf;
     enum sched_strategy strategy;
-    uint64_t turn;                   /* of round robin */
-    struct sched_pipeline *pipeline; /* NULL: no configuration file */
-    struct sched_flow_conf flow_conf;
-    struct admission *admission;
+    uint64_t turn; /* of round robin */
+    bool strategy_given;
+    struct policy *policy; /* the one for new requests; older ones behind it */
+    struct rules *rules;   /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
-    uint32_t first_byte_ms, gap_ms, total_ms, wait_ms;
+    uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;
     bool no_split;
     char *cache;
     char address[300]; /* where it listens */
@@ -464,12 +519,14 @@ struct gateway {
     struct sched_cost *costs;
     uint32_t *matched;
     bool *excluded;
+    struct sched_endpoint *view; /* candidates alone, and which endpoints they are */
+    uint32_t *view_at, *view_matched;
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
     bool rates_changed;
     struct rng rng;
 
-    _Atomic uint32_t inflight;
+    _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
     _Atomic bool draining;
 
     bool drained, drain_broken;

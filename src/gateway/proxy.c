@@ -20,15 +20,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#define READ_INLINE_BYTES          ((size_t)16 << 10) /* with a tokenizer: about a millisecond */
-#define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)  /* without */
-#define HEADERS_OUT_MAX            112
-#define BACKOFF_MS                 25
-#define BODY_NAME_BYTES            ((size_t)2 << 10)
-#define WAIT_STEP_MS               50
-#define BACKOFF_MS_MAX             1000
-#define RESETS_MAX                 1 /* a reset may have cost work already: one more try, no more */
-#define DEADLINE_LEFT_MS           250 /* no attempt with less */
+#define HEADERS_OUT_MAX  112
+#define BACKOFF_MS       25
+#define BODY_NAME_BYTES  ((size_t)2 << 10)
+#define WAIT_STEP_MS     50
+#define BACKOFF_MS_MAX   1000
+#define RESETS_MAX       1   /* a reset may have cost work already: one more try, no more */
+#define DEADLINE_LEFT_MS 250 /* no attempt with less */
+
+#define COUNT_TO_CLIENT (sizeof(((struct routing *)0)->to_client) / sizeof(struct routed_header))
 
 static void attempt(struct exchange *x);
 static void admit(struct exchange *x);
@@ -101,8 +101,10 @@ static void settle(struct exchange *x)
         if (u->cached_known)
             prompt = u->prompt_tokens - MIN(u->cached_tokens, u->prompt_tokens);
     }
-    admit_settle(x->rt.g->admission, &x->ticket, prompt + answer);
+    admit_settle(&x->ticket, prompt + answer);
 }
+
+static void release(void *ctx);
 
 void exchange_end(struct exchange *x)
 {
@@ -123,15 +125,13 @@ void exchange_end(struct exchange *x)
         x->rt.f->live = x->next;
     if (x->next != NULL)
         x->next->prev = x->prev;
-    metric_set(g->m_inflight, atomic_fetch_sub(&g->inflight, 1) - 1);
     loop_timer_free(x->timer);
-    reading_free(&x->rt.reading);
     buf_fini(&x->body);
     buf_fini(&x->pending);
     buf_fini(&x->name);
-    if (admit_leave(g->admission, &x->ticket))
-        mem_free(x);
-    admit_pump(g->admission, f);
+    if (admit_leave(&x->ticket))
+        release(x);
+    policies_pump(g, f);
     gateway_exchange_ended(g);
 }
 
@@ -269,14 +269,17 @@ static struct http_headers request_headers(struct exchange *x, struct http_heade
                                            char *traceparent)
 {
     uint32_t stripped;
-    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 4, &stripped);
+    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 8, &stripped);
 
     if (stripped != 0 && x->rt.attempts == 1)
         metric_add(gateway_cell(x->rt.g, M_L_STRIPPED, NULL, NULL), stripped);
     out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
     trace_format(&x->rt.trace, traceparent);
     out[n++] = (struct http_header) { STR("traceparent"), str_of(traceparent) };
-    if (x->rt.prefill != NULL)
+    for (uint32_t i = 0; i < x->rt.to_worker_count; i++)
+        out[n++] =
+            (struct http_header) { x->rt.to_worker[i].name, str_of(x->rt.to_worker[i].value) };
+    if (x->rt.prefill != NULL && x->rt.strategy != SCHED_CONFIGURED)
         out[n++] =
             (struct http_header) { STR("x-prefiller-host-port"), str_of(x->rt.prefill->address) };
     return (struct http_headers) { out, n };
@@ -313,7 +316,7 @@ static void dispatch(struct exchange *x)
     struct str piece[3];
     struct http_call_opts o = {
         .host = x->rt.decode->host,
-        .port = x->rt.decode->port,
+        .port = x->rt.port != 0 ? x->rt.port : x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
         .headers = request_headers(x, headers, traceparent),
@@ -370,6 +373,17 @@ static void refuse_nobody(struct exchange *x)
         attempt_refuse(x, (enum attempt_end)x->last_failure);
         return;
     }
+    if (x->rt.refused_status != 0) {
+        x->dropped = x->rt.refused_reason;
+        exchange_fail(x, x->rt.refused_status,
+                      x->rt.refused_status == 429   ? "RateLimitError"
+                      : x->rt.refused_status == 503 ? "ServiceUnavailableError"
+                      : x->rt.refused_status < 500  ? "BadRequestError"
+                                                    : "InternalServerError",
+                      x->dropped != NULL ? x->dropped : "refused_by_plugin", "%s",
+                      x->rt.refused_text);
+        return;
+    }
     if (endpoints_lack_model(g, model))
         exchange_fail(x, 404, "NotFoundError", "model_not_found", "the model `%.*s` does not exist",
                       (int)MIN(model.n, (size_t)200), model.p != NULL ? model.p : "");
@@ -401,12 +415,16 @@ static void attempt(struct exchange *x)
 /* ---- the answer ---- */
 
 /* What a client that asked gets to know of the decision. */
-static struct http_headers answer_headers(struct exchange *x, struct http_header out[3],
+static struct http_headers answer_headers(struct exchange *x,
+                                          struct http_header out[2 + COUNT_TO_CLIENT],
                                           struct buf *receipt, bool final)
 {
     size_t n = 0;
 
     out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
+    for (uint32_t i = 0; i < x->rt.to_client_count; i++)
+        out[n++] =
+            (struct http_header) { x->rt.to_client[i].name, str_of(x->rt.to_client[i].value) };
     if (x->explain) {
         receipt_write(&x->rt, final, receipt);
         if (!receipt->failed)
@@ -417,7 +435,7 @@ static struct http_headers answer_headers(struct exchange *x, struct http_header
 
 static void send_head(struct exchange *x)
 {
-    struct http_header extra[3];
+    struct http_header extra[2 + COUNT_TO_CLIENT];
     struct http_headers headers;
     struct buf receipt;
     char code[8];
@@ -445,7 +463,7 @@ static void start_early(struct exchange *x)
     x->status = 200;
     snprintf(x->content_type, sizeof(x->content_type), "text/event-stream");
     send_head(x);
-    stream_place(x, admit_position(x->rt.g->admission, &x->ticket), clock_ns());
+    stream_place(x, admit_position(&x->ticket), clock_ns());
 }
 
 /* The client hears the name that it asked for. */
@@ -469,7 +487,7 @@ static void rename_whole(struct exchange *x)
 /* A whole answer, as the worker gave it. */
 static void answer_whole(struct exchange *x)
 {
-    struct http_header extra[3];
+    struct http_header extra[2 + COUNT_TO_CLIENT];
     struct http_headers headers;
     struct http_req *r = x->req;
     struct buf receipt;
@@ -594,14 +612,13 @@ static void admitted(void *ctx)
 static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
 {
     struct exchange *x = ctx;
-    struct gateway *g = x->rt.g;
     int status = flow_outcome_status(why, pool_is_empty);
 
     count_refused(x, why);
     x->dropped = flow_outcome_reason(why, pool_is_empty);
-    x->retry_after_s = admit_retry_after_s(g->admission, &x->ticket, rng_u64(&x->rt.f->rng));
+    x->retry_after_s = admit_retry_after_s(&x->ticket, rng_u64(&x->rt.f->rng));
     exchange_fail(x, status, status == 429 ? "RateLimitError" : "ServiceUnavailableError",
-                  x->dropped, "%s",
+                  x->dropped != NULL ? x->dropped : "saturated", "%s",
                   status == 503                   ? "no worker that serves the model is in rotation"
                   : why == FLOW_REJECTED_CAPACITY ? "too many requests are waiting already"
                                                   : "no worker had room for the request in time");
@@ -609,7 +626,10 @@ static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
 
 static void release(void *ctx)
 {
-    mem_free(ctx);
+    struct exchange *x = ctx;
+
+    routing_fini(&x->rt);
+    mem_free(x);
 }
 
 static const struct admit_ops admit_ops = { admitted, refused, release };
@@ -631,7 +651,7 @@ static void admit(struct exchange *x)
     x->ticket.item.priority = x->rt.priority;
     x->ticket.item.bytes = http_req_body(x->req).n;
     x->ticket.item.received_ms = x->rt.t_start / 1000000;
-    switch (admit_enter(g->admission, &x->ticket, &x->rt, &admit_ops, x, &why)) {
+    switch (admit_enter(x->rt.policy->admission, &x->ticket, &x->rt, &admit_ops, x, &why)) {
     case ADMIT_GO: admitted(x); return;
     case ADMIT_REFUSED: refused(x, why, !endpoints_any_usable(g)); return;
     case ADMIT_WAIT:
@@ -678,92 +698,22 @@ static void read_done(void *ctx, struct reading *r)
     admit(x);
 }
 
-static enum reading_kind reading_kind_of(enum route_kind k)
-{
-    return k == ROUTE_CHAT         ? READING_CHAT
-           : k == ROUTE_COMPLETION ? READING_COMPLETION
-                                   : READING_OTHER;
-}
-
-static void read_body(struct exchange *x)
-{
-    struct gateway *g = x->rt.g;
-    struct str body = http_req_body(x->req);
-    enum reading_kind kind = reading_kind_of(x->rt.kind);
-    size_t limit =
-        reader_has_model(x->rt.f->reader) ? READ_INLINE_BYTES : READ_INLINE_BYTES_ESTIMATE;
-    char name[MODEL_NAME_MAX + 1];
-    struct str model = endpoints_model(g, name);
-    struct reading r;
-
-    if (body.n > limit) {
-        x->job = reader_start(x->rt.f->reader, kind, body, model, read_done, x);
-        if (x->job == NULL)
-            exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
-                          "too many long requests are being read");
-        return;
-    }
-    reader_read(x->rt.f->reader, kind, body, model, &r);
-    read_done(x, &r);
-}
-
-static void make_id(struct exchange *x)
-{
-    struct str id = http_header_get(http_req_headers(x->req), "x-request-id");
-
-    if (id.p != NULL && forward_id_is_good(id))
-        snprintf(x->rt.id, sizeof(x->rt.id), "%.*s", STR_ARG(id));
-    else
-        snprintf(x->rt.id, sizeof(x->rt.id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->rt.f->rng),
-                 rng_u64(&x->rt.f->rng));
-}
-
-/* Who it is from, as far as headers say; keys know better (auth.c). */
-static void identify(struct routing *x)
-{
-    static const char *const names[] = { "x-llm-d-inference-fairness-id",
-                                         "x-gateway-inference-fairness-id" };
-
-    snprintf(x->fairness_id, sizeof(x->fairness_id), "default-flow");
-    for (size_t i = 0; i < COUNT(names); i++) {
-        struct str v = http_header_get(&x->headers, names[i]);
-
-        if (v.p == NULL || !forward_id_is_good(v))
-            continue;
-        snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(v));
-        return;
-    }
-}
-
 static struct exchange *exchange_new(struct front *f, struct http_req *r, enum route_kind kind,
                                      const char *path)
 {
-    struct gateway *g = f->g;
     struct exchange *x = mem_zalloc(sizeof(*x));
+    const struct http_headers *h = http_req_headers(r);
 
-    x->rt.g = g;
-    x->rt.f = f;
+    routing_init(&x->rt, f, kind, path, h, http_req_peer(r), http_req_body(r).n);
     x->req = r;
-    x->rt.kind = kind;
-    x->rt.path = path;
-    x->rt.t_start = clock_ns();
-    x->explain = str_eqz(http_header_get(http_req_headers(r), "x-llmd-explain"), "1");
+    x->explain = str_eqz(http_header_get(h, "x-llmd-explain"), "1");
     buf_init(&x->body, EVENT_BYTES_MAX);
     buf_init(&x->pending, PENDING_BYTES_MAX);
     buf_init(&x->name, BODY_NAME_BYTES);
-    make_id(x);
-    x->rt.body_bytes = http_req_body(r).n;
-    x->rt.headers = *http_req_headers(r);
-    snprintf(x->rt.peer, sizeof(x->rt.peer), "%s", http_req_peer(r));
-    x->rt.strategy = g->strategy;
-    identify(&x->rt);
-    trace_begin(&x->rt.trace, http_header_get(&x->rt.headers, "traceparent"), g->trace_ratio,
-                &f->rng);
     x->next = f->live;
     if (f->live != NULL)
         f->live->prev = x;
     f->live = x;
-    metric_set(g->m_inflight, atomic_fetch_add(&g->inflight, 1) + 1);
     http_req_on_gone(r, client_gone, x);
     http_req_on_drain(r, stream_drained, x);
     return x;
@@ -779,8 +729,13 @@ void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, co
     else if (g->inflight >= g->inflight_max)
         proxy_refuse(g, r, 429, "RateLimitError", "too_many_requests",
                      "%" PRIu32 " requests are being served already", (uint32_t)g->inflight);
-    else
-        read_body(exchange_new(f, r, kind, path));
+    else {
+        struct exchange *x = exchange_new(f, r, kind, path);
+
+        if (!routing_read(&x->rt, http_req_body(r), &x->job, read_done, x))
+            exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
+                          "too many long requests are being read");
+    }
 }
 
 /* ---- from outside ---- */
@@ -790,14 +745,14 @@ void proxy_sweep(struct front *f)
     struct gateway *g = f->g;
     uint64_t now = clock_ns(), oldest = now;
 
-    admit_pump(g->admission, f);
+    policies_pump(g, f);
     for (struct exchange *x = f->live, *next; x != NULL; x = next) {
         uint64_t quiet_from = MAX(x->rt.t_dispatch, x->rt.t_last);
 
         next = x->next;
         oldest = MIN(oldest, x->rt.t_start);
         if (x->early && x->call == NULL)
-            stream_place(x, admit_position(g->admission, &x->ticket), now);
+            stream_place(x, admit_position(&x->ticket), now);
         if (x->call == NULL)
             continue;
         if (x->rt.decode->use == SCHED_FROZEN && !x->paused &&

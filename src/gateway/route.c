@@ -25,6 +25,23 @@ static bool was_tried(const struct routing *x, const struct endpoint *ep)
     return false;
 }
 
+/* Whether a proxy in front allows the endpoint: it names addresses, ports do not count. */
+static bool in_subset(const struct routing *x, const struct endpoint *ep)
+{
+    if (!x->has_subset)
+        return true;
+    for (size_t i = 0; i < x->subset_count; i++) {
+        struct str one = x->subset[i], host = str_of(ep->host);
+
+        if (one.n > 0 && one.p[0] == '[') /* [v6]:port */
+            one = str_sub(one, 1, SIZE_MAX);
+        if (str_starts(one, host) &&
+            (one.n == host.n || one.p[host.n] == ':' || one.p[host.n] == ']'))
+            return true;
+    }
+    return false;
+}
+
 void route_tried(struct routing *x, const struct endpoint *ep)
 {
     if (!was_tried(x, ep) && x->tried_count < ATTEMPTS_MAX)
@@ -130,28 +147,42 @@ static bool decide(struct routing *x)
         .excluded = g->excluded,
         .random = rng_u64(&x->f->rng),
         .no_split = g->no_split || x->kind == ROUTE_OTHER,
+        .id = str_of(x->id),
+        .model = x->reading.model,
+        .target_model = routing_model(x),
+        .fairness_id = str_of(x->fairness_id),
+        .priority = x->priority,
+        .body_bytes = x->body_bytes,
+        .keys = x->reading.keys,
+        .key_count = x->reading.key_count,
     };
     uint64_t t0 = clock_ns();
     uint32_t best = 0;
     double took_s;
 
+    x->decision = (struct sched_decision) { .decode = SCHED_NONE, .prefill = SCHED_NONE };
     endpoints_snapshot(g, routing_model(x), g->snap);
     memset(g->costs, 0, g->endpoint_count * sizeof(*g->costs));
     prefix_match(g->prefix, &x->reading, g->matched);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        g->excluded[i] = was_tried(x, g->endpoints[i]);
+        g->excluded[i] = was_tried(x, g->endpoints[i]) || !in_subset(x, g->endpoints[i]);
         if (g->snap[i].use == SCHED_USED)
             best = MAX(best, g->matched[i]);
     }
     r.sharers = prefix_sharers(g->prefix, &x->reading, best);
-    if (x->strategy == SCHED_COST)
+    x->refused_status = 0;
+    x->to_worker_count = x->to_client_count = x->other_count = 0;
+    x->port = 0;
+    if (x->strategy == SCHED_CONFIGURED)
+        (void)policy_decide(x, &r);
+    else if (x->strategy == SCHED_COST)
         sched_decide(&g->conf, g->snap, g->endpoint_count, &r, &x->decision, g->costs);
     else
         sched_decide_plainly(x->strategy, g->snap, g->endpoint_count, &r, g->turn++, &x->decision);
     took_s = (double)(clock_ns() - t0) * 1e-9;
     metric_observe(g->m_decide, took_s);
     metric_observe(g->m_older_decide, took_s);
-    if (x->decision.decode == SCHED_NONE)
+    if (x->refused_status != 0 || x->decision.decode == SCHED_NONE)
         return false;
     keep_candidates(x);
     book(x);

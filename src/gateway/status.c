@@ -249,7 +249,7 @@ void status_metrics(struct gateway *g, struct http_req *r)
     if (g->access_log != NULL)
         metric_set(gateway_cell(g, M_L_LOG_DROPPED, NULL, NULL),
                    (double)access_log_dropped(g->access_log));
-    admit_metrics(g->admission);
+    admit_metrics(g->policy->admission);
     buf_init(&b, PAGE_BYTES_MAX);
     metrics_render(g->metrics, &b);
     http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);
