@@ -21,6 +21,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "net/conn_priv.h"
+#include "net/conn_tls_priv.h"
 #include "net/loop_priv.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -40,18 +41,7 @@
 #define KEEP_PROBES        3
 #define BATCH_SEGS         32
 #define HOST_MAX           256
-#define PEER_MAX           64
 #define BACKLOG            1024
-
-struct seg {
-    struct seg *next;
-    const char *p;
-    size_t n;
-    loop_fn *release; /* NULL: the bytes follow the struct */
-    void *rctx;
-};
-
-enum conn_state { CONN_STARTING, CONN_OPEN, CONN_CLOSING, CONN_CLOSED };
 
 /* Only a client needs this, and only until it is connected. */
 struct dial {
@@ -63,25 +53,6 @@ struct dial {
     struct conn *c;
     int last_error;
     bool looking, connecting, timer_open; /* what libuv still holds of this struct */
-};
-
-struct conn {
-    uv_tcp_t tcp;
-    uv_write_t write;
-    uv_shutdown_t fin;
-    struct loop_own own;
-    struct loop *loop;
-    const struct conn_ops *ops;
-    void *ctx;
-    struct dial *dial;
-    struct seg *first, **last; /* first `inflight` of them are with libuv */
-    size_t inflight, queued, write_max;
-    uint64_t written;
-    enum conn_state state;
-    int close_rc;
-    uint32_t dead_ms;
-    bool paused, reading, eof, fin_wanted, fin_sent, want_drain, keepalive, next_address;
-    char peer[PEER_MAX];
 };
 
 struct listener {
@@ -97,8 +68,6 @@ struct listener {
 
 static void dial_next(struct conn *c);
 static void flush(struct conn *c);
-static void fail(struct conn *c, int rc);
-static void read_on(struct conn *c);
 
 /* ---- addresses ---- */
 
@@ -179,7 +148,7 @@ static void describe(const struct sockaddr *sa, char *out, size_t size)
 
 /* ---- closing ---- */
 
-static void seg_release(struct seg *s)
+void conn_seg_release(struct seg *s)
 {
     if (s->release != NULL)
         s->release(s->rctx);
@@ -190,6 +159,7 @@ static void conn_gone(struct conn *c)
 {
     if (c->state != CONN_CLOSED || c->dial != NULL)
         return;
+    conn_tls_free(c);
     mem_free(c);
 }
 
@@ -238,7 +208,7 @@ static void handle_closed(uv_handle_t *h)
     }
     while ((s = c->first) != NULL) {
         c->first = s->next;
-        seg_release(s);
+        conn_seg_release(s);
     }
     c->state = CONN_CLOSED;
     if (c->ops != NULL && c->ops->on_close != NULL)
@@ -253,6 +223,8 @@ static void closing(struct conn *c, int rc, bool reset)
 {
     if (c->state >= CONN_CLOSING)
         return;
+    if (c->tls != NULL)
+        conn_tls_closing(c, rc == 0 && !reset && c->state == CONN_OPEN);
     c->state = CONN_CLOSING;
     c->close_rc = rc;
     ring_del(&c->own.ring);
@@ -264,7 +236,7 @@ static void closing(struct conn *c, int rc, bool reset)
         uv_close((uv_handle_t *)&c->tcp, handle_closed);
 }
 
-static void fail(struct conn *c, int rc)
+void conn_fail(struct conn *c, int rc)
 {
     closing(c, rc, false);
 }
@@ -306,6 +278,16 @@ static int pending_error(struct conn *c)
     return -error; /* libuv's codes are negated errno on Unix */
 }
 
+void conn_end_of_data(struct conn *c)
+{
+    c->eof = true;
+    conn_read_on(c);
+    if (c->ops->on_eof != NULL)
+        c->ops->on_eof(c->ctx, c);
+    else
+        conn_close(c);
+}
+
 static void got_bytes(uv_stream_t *h, ssize_t n, const uv_buf_t *buf)
 {
     struct conn *c = h->data;
@@ -313,24 +295,29 @@ static void got_bytes(uv_stream_t *h, ssize_t n, const uv_buf_t *buf)
     if (c->state != CONN_OPEN || n == 0)
         return;
     if (n > 0) {
-        c->ops->on_data(c->ctx, c, (struct str) { buf->base, (size_t)n });
+        struct str bytes = { buf->base, (size_t)n };
+
+        if (c->tls != NULL)
+            conn_tls_bytes(c, bytes);
+        else
+            c->ops->on_data(c->ctx, c, bytes);
+        return;
+    }
+    if (n == UV_EOF && (pending_error(c) != 0 || c->tls != NULL))
+        n = UV_ECONNRESET; /* TLS: an end without close_notify is a cut */
+    if (n == UV_EOF) {
+        conn_end_of_data(c);
         return;
     }
     c->eof = true;
-    read_on(c);
-    if (n == UV_EOF && pending_error(c) != 0)
-        n = UV_ECONNRESET;
-    if (n != UV_EOF)
-        fail(c, loop_err((int)n));
-    else if (c->ops->on_eof != NULL)
-        c->ops->on_eof(c->ctx, c);
-    else
-        conn_close(c);
+    conn_read_on(c);
+    conn_fail(c, loop_err((int)n));
 }
 
-static void read_on(struct conn *c)
+void conn_read_on(struct conn *c)
 {
-    bool want = c->state == CONN_OPEN && !c->paused && !c->eof && c->ops != NULL;
+    bool want = c->state == CONN_OPEN && !c->eof && c->ops != NULL &&
+                (c->tls != NULL ? conn_tls_reads(c) : !c->paused);
     int rc;
 
     if (want == c->reading)
@@ -342,19 +329,21 @@ static void read_on(struct conn *c)
     }
     rc = uv_read_start((uv_stream_t *)&c->tcp, give_buffer, got_bytes);
     if (rc != 0)
-        fail(c, loop_err(rc));
+        conn_fail(c, loop_err(rc));
 }
 
 void conn_pause(struct conn *c)
 {
     c->paused = true;
-    read_on(c);
+    conn_read_on(c);
 }
 
 void conn_resume(struct conn *c)
 {
     c->paused = false;
-    read_on(c);
+    conn_read_on(c);
+    if (c->tls != NULL)
+        conn_tls_resume(c);
 }
 
 bool conn_peer_left(const struct conn *c)
@@ -375,7 +364,8 @@ void conn_want_drain(struct conn *c)
 
 size_t conn_queued(const struct conn *c)
 {
-    return c->queued + (c->inflight != 0 ? c->tcp.write_queue_size : 0);
+    return c->queued + (c->inflight != 0 ? c->tcp.write_queue_size : 0) +
+           (c->tls != NULL ? conn_tls_queued(c) : 0);
 }
 
 uint64_t conn_written(const struct conn *c)
@@ -389,12 +379,27 @@ static void fin_done(uv_shutdown_t *r, int status)
     (void)status; /* a failed shutdown shows as a read error */
 }
 
-static void fin_if_empty(struct conn *c)
+void conn_fin_send(struct conn *c)
 {
-    if (!c->fin_wanted || c->fin_sent || c->first != NULL || c->state != CONN_OPEN)
+    if (c->fin_sent)
         return;
     c->fin_sent = true;
     (void)uv_shutdown(&c->fin, (uv_stream_t *)&c->tcp, fin_done);
+}
+
+static void fin_if_empty(struct conn *c)
+{
+    if (c->fin_wanted && c->first == NULL && c->state == CONN_OPEN)
+        conn_fin_send(c);
+}
+
+void conn_was_drained(struct conn *c)
+{
+    if (!c->want_drain || c->state != CONN_OPEN || conn_queued(c) > c->write_max / 2)
+        return;
+    c->want_drain = false;
+    if (c->ops->on_drain != NULL)
+        c->ops->on_drain(c->ctx, c);
 }
 
 static void written(uv_write_t *r, int status)
@@ -407,20 +412,16 @@ static void written(uv_write_t *r, int status)
         c->first = s->next;
         if (c->first == NULL)
             c->last = &c->first;
-        seg_release(s);
+        conn_seg_release(s);
     }
     if (c->state != CONN_OPEN)
         return;
     if (status != 0) {
-        fail(c, loop_err(status));
+        conn_fail(c, loop_err(status));
         return;
     }
     flush(c);
-    if (c->want_drain && c->state == CONN_OPEN && conn_queued(c) <= c->write_max / 2) {
-        c->want_drain = false;
-        if (c->ops->on_drain != NULL)
-            c->ops->on_drain(c->ctx, c);
-    }
+    conn_was_drained(c);
 }
 
 static void flush(struct conn *c)
@@ -446,11 +447,11 @@ static void flush(struct conn *c)
     rc = uv_write(&c->write, (uv_stream_t *)&c->tcp, buf, n, written);
     if (rc != 0) {
         c->inflight = 0;
-        fail(c, loop_err(rc));
+        conn_fail(c, loop_err(rc));
     }
 }
 
-static void seg_push(struct conn *c, struct seg *s)
+void conn_seg_push(struct conn *c, struct seg *s)
 {
     s->next = NULL;
     *c->last = s;
@@ -477,7 +478,7 @@ static size_t write_now(struct conn *c, const struct str *piece, size_t count)
         return (size_t)rc;
     }
     if (rc < 0 && rc != UV_EAGAIN)
-        fail(c, loop_err(rc));
+        conn_fail(c, loop_err(rc));
     return 0;
 }
 
@@ -506,6 +507,8 @@ int conn_writev(struct conn *c, const struct str *piece, size_t count, bool forc
     rc = may_write(c, all, force);
     if (rc != 0 || all == 0)
         return rc;
+    if (c->tls != NULL)
+        return conn_tls_writev(c, piece, count, all);
     done = write_now(c, piece, count);
     if (c->state >= CONN_CLOSING)
         return ERR_CLOSED;
@@ -513,7 +516,7 @@ int conn_writev(struct conn *c, const struct str *piece, size_t count, bool forc
         return 0;
     s = mem_try(sizeof(*s) + (all - done));
     if (s == NULL) {
-        fail(c, ERR_NOMEM);
+        conn_fail(c, ERR_NOMEM);
         return ERR_CLOSED;
     }
     p = (char *)(s + 1);
@@ -526,7 +529,7 @@ int conn_writev(struct conn *c, const struct str *piece, size_t count, bool forc
         at += piece[i].n - skip;
     }
     *s = (struct seg) { .p = p, .n = at };
-    seg_push(c, s);
+    conn_seg_push(c, s);
     flush(c);
     return c->state >= CONN_CLOSING ? ERR_CLOSED : 0;
 }
@@ -544,7 +547,7 @@ static int write_ref(struct conn *c, struct str bytes, loop_fn *release, void *r
 
     if (rc != 0)
         return rc;
-    done = write_now(c, &bytes, 1);
+    done = c->tls == NULL ? write_now(c, &bytes, 1) : 0;
     if (c->state >= CONN_CLOSING)
         return ERR_CLOSED;
     if (done == bytes.n) {
@@ -554,8 +557,12 @@ static int write_ref(struct conn *c, struct str bytes, loop_fn *release, void *r
     s = mem_alloc(sizeof(*s));
     *s =
         (struct seg) { .p = bytes.p + done, .n = bytes.n - done, .release = release, .rctx = rctx };
-    seg_push(c, s);
-    flush(c); /* when this fails, the close releases the bytes */
+    conn_seg_push(c, s);
+    /* When this fails, the close releases the bytes. */
+    if (c->tls != NULL)
+        conn_tls_pump(c);
+    else
+        flush(c);
     return 0;
 }
 
@@ -572,14 +579,17 @@ int conn_write_ref_force(struct conn *c, struct str bytes, loop_fn *release, voi
 void conn_shutdown(struct conn *c)
 {
     c->fin_wanted = true;
-    fin_if_empty(c);
+    if (c->tls != NULL)
+        conn_tls_pump(c);
+    else
+        fin_if_empty(c);
 }
 
 void conn_set_ctx(struct conn *c, const struct conn_ops *ops, void *ctx)
 {
     c->ops = ops;
     c->ctx = ctx;
-    read_on(c);
+    conn_read_on(c);
 }
 
 const char *conn_peer(const struct conn *c)
@@ -638,7 +648,11 @@ static void connected(uv_connect_t *r, int status)
     dial_end(c);
     c->state = CONN_OPEN;
     set_options(c);
-    read_on(c);
+    if (c->tls != NULL) { /* on_open comes after the handshake */
+        conn_tls_start(c);
+        return;
+    }
+    conn_read_on(c);
     if (c->state == CONN_OPEN && c->ops->on_open != NULL)
         c->ops->on_open(c->ctx, c);
     if (c->state == CONN_OPEN)
@@ -671,7 +685,7 @@ static void dial_next(struct conn *c)
     if (d->at != NULL)
         dial_to(c, d->at->ai_addr);
     else
-        fail(c, loop_err(d->last_error) == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_IO);
+        conn_fail(c, loop_err(d->last_error) == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_IO);
 }
 
 static void looked_up(uv_getaddrinfo_t *r, int status, struct addrinfo *all)
@@ -686,7 +700,7 @@ static void looked_up(uv_getaddrinfo_t *r, int status, struct addrinfo *all)
         return;
     }
     if (status != 0 || all == NULL) {
-        fail(c, ERR_IO);
+        conn_fail(c, ERR_IO);
         return;
     }
     d->at = all;
@@ -697,7 +711,7 @@ static void dial_timeout(uv_timer_t *t)
 {
     struct dial *d = t->data;
 
-    fail(d->c, ERR_TIMEOUT);
+    conn_fail(d->c, ERR_TIMEOUT);
 }
 
 int conn_open(struct loop *l, const char *host, uint16_t port, const struct conn_opts *opts,
@@ -718,6 +732,11 @@ int conn_open(struct loop *l, const char *host, uint16_t port, const struct conn
     c->ctx = ctx;
     d = c->dial = mem_zalloc(sizeof(*d));
     d->c = c;
+    if (opts != NULL && opts->tls_client != NULL && conn_tls_new(c, opts, host) != 0) {
+        c->ops = NULL; /* the caller hears it here and not by on_close */
+        conn_fail(c, ERR_NOMEM);
+        return err_set(e, ERR_NOMEM, "connect to %s: no memory for TLS", host);
+    }
     uv_update_time(&l->uv);
     uv_timer_init(&l->uv, &d->timer);
     d->timer.data = d;
@@ -732,7 +751,7 @@ int conn_open(struct loop *l, const char *host, uint16_t port, const struct conn
         rc = uv_getaddrinfo(&l->uv, &d->lookup, looked_up, host, service, &hints);
         if (rc != 0) {
             c->ops = NULL; /* the caller hears it here and not by on_close */
-            fail(c, ERR_IO);
+            conn_fail(c, ERR_IO);
             return err_set(e, ERR_IO, "connect to %s: %s", host, uv_strerror(rc));
         }
         d->looking = true;
@@ -755,6 +774,13 @@ static void accept_one(struct listener *s)
     }
     c->state = CONN_OPEN;
     set_options(c);
+    if (s->opts.tls_server != NULL) {
+        if (conn_tls_new(c, &s->opts, NULL) != 0) {
+            conn_close(c);
+            return;
+        }
+        conn_tls_start(c);
+    }
     if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&sa, &n) == 0)
         describe((struct sockaddr *)&sa, c->peer, sizeof(c->peer));
     s->on_accept(s->ctx, c);

@@ -643,7 +643,9 @@ int grpc_server_open(struct loop *l, const struct grpc_server_opts *opts,
                      const struct grpc_method *method, size_t method_count,
                      struct grpc_server **out, struct err *e)
 {
-    struct conn_opts conn_opts = { .write_max = QUEUE_MAX };
+    struct conn_opts conn_opts = { .write_max = QUEUE_MAX,
+                                   .shares_port = opts->shares_port,
+                                   .tls_server = opts->tls };
     struct grpc_server *s = mem_zalloc(sizeof(*s));
     int rc;
 

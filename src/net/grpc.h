@@ -1,6 +1,6 @@
 /* net/grpc.h - a gRPC server: unary calls and streams in both directions over HTTP/2.
  *
- * Plain text with prior knowledge.  Messages are bytes here; codec/proto.h reads them.  The peer is
+ * Plain text with prior knowledge, or over TLS.  Messages are bytes here; codec/proto.h reads them.  The peer is
  * held back by itself: messages are delivered only while a stream's own answers are being read, and
  * its flow-control window opens as they are delivered.
  *
@@ -14,6 +14,7 @@
 #include "net/loop.h"
 
 struct grpc_server;
+struct tls_server;
 struct grpc_stream;
 
 enum grpc_status {
@@ -43,6 +44,8 @@ struct grpc_method {
 struct grpc_server_opts {
     const char *host;         /* an IP address; NULL = loopback */
     uint16_t port;            /* 0 = any free one */
+    bool shares_port;         /* other servers of this process listen there, too */
+    struct tls_server *tls;   /* NULL: plain text; borrowed (net/tls.h) */
     size_t message_bytes_max; /* of one message to us; 0 = 4 MiB */
     size_t buffer_bytes_max;  /* unfinished messages of all streams together; 0 = 256 MiB */
     uint32_t streams_max;     /* a connection; 0 = 4096 */

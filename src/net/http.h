@@ -50,6 +50,7 @@ struct http_server_opts {
     size_t bodies_bytes_max;     /* all bodies being held; 0 = 1 GiB; past it 503 */
     uint32_t stall_ms;           /* client reads nothing of what is queued; 0 = 60 s */
     uint32_t dead_ms;            /* conn_opts.dead_ms; 0 = stall_ms */
+    struct tls_server *tls;      /* NULL: plain; borrowed, closed after the server (net/tls.h) */
     /* May be NULL: sees a request before its body is read (body empty), e.g. to authenticate; may
      * answer it, then the body is not read and the connection closes.  Else fn gets it later. */
     http_handler *on_head;
@@ -107,7 +108,8 @@ struct http_call_ops {
     /* h is borrowed for the call. */
     void (*on_head)(void *ctx, int status, const struct http_headers *h);
     void (*on_body)(void *ctx, struct str bytes); /* unframed body bytes */
-    /* Last, once.  rc: 0, or ERR_TIMEOUT, ERR_CLOSED, ERR_IO, ERR_PARSE, ERR_LIMIT.
+    /* Last, once.  rc: 0, or ERR_TIMEOUT, ERR_CLOSED, ERR_IO, ERR_PARSE, ERR_LIMIT, ERR_MISMATCH
+     * (TLS: a certificate that is not accepted).
      * sent: the request (or part of it) went out on a connection. got: reply bytes arrived. */
     void (*on_end)(void *ctx, int rc, bool sent, bool got);
 };
@@ -128,6 +130,7 @@ struct http_call_opts {
     uint32_t gap_ms;        /* between reply bytes; 0 = 120 s */
     uint32_t total_ms;      /* 0 = 3600 s */
     size_t body_bytes_max;  /* 0 = unbounded (streamed through) */
+    struct tls_client *tls;   /* NULL: plain; connections are kept apart by it (net/tls.h) */
 };
 
 struct http_client *http_client_new(struct loop *l);

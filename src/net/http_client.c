@@ -1,4 +1,4 @@
-/* The HTTP/1.1 client: calls, and a pool of kept connections per host and port.
+/* The HTTP/1.1 client: calls, and a pool of kept connections per host, port and TLS identity.
  *
  *   call --pool has one--> write at once ------------> head, body ..., end --> pool
  *     `----nothing there--> connect --> write --------^
@@ -20,6 +20,8 @@
 #include "net/http.h"
 #include "net/http1.h"
 #include "net/loop_priv.h"
+#include "net/tls_priv.h"
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -33,7 +35,7 @@
 #define HEAD_BYTES_MAX        ((size_t)64 << 10)
 #define FIELDS_MAX            256
 #define REQUEST_HEAD_MAX      ((size_t)256 << 10)
-#define KEY_MAX               272
+#define KEY_MAX               296
 #define FIRST_BYTE_MS_DEFAULT 600000
 #define GAP_MS_DEFAULT        120000
 #define TOTAL_MS_DEFAULT      3600000
@@ -41,7 +43,7 @@
 struct pool_host {
     struct ring idle; /* struct cconn, newest last */
     size_t count;
-    char key[KEY_MAX]; /* host:port, also the map's key */
+    char key[KEY_MAX]; /* see pool_key; also the map's key */
 };
 
 struct cconn {
@@ -68,6 +70,7 @@ struct http_call {
     void *ctx;
     char *host;
     uint16_t port;
+    struct tls_client *tls;
     struct buf head;
     char *body; /* owned, or NULL: then the pieces are the caller's; kept for a second try */
     struct str piece[HTTP_PIECES_MAX];
@@ -80,7 +83,7 @@ struct http_call {
 
 struct http_client {
     struct loop *loop;
-    struct map hosts; /* text "host:port" -> struct pool_host */
+    struct map hosts; /* text of pool_key -> struct pool_host */
     struct ring conns, calls, idle_all;
     size_t idle_count;
     struct loop_timer *sweep;
@@ -89,6 +92,15 @@ struct http_client {
 static const struct conn_ops client_conn_ops;
 
 /* ---- the pool ---- */
+
+/* Plain and encrypted connections, and those of two identities, never stand in for each other. */
+static void pool_key(char *out, const char *host, uint16_t port, const struct tls_client *tls)
+{
+    if (tls == NULL)
+        snprintf(out, KEY_MAX, "%s:%u", host, port);
+    else
+        snprintf(out, KEY_MAX, "%s:%u tls %" PRIu64, host, port, tls_client_id(tls));
+}
 
 static void cc_close(struct cconn *cc)
 {
@@ -282,14 +294,14 @@ static void attach(struct http_call *call, struct cconn *cc)
 static int call_connect(struct http_call *call, struct err *e)
 {
     struct http_client *cl = call->client;
-    struct conn_opts o = { .connect_ms = call->connect_ms };
+    struct conn_opts o = { .connect_ms = call->connect_ms, .tls_client = call->tls };
     struct cconn *cc = mem_zalloc(sizeof(*cc));
     int rc;
 
     cc->client = cl;
     ring_init(&cc->idle);
     ring_init(&cc->age);
-    snprintf(cc->key, sizeof(cc->key), "%s:%u", call->host, call->port);
+    pool_key(cc->key, call->host, call->port, call->tls);
     http1_init(&cc->parser, HTTP1_REPLY,
                &(struct http1_limits) { HEAD_BYTES_MAX, FIELDS_MAX, UINT64_MAX });
     rc = conn_open(cl->loop, call->host, call->port, &o, &client_conn_ops, cc, &cc->conn, e);
@@ -549,6 +561,7 @@ int http_call_start(struct http_client *cl, const struct http_call_opts *o,
     call->ctx = ctx;
     call->host = mem_strdup(o->host);
     call->port = o->port;
+    call->tls = o->tls;
     call->connect_ms = o->connect_ms;
     call->first_byte_ms = o->first_byte_ms != 0 ? o->first_byte_ms : FIRST_BYTE_MS_DEFAULT;
     call->gap_ms = o->gap_ms != 0 ? o->gap_ms : GAP_MS_DEFAULT;
@@ -563,7 +576,7 @@ int http_call_start(struct http_client *cl, const struct http_call_opts *o,
     rc = take_body(call, o, e);
     if (rc != 0)
         goto fail;
-    snprintf(key, sizeof(key), "%s:%u", o->host, o->port);
+    pool_key(key, o->host, o->port, o->tls);
     cc = idle_take(cl, key);
     if (cc != NULL) {
         cc->pooled = true;
@@ -667,8 +680,8 @@ int http_fetch(const struct http_call_opts *o, int *status, struct buf *body,
         if (rc == 0 && body != NULL && body->failed)
             rc = ERR_LIMIT;
         if (rc != 0)
-            err_set(e, rc, "%.*s http://%s:%u%.*s: %s", STR_ARG(o->method), o->host, o->port,
-                    STR_ARG(o->path), err_name(rc));
+            err_set(e, rc, "%.*s http%s://%s:%u%.*s: %s", STR_ARG(o->method),
+                    o->tls != NULL ? "s" : "", o->host, o->port, STR_ARG(o->path), err_name(rc));
     }
     http_client_free(cl);
     loop_free(f.loop);

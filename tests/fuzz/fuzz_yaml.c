@@ -61,12 +61,18 @@ static void same(const struct yaml_node *x, const struct yaml_node *y)
         same(x, y);
 }
 
-/* libyaml's own bounds on the way back: a simple key has at most 1,024 bytes, and JSON writes what
- * is outside of Unicode's planes of text as it is. */
+/* What JSON writes so that libyaml reads the same: ASCII (U+2028 raw in quotes would fold as a line
+ * end, and DEL is refused), and keys under its 1,024 bytes for a simple one. */
 static bool goes_back(const struct yaml_node *n)
 {
     if (n->key.n > 150)
         return false;
+    for (size_t i = 0; i < n->key.n; i++)
+        if ((unsigned char)n->key.p[i] >= 127)
+            return false;
+    for (size_t i = 0; i < n->text.n; i++)
+        if ((unsigned char)n->text.p[i] >= 127)
+            return false;
     for (const struct yaml_node *c = n->first; c != NULL; c = c->next)
         if (!goes_back(c))
             return false;
