@@ -184,7 +184,7 @@ bool admit_leave(struct admit_ticket *t)
     return free_now;
 }
 
-void admit_settle(struct admit_ticket *t, double tokens)
+void admit_settle(struct admit_ticket *t, double prompt_tokens, double answer_tokens)
 {
     struct admission *a = t->admission;
 
@@ -192,8 +192,8 @@ void admit_settle(struct admit_ticket *t, double tokens)
         return;
     t->is_charged = false;
     gateway_lock(a->g);
-    flow_settle(t->pool->flow, t->item.fairness_id, t->item.priority, t->expected_tokens, tokens,
-                clock_ms());
+    flow_settle(t->pool->flow, t->item.fairness_id, t->item.priority, t->expected_tokens,
+                prompt_tokens, answer_tokens, clock_ms());
     gateway_unlock(a->g);
 }
 

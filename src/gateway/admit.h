@@ -55,7 +55,7 @@ enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, cons
  * until release is called. */
 bool admit_leave(struct admit_ticket *t);
 /* It ended: what it cost in tokens (prompt that was computed, and answer). */
-void admit_settle(struct admit_ticket *t, double tokens);
+void admit_settle(struct admit_ticket *t, double prompt_tokens, double answer_tokens);
 /* Room may have come: an answer ended, a scrape came, time went by.  f: the loop that it runs on.
  */
 void admit_pump(struct admission *a, struct front *f);

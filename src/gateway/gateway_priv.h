@@ -393,6 +393,8 @@ void route_first_byte(struct routing *x);
 void route_release(struct routing *x);
 /* The request is over: nobody shares its prefix with it any more. */
 void route_leave(struct routing *x);
+/* Tells flow control what it cost its tenant: the prompt that was computed, and the answer. */
+void route_settle(struct routing *x, struct admit_ticket *t);
 /* What a finished request teaches. */
 void route_learn(struct routing *x);
 

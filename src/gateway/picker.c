@@ -29,6 +29,7 @@ struct picker {
     struct extproc *x;
     struct grpc_server *server, *health_server;
     struct health_grpc health;
+    struct grpc_method method[1 + HEALTH_GRPC_METHODS];
     struct pick *live;
 };
 
@@ -101,8 +102,9 @@ static void destinations(const struct pick *k, char out[DESTINATIONS_BYTES])
     int n;
 
     if (x->port != 0)
-        n = snprintf(out, DESTINATIONS_BYTES, strchr(x->decode->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
-                     x->decode->host, x->port);
+        n = snprintf(out, DESTINATIONS_BYTES,
+                     strchr(x->decode->host, ':') != NULL ? "[%s]:%u" : "%s:%u", x->decode->host,
+                     x->port);
     else
         n = snprintf(out, DESTINATIONS_BYTES, "%s", x->decode->address);
     for (uint32_t i = 0; i < x->other_count && n < DESTINATIONS_BYTES; i++)
@@ -119,8 +121,8 @@ static size_t added_headers(struct pick *k, struct extproc_header *out, char *tr
     for (uint32_t i = 0; i < x->to_worker_count; i++)
         out[n++] = (struct extproc_header) { x->to_worker[i].name, str_of(x->to_worker[i].value) };
     if (x->prefill != NULL && x->strategy != SCHED_CONFIGURED)
-        out[n++] = (struct extproc_header) { STR("x-prefiller-host-port"),
-                                             str_of(x->prefill->address) };
+        out[n++] =
+            (struct extproc_header) { STR("x-prefiller-host-port"), str_of(x->prefill->address) };
     return n;
 }
 
@@ -175,7 +177,8 @@ static void refuse_nobody(struct pick *k)
     struct str model = routing_model(x);
 
     if (x->refused_status != 0)
-        refuse(k, x->refused_status, x->refused_reason != NULL ? x->refused_reason : "refused_by_plugin",
+        refuse(k, x->refused_status,
+               x->refused_reason != NULL ? x->refused_reason : "refused_by_plugin",
                x->refused_reason, "%s", x->refused_text);
     else if (endpoints_lack_model(x->g, model))
         refuse(k, 404, "model_not_found", NULL, "the model `%.*s` does not exist",
@@ -190,8 +193,7 @@ static void admitted(void *ctx)
     struct pick *k = ctx;
 
     metric_add(k->rt.cells->dispatched, 1);
-    metric_observe(k->rt.cells->queued,
-                   (double)(k->ticket.left_ns - k->ticket.entered_ns) * 1e-9);
+    metric_observe(k->rt.cells->queued, (double)(k->ticket.left_ns - k->ticket.entered_ns) * 1e-9);
     if (route_decide(&k->rt))
         go_on(k);
     else
@@ -378,17 +380,6 @@ static void on_response_body(void *ctx, struct extproc_stream *s, struct str byt
     }
 }
 
-static double cost_of(const struct routing *x)
-{
-    const struct answer_usage *u = &x->usage;
-
-    if (!u->known)
-        return x->uncached_tokens + x->seen.events;
-    return (u->cached_known ? u->prompt_tokens - MIN(u->cached_tokens, u->prompt_tokens)
-                            : x->uncached_tokens) +
-           u->completion_tokens;
-}
-
 static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause cause)
 {
     static const char *const causes[] = { "natural", "client_disconnect", "error" };
@@ -410,7 +401,7 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     } else if (cause == EXTPROC_ERROR && x->failure == NULL) {
         x->failure = "upstream_cut";
     }
-    admit_settle(&k->ticket, cost_of(x));
+    route_settle(x, &k->ticket);
     route_release(x);
     route_leave(x);
     books_close(x, &k->ticket, cause == EXTPROC_CLIENT_DISCONNECT);
@@ -459,7 +450,7 @@ uint64_t picker_oldest_ns(const struct picker *p, uint64_t otherwise)
 static int open_servers(struct picker *p, const struct picker_opts *o, struct err *e)
 {
     static const char *const names[] = { "", "readiness", "liveness", EXTPROC_SERVICE };
-    struct grpc_method method[1 + HEALTH_GRPC_METHODS];
+    struct grpc_method *method = p->method;
     struct grpc_server_opts so = { .host = o->host,
                                    .port = o->port,
                                    .shares_port = o->shares_port,
@@ -470,14 +461,13 @@ static int open_servers(struct picker *p, const struct picker_opts *o, struct er
     p->health = (struct health_grpc) { health, p, names, COUNT(names) };
     method[0] = extproc_method(p->x);
     health_grpc_methods(&p->health, &method[1]);
-    rc = grpc_server_open(p->f->loop, &so, method, COUNT(method), &p->server, e);
+    rc = grpc_server_open(p->f->loop, &so, method, COUNT(p->method), &p->server, e);
     if (rc != 0 || o->health_port == PICKER_NO_PORT)
         return rc;
     so.port = o->health_port;
     so.shares_port = false;
     so.tls = NULL; /* upstream's is plain text, and probes expect it */
-    return grpc_server_open(p->f->loop, &so, &method[1], HEALTH_GRPC_METHODS, &p->health_server,
-                            e);
+    return grpc_server_open(p->f->loop, &so, &method[1], HEALTH_GRPC_METHODS, &p->health_server, e);
 }
 
 int picker_open(struct picker **out, struct front *f, const struct picker_opts *o, struct err *e)

@@ -16,16 +16,16 @@ struct tls_server;
 
 struct picker_opts {
     const char *host;
-    uint16_t port;        /* ext_proc, and health beside it; 0 = any free */
-    uint16_t health_port; /* plain-text health alone; PICKER_NO_PORT: none */
-    bool shares_port;     /* other loops listen at port, too */
-    struct tls_server *tls; /* of the ext_proc port; NULL: plain text; borrowed */
+    uint16_t port;            /* ext_proc, and health beside it; 0 = any free */
+    uint16_t health_port;     /* plain-text health alone; PICKER_NO_PORT: none */
+    bool shares_port;         /* other loops listen at port, too */
+    struct tls_server *tls;   /* of the ext_proc port; NULL: plain text; borrowed */
     size_t message_bytes_max; /* 0 = 4 MiB */
     size_t body_bytes_max;    /* 0 = 16 MiB */
 };
 
-int picker_open(struct picker **out, struct front *f, const struct picker_opts *o,
-                struct err *e) __attribute__((warn_unused_result));
+int picker_open(struct picker **out, struct front *f, const struct picker_opts *o, struct err *e)
+    __attribute__((warn_unused_result));
 uint16_t picker_port(const struct picker *p);
 uint16_t picker_health_port(const struct picker *p);
 /* GOAWAY: streams that are open end on their own. */

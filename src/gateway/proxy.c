@@ -90,20 +90,6 @@ void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char 
 
 /* ---- life ---- */
 
-/* What it cost its tenant: the prompt that was computed, and the answer. */
-static void settle(struct exchange *x)
-{
-    const struct answer_usage *u = &x->rt.usage;
-    double prompt = x->rt.uncached_tokens, answer = x->rt.seen.events;
-
-    if (u->known) {
-        answer = u->completion_tokens;
-        if (u->cached_known)
-            prompt = u->prompt_tokens - MIN(u->cached_tokens, u->prompt_tokens);
-    }
-    admit_settle(&x->ticket, prompt + answer);
-}
-
 static void release(void *ctx);
 
 void exchange_end(struct exchange *x)
@@ -115,7 +101,7 @@ void exchange_end(struct exchange *x)
         http_call_cancel(x->call);
     x->call = NULL;
     reader_drop(x->job);
-    settle(x);
+    route_settle(&x->rt, &x->ticket);
     route_release(&x->rt);
     route_leave(&x->rt);
     books_close(&x->rt, &x->ticket, x->gone);

@@ -294,3 +294,16 @@ void route_learn(struct routing *x)
     learn_from(x);
     gateway_unlock(x->g);
 }
+
+void route_settle(struct routing *x, struct admit_ticket *t)
+{
+    const struct answer_usage *u = &x->usage;
+    double prompt = x->uncached_tokens, answer = x->seen.events;
+
+    if (u->known) {
+        answer = u->completion_tokens;
+        if (u->cached_known)
+            prompt = u->prompt_tokens - MIN(u->cached_tokens, u->prompt_tokens);
+    }
+    admit_settle(t, prompt, answer);
+}

@@ -45,8 +45,9 @@ struct flow_item {
     double slo_ttft_ms;   /* 0 = none */
     void *owner;
 
-    struct flow_item *next, *prev;
-    struct flow_queue *queue; /* NULL: not queued */
+    struct flow_item *next, *prev; /* by time of arrival */
+    struct flow_queue *queue;      /* NULL: not queued */
+    uint32_t heap_at;              /* its place in the order of its queue */
     uint64_t seq, enqueued_ms;
 };
 
@@ -68,9 +69,10 @@ void flow_remove(struct flow *f, struct flow_item *it); /* no-op when not queued
 /* Unlinks and returns one item whose time is over, and why; NULL: none is. */
 struct flow_item *flow_expire(struct flow *f, const struct flow_fleet *fleet, uint64_t now_ms,
                               enum flow_outcome *why);
-/* A dispatched request ended: what it really cost (policies that share by service). */
+/* A dispatched request ended: what it really cost, in prompt tokens that were computed and tokens of
+ * the answer (policies that share by service). */
 void flow_settle(struct flow *f, struct str fairness_id, int32_t priority, double expected_tokens,
-                 double real_tokens, uint64_t now_ms);
+                 double prompt_tokens, double answer_tokens, uint64_t now_ms);
 /* Idle flows and bands go (5 and 10 minutes). */
 void flow_tick(struct flow *f, uint64_t now_ms);
 /* Requests that would go first if nothing else came: from 1. */
