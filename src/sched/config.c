@@ -97,7 +97,7 @@ const char *config_nearest(struct str word, const char *const *names, size_t cou
             return names[i];
     near = opt_nearest(word, names, count);
     /* of words this short everything is near */
-    return near != NULL && MIN(word.n, strlen(near)) >= 4 ? near : NULL;
+    return near != NULL && MIN(word.n, strlen(near)) >= 3 ? near : NULL;
 }
 
 void config_warn(struct loader *l, const struct yaml_node *at, const char *fmt, ...)
