@@ -4,6 +4,7 @@
  * eight attributes, an endpoint a handful of labels. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
+#include "sched/address.h"
 #include "sched/plugin.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -137,4 +138,18 @@ void sched_run_fail(struct sched_run *run, int status, const char *reason, const
     va_start(ap, fmt);
     vsnprintf(run->message, sizeof(run->message), fmt, ap);
     va_end(ap);
+}
+
+/* ---- addresses ---- */
+
+struct str sched_address_host(struct str address)
+{
+    size_t colon = SIZE_MAX;
+
+    for (size_t i = 0; i < address.n; i++)
+        if (address.p[i] == ':')
+            colon = i;
+    if (address.n != 0 && address.p[0] == '[')
+        return str_sub(address, 1, str_chr(address, ']') - 1);
+    return colon == SIZE_MAX ? address : str_sub(address, 0, colon);
 }
