@@ -96,8 +96,8 @@ static void filter(struct plugin *p, const struct sched_view *v, bool *keep)
         return;
     if (c->exploration_probability > 0 && rng_f64(v->rng) < c->exploration_probability)
         return;
-    if (count[1] == 0 || (c->max_ttft_penalty_ms > 0 && count[0] != 0 &&
-                          best[1] - best[0] > c->max_ttft_penalty_ms))
+    if (count[1] == 0 ||
+        (c->max_ttft_penalty_ms > 0 && count[0] != 0 && best[1] - best[0] > c->max_ttft_penalty_ms))
         return;
     for (uint32_t i = 0; i < v->count; i++)
         keep[i] &= is_sticky(c, f, i);

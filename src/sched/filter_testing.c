@@ -28,11 +28,11 @@ static void filter(struct plugin *p, const struct sched_view *v, bool *keep)
         for (uint32_t i = 0; i < v->count && one.n != 0; i++) {
             struct str ip = sched_address_host(v->ep[i].address);
 
-            if (!keep[i] || !(str_eq(v->ep[i].address, one) || str_eq(ip, one)))
+            if (!keep[i] || !(str_eq(v->ep[i].address, one) || str_eq(ip, one)) ||
+                is_ip_taken(v, chosen, ip))
                 continue;
-            chosen[i] = !is_ip_taken(v, chosen, ip);
-            if (chosen[i])
-                break;
+            chosen[i] = true;
+            break;
         }
     }
     memcpy(keep, chosen, v->count);

@@ -1,4 +1,6 @@
-/* One row a parameter: the row says what may stand there and where it goes.
+/* One row a parameter: the row says what may stand there and where it goes.  The loader does the
+ * same for the whole of a plugin's parameters (config_params.c), with paths and suggestions; this
+ * is for the maps and lists inside.
  *
  * Errors are made where the node is at hand, so that each names its place; what the table lists is
  * what the message offers instead. */
@@ -60,7 +62,9 @@ bool params_duration_ms(struct str text, uint32_t *out)
 
 static bool in_range(const struct plugin_param *p, double v)
 {
-    return (p->min == 0 && p->max == 0) || (v >= p->min && v <= p->max);
+    if (p->max <= p->min) /* no upper bound; both 0: none at all */
+        return (p->min == 0 && p->max == 0) || v >= p->min;
+    return v >= p->min && v <= p->max;
 }
 
 static int word_of(const struct plugin_param *p, struct str text)
@@ -128,7 +132,7 @@ void params_default(const struct plugin_param *table, uint32_t count, void *para
 
 static int range_err(const struct yaml_node *n, const struct plugin_param *p, struct err *e)
 {
-    if (isinf(p->max))
+    if (p->max <= p->min || isinf(p->max))
         return yaml_err(n, e, "%s: must be at least %.15g", p->name, p->min);
     if (isinf(p->min))
         return yaml_err(n, e, "%s: must be at most %.15g", p->name, p->max);

@@ -1,6 +1,6 @@
-/* sched/params.h - a plugin's parameters: from YAML through its table into its struct.
+/* sched/params.h - maps and lists inside a plugin's parameters: from YAML through tables.
  *
- * Used for the whole of `parameters` by the loader, and for the objects inside by custom decoders.
+ * What custom decoders (struct plugin_param) are made of.
  * Keys match without regard to case, unknown ones are refused with the known ones named; null
  * leaves the default.
  * Threads: pure functions. */
