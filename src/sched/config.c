@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "base/opt.h"
 #include "sched/config_priv.h"
-#include <math.h>
+#include "sched/plugin_params.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -336,8 +336,7 @@ int config_plugin_add(struct loader *l, struct str name, const struct plugin_typ
     c->plugin_count++;
     *out = i;
     if (t->deprecated != NULL)
-        config_warn(l, node, "plugin \"%.*s\": type %s is deprecated: %s", STR_ARG(name), t->type,
-                    t->deprecated);
+        config_warn(l, node, "plugin \"%.*s\": %s", STR_ARG(name), t->deprecated);
     return config_params(l, i, yaml_get(node, "parameters"), &c->plugin[i].params);
 }
 
@@ -576,6 +575,28 @@ static int take_profiles(struct loader *l)
     return 0;
 }
 
+/* A handler that splits runs the decode profile for every request. */
+static int check_decode_profile(struct loader *l, uint32_t at)
+{
+    const struct sched_plugin_conf *p = &l->c->plugin[at];
+    struct str decode = STR_NONE;
+
+    if (strcmp(p->type->type, "disagg-profile-handler") == 0)
+        decode = ((const struct disagg_params *)p->params)->decode;
+    else if (strcmp(p->type->type, "pd-profile-handler") == 0)
+        decode = ((const struct pd_params *)p->params)->decode;
+    else
+        return 0;
+    if (decode.n == 0)
+        decode = STR("decode");
+    if (sched_config_profile(l->c, decode) >= 0)
+        return 0;
+    return yaml_err(l->node[at], l->e,
+                    "plugins[%u]: %s runs the profile \"%.*s\" for every request, but "
+                    "schedulingProfiles has none of that name",
+                    at, p->type->type, STR_ARG(decode));
+}
+
 static int check_handler(struct loader *l)
 {
     static const char *const single[] = { "single-profile-handler",
@@ -603,7 +624,7 @@ static int check_handler(struct loader *l)
         if (strcmp(c->plugin[at].type->type, single[i]) == 0 && c->profile_count > 1)
             return yaml_err(l->node[at], l->e, "plugins[%d]: %s cannot run %u profiles", at,
                             single[i], c->profile_count);
-    return 0;
+    return check_decode_profile(l, c->handler);
 }
 
 /* ---- data layer ---- */

@@ -228,12 +228,12 @@ static void finish(struct sched_pipeline *p, struct sched_run *run)
     if (run->status == 0 && run->primary < 0)
         sched_run_fail(run, 429, NULL, NO_TARGET "no profile was chosen");
     if (run->status == 0 && run->profile[run->primary].pick_count == 0)
-        nobody = true;
-    else if (run->status == 0)
-        check_condition(run, run->profile[run->primary].pick[0]);
-    /* What the profiles said goes before what the handler made of it. */
-    if (nobody && (run->status != 0 || run->profile[run->primary].pick_count == 0))
         sched_run_fail(run, 429, REASON_FULL, NO_ENDPOINTS);
+    /* What a profile said reaches the client, unless the handler gave a reason of its own. */
+    if (run->status != 0 && run->reason == NULL && nobody)
+        sched_run_fail(run, 429, REASON_FULL, NO_ENDPOINTS);
+    if (run->status == 0)
+        check_condition(run, run->profile[run->primary].pick[0]);
 }
 
 void sched_pipeline_run(struct sched_pipeline *p, struct sched_run *run)

@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "codec/yaml.h"
 #include "sched/plugin.h"
+#include "sched/plugin_types_priv.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -301,21 +302,6 @@ static const struct plugin_param core_params[] = {
 
 /* ---- the other extractors ---- */
 
-#define AT(field) offsetof(struct data_topology_params, field)
-static const struct plugin_param topology_params[] = {
-    { .name = "hostname",
-      .kind = PARAM_STR,
-      .at = AT(hostname),
-      .value = "kubernetes.io/hostname" },
-    { .name = "rack", .kind = PARAM_STR, .at = AT(rack), .value = "topology.kubernetes.io/rack" },
-    { .name = "zone", .kind = PARAM_STR, .at = AT(zone), .value = "topology.kubernetes.io/zone" },
-    { .name = "region",
-      .kind = PARAM_STR,
-      .at = AT(region),
-      .value = "topology.kubernetes.io/region" },
-};
-#undef AT
-
 static const struct plugin_param aggregate_params[] = {
     { .name = "kvCacheUtilizationMetric",
       .kind = PARAM_STR,
@@ -331,7 +317,6 @@ static const char *const core_gives[] = { "WaitingQueueSize",    "RunningRequest
                                           "KVCacheUsagePercent", "ActiveModels",
                                           "WaitingModels",       NULL };
 static const char *const models_gives[] = { "/v1/models", NULL };
-static const char *const topology_gives[] = { "Topology", NULL };
 static const char *const dcgm_gives[] = { "GPUUtilization", NULL };
 static const char *const multicluster_gives[] = { "llm-d.ai/multicluster-queue-size",
                                                   "llm-d.ai/multicluster-kv-cache-utilization",
@@ -346,13 +331,6 @@ static const struct plugin_type extractors[] = {
       .check = check_core_metrics,
       .gives = core_gives },
     { .type = "models-data-extractor", .roles = ROLE_EXTRACTOR, .gives = models_gives },
-    { .type = "topology-extractor",
-      .roles = ROLE_EXTRACTOR,
-      .alpha = true,
-      .params_size = sizeof(struct data_topology_params),
-      .params = topology_params,
-      .param_count = COUNT(topology_params),
-      .gives = topology_gives },
     { .type = "dcgm-extractor", .roles = ROLE_EXTRACTOR, .alpha = true, .gives = dcgm_gives },
     { .type = "multicluster-metrics-extractor",
       .roles = ROLE_EXTRACTOR,
@@ -396,9 +374,11 @@ static const struct plugin_type discoveries[] = {
 };
 
 const struct plugin_type *const plugin_data[] = {
-    &parsers[0],    &parsers[1],    &parsers[2],    &parsers[3],     &parsers[4],
-    &parsers[5],    &parsers[6],    &sources[0],    &sources[1],     &sources[2],
-    &sources[3],    &sources[4],    &sources[5],    &extractors[0],  &extractors[1],
-    &extractors[2], &extractors[3], &extractors[4], &discoveries[0], &discoveries[1],
-    NULL,
+    &parsers[0],     &parsers[1],     &parsers[2],
+    &parsers[3],     &parsers[4],     &parsers[5],
+    &parsers[6],     &sources[0],     &sources[1],
+    &sources[2],     &sources[3],     &sources[4],
+    &sources[5],     &extractors[0],  &extractors[1],
+    &extractors[2],  &extractors[3],  &plugin_topology_extractor,
+    &discoveries[0], &discoveries[1], NULL,
 };

@@ -1,4 +1,5 @@
 /* sched/plugins_data.h - parameters of parsers, data sources, extractors and discovery.
+ * (topology-extractor has its own, in sched/topology.h.)
  *
  * Types only: the work itself is done by who reads the network (the gateway), which finds its
  * parameters through sched_plugin_conf.params.
@@ -27,10 +28,6 @@ struct data_core_metrics_params { /* core-metrics-extractor */
     struct str engine_label_key, default_engine;
     const struct metric_engine *engine; /* configured ones only: ask data_engine() */
     uint32_t engine_count;
-};
-
-struct data_topology_params { /* topology-extractor: label keys */
-    struct str hostname, rack, zone, region;
 };
 
 struct data_multicluster_params { /* multicluster-metrics-extractor: families */
