@@ -83,10 +83,12 @@ struct sched_config_opts {
     void *ctx;
 };
 
-/* Errors begin with FILE:LINE and say what to do. */
+/* Errors begin with FILE:LINE:COL and say what to do.  Blank text: the built-in configuration. */
 int sched_config_load(struct sched_config **out, struct str text, const struct sched_config_opts *o,
                       struct err *e) MUST_CHECK;
 void sched_config_free(struct sched_config *c);
+/* The built-in configuration as text, for those who print it or start from it. */
+struct str sched_config_built_in(void);
 /* Index of the plugin with that name, or -1. */
 int sched_config_find(const struct sched_config *c, struct str name);
 int sched_config_profile(const struct sched_config *c, struct str name);

@@ -74,6 +74,8 @@ struct sched_view {
 const struct sched_prefix *sched_view_prefix(const struct sched_view *v, struct str producer);
 /* A header of the request, trimmed; p == NULL: not there.  name in lower case. */
 struct str sched_view_header(const struct sched_view *v, const char *name);
+/* The same by a configured name, in any case. */
+struct str sched_view_header_any(const struct sched_view *v, struct str name);
 /* A label of an endpoint; p == NULL: not there. */
 struct str sched_endpoint_label(const struct sched_endpoint *ep, struct str key);
 /* A numeric attribute; an empty producer: whoever gives it.  false: not there. */
@@ -238,6 +240,8 @@ struct sched_run {
 
 /* First pick of a profile, or SCHED_NONE; index may be -1. */
 uint32_t sched_run_pick(const struct sched_run *run, int profile);
+/* The profile that prefills: as the handler says, else the one named prefill; -1: none. */
+int sched_run_prefill(const struct sched_run *run);
 /* The client's header is not forwarded.  Name static, in lower case. */
 void sched_run_drop(struct sched_run *run, const char *name);
 /* Name static, value copied into the view's arena. */

@@ -4,7 +4,8 @@
  * eight attributes, an endpoint a handful of labels. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
-#include "sched/plugin.h"
+#include "sched/address.h"
+#include "sched/config.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,6 +32,18 @@ struct str sched_view_header(const struct sched_view *v, const char *name)
         return STR_NONE;
     value = v->r->header(v->r->header_ctx, name);
     return value.p == NULL ? STR_NONE : str_trim(value);
+}
+
+struct str sched_view_header_any(const struct sched_view *v, struct str name)
+{
+    char low[128];
+
+    if (name.n >= sizeof(low))
+        return STR_NONE;
+    for (size_t i = 0; i < name.n; i++)
+        low[i] = (char)(name.p[i] >= 'A' && name.p[i] <= 'Z' ? name.p[i] + 32 : name.p[i]);
+    low[name.n] = 0;
+    return sched_view_header(v, low);
 }
 
 void sched_view_attribute_set(struct sched_view *v, struct str key, struct str producer,
@@ -73,6 +86,23 @@ struct str sched_endpoint_label(const struct sched_endpoint *ep, struct str key)
     return STR_NONE;
 }
 
+/* What every engine says of itself can be asked for by the names of its data keys. */
+static bool metric_as_attribute(const struct sched_endpoint *ep, struct str key,
+                                struct str producer, double *out)
+{
+    if (!ep->has_metrics || (producer.n != 0 && !str_eqz(producer, "core-metrics-extractor")))
+        return false;
+    if (str_eqz(key, "WaitingQueueSize"))
+        *out = ep->scraped_waiting;
+    else if (str_eqz(key, "RunningRequestsSize"))
+        *out = ep->scraped_running;
+    else if (str_eqz(key, "KVCacheUsagePercent"))
+        *out = ep->scraped_kv;
+    else
+        return false;
+    return true;
+}
+
 bool sched_endpoint_attribute(const struct sched_endpoint *ep, struct str key, struct str producer,
                               double *out)
 {
@@ -84,7 +114,7 @@ bool sched_endpoint_attribute(const struct sched_endpoint *ep, struct str key, s
             return true;
         }
     }
-    return false;
+    return metric_as_attribute(ep, key, producer, out);
 }
 
 /* ---- the run ---- */
@@ -94,6 +124,13 @@ uint32_t sched_run_pick(const struct sched_run *run, int profile)
     if (profile < 0 || !run->profile[profile].ran || run->profile[profile].pick_count == 0)
         return SCHED_NONE;
     return run->profile[profile].pick[0];
+}
+
+int sched_run_prefill(const struct sched_run *run)
+{
+    return run->prefill >= 0 || run->config == NULL
+               ? run->prefill
+               : sched_config_profile(run->config, STR("prefill"));
 }
 
 void sched_run_drop(struct sched_run *run, const char *name)
@@ -137,4 +174,18 @@ void sched_run_fail(struct sched_run *run, int status, const char *reason, const
     va_start(ap, fmt);
     vsnprintf(run->message, sizeof(run->message), fmt, ap);
     va_end(ap);
+}
+
+/* ---- addresses ---- */
+
+struct str sched_address_host(struct str address)
+{
+    size_t colon = SIZE_MAX;
+
+    for (size_t i = 0; i < address.n; i++)
+        if (address.p[i] == ':')
+            colon = i;
+    if (address.n != 0 && address.p[0] == '[')
+        return str_sub(address, 1, str_chr(address, ']') - 1);
+    return colon == SIZE_MAX ? address : str_sub(address, 0, colon);
 }
