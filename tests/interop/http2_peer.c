@@ -1,5 +1,6 @@
-/* A bare HTTP/2 server for conformance runs: http2_peer PORT answers every whole request with 200 and
- * a few bytes.  `h2spec -h 127.0.0.1 -p PORT` tries the session of net/http2.c against RFC 9113. */
+/* A bare HTTP/2 server for conformance runs: http2_peer PORT answers every whole request with 200
+ * and a few bytes.  `h2spec -h 127.0.0.1 -p PORT` tries the session of net/http2.c against RFC
+ * 9113. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/clock.h"
 #include "base/mem.h"
