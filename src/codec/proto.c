@@ -159,7 +159,11 @@ int proto_unpack(const struct ProtobufCMessageDescriptor *type, struct str bytes
 
 bool proto_pack(const struct ProtobufCMessage *m, struct buf *out)
 {
-    if (!buf_reserve(out, protobuf_c_message_get_packed_size(m)))
+    size_t n = protobuf_c_message_get_packed_size(m);
+
+    if (n == 0)
+        return true;
+    if (!buf_reserve(out, n))
         return false;
     out->len += protobuf_c_message_pack(m, (uint8_t *)out->p + out->len);
     return true;

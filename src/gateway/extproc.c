@@ -162,7 +162,7 @@ static bool send_frame(struct extproc_stream *s)
     struct buf *b = new_answer(s);
     int rc;
 
-    if (!extproc_put_body(b, EXTPROC_REQUEST, (struct str) { s->body.p + s->body_at, n }, end)) {
+    if (!extproc_put_body(b, EXTPROC_REQUEST, str_sub(buf_view(&s->body), s->body_at, n), end)) {
         fail(s, GRPC_RESOURCE_EXHAUSTED, "the answer is too large");
         return false;
     }

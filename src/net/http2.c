@@ -83,6 +83,7 @@ struct http2_session {
     double tokens;
     uint64_t tokens_ms, since_ms, head_since_ms, ping_ms, idle_ms, drain_ms;
     uint32_t empty_frames, strikes;
+    int32_t last_id, gap_first; /* requests: the highest id, and where the gap below it begins */
     bool got_settings, in_head, shutting, feed_failed;
 };
 
@@ -99,17 +100,17 @@ static void calm(struct http2_session *h)
                                 NGHTTP2_ENHANCE_YOUR_CALM, NULL, 0);
 }
 
-static void end_session(struct http2_session *h)
+static void end_session(struct http2_session *h, uint32_t code)
 {
     h->count.goaway_sent = true;
-    (void)nghttp2_session_terminate_session(h->ng, NGHTTP2_ENHANCE_YOUR_CALM);
+    (void)nghttp2_session_terminate_session(h->ng, code);
 }
 
 static void glitch(struct http2_session *h)
 {
     h->count.glitches++;
     if (h->count.glitches >= GLITCHES_END)
-        end_session(h);
+        end_session(h, NGHTTP2_ENHANCE_YOUR_CALM);
     else if (h->count.glitches >= GLITCHES_CALM)
         calm(h);
 }
@@ -129,7 +130,7 @@ static void pay_reset(struct http2_session *h)
 static void empty_frame(struct http2_session *h)
 {
     if (++h->empty_frames > EMPTY_FRAMES_MAX)
-        end_session(h);
+        end_session(h, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 static void pinged(struct http2_session *h)
@@ -139,7 +140,7 @@ static void pinged(struct http2_session *h)
     if (h->ping_ms != 0 && now - h->ping_ms < PING_INTERVAL_MS && ++h->strikes > PING_STRIKES_MAX)
         calm(h);
     if (h->strikes > ACKS_MAX)
-        end_session(h);
+        end_session(h, NGHTTP2_ENHANCE_YOUR_CALM);
     h->ping_ms = now;
 }
 
@@ -324,6 +325,19 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *ctx)
     return 0;
 }
 
+/* A new stream closes all idle ones below it.  nghttp2 would ignore a late request on one of those
+ * (RFC 9113, 5.1.1, wants an error); the last gap is remembered here. */
+static void check_order(struct http2_session *h, int32_t id)
+{
+    if (id > h->last_id) {
+        h->gap_first = h->last_id + 2;
+        h->last_id = id;
+    } else if (id >= h->gap_first && id < h->last_id &&
+               nghttp2_session_find_stream(h->ng, id) == NULL) {
+        end_session(h, NGHTTP2_PROTOCOL_ERROR);
+    }
+}
+
 static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void *ctx)
 {
     struct http2_session *h = ctx;
@@ -332,8 +346,7 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
     if (hd->type == NGHTTP2_HEADERS) {
         h->in_head = true;
         h->head_since_ms = clock_ms();
-    } else if (hd->type > NGHTTP2_CONTINUATION) {
-        glitch(h); /* extensions: legal, ignored, and no gRPC peer sends many */
+        check_order(h, hd->stream_id);
     }
     return 0;
 }
@@ -573,7 +586,6 @@ static nghttp2_session *open_ng(struct http2_session *h, uint32_t streams_max)
     nghttp2_session_callbacks_set_on_frame_send_callback(cb, on_sent);
     nghttp2_session_callbacks_set_on_stream_close_callback(cb, on_stream_close);
     nghttp2_option_set_no_auto_window_update(opt, 1);
-    nghttp2_option_set_no_closed_streams(opt, 1);
     nghttp2_option_set_peer_max_concurrent_streams(opt, streams_max);
     nghttp2_option_set_max_settings(opt, SETTINGS_MAX);
     nghttp2_option_set_max_outbound_ack(opt, ACKS_MAX);
@@ -608,6 +620,7 @@ int http2_new(struct http2_session **out, const struct http2_opts *opts,
     ring_init(&h->roomy);
     h->queue_max = opts->stream_queue_max != 0 ? opts->stream_queue_max : STREAM_QUEUE_DEFAULT;
     h->tokens = RESET_BURST;
+    h->last_id = -1;
     h->tokens_ms = h->since_ms = h->idle_ms = clock_ms();
     h->ng = open_ng(h, streams);
     if (h->ng == NULL ||
@@ -643,12 +656,14 @@ int http2_feed(struct http2_session *h, struct str bytes)
     if (h->feed_failed)
         return ERR_PARSE;
     n = nghttp2_session_mem_recv(h->ng, (const uint8_t *)bytes.p, bytes.n);
-    if (n < 0) {
+    if (n < 0) { /* no preface, or a flood that nghttp2 counts itself */
+        end_session(h, n == NGHTTP2_ERR_BAD_CLIENT_MAGIC ? NGHTTP2_PROTOCOL_ERROR
+                                                         : NGHTTP2_ENHANCE_YOUR_CALM);
         h->feed_failed = true;
         return ERR_PARSE;
     }
     if (nghttp2_session_get_outbound_queue_size(h->ng) > CONTROL_QUEUE_MAX + 2 * h->stream_count)
-        end_session(h);
+        end_session(h, NGHTTP2_ENHANCE_YOUR_CALM);
     return 0;
 }
 
@@ -703,7 +718,7 @@ void http2_tick(struct http2_session *h, uint64_t now_ms)
 {
     if ((!h->got_settings && now_ms - h->since_ms > HEAD_MS) ||
         (h->in_head && now_ms - h->head_since_ms > HEAD_MS))
-        end_session(h);
+        end_session(h, NGHTTP2_ENHANCE_YOUR_CALM);
     if (h->stream_count == 0 && now_ms - h->idle_ms > IDLE_MS)
         http2_drain(h);
     if (h->shutting && now_ms - h->drain_ms >= DRAIN_GRACE_MS)

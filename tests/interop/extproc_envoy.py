@@ -416,8 +416,8 @@ def picker_down(t):
         eq(sum(b.hits for b in t.backends), hits)
         t.demo = Demo(t.program, port, t.endpoints)
         for e in (opened, t.envoy):
-            e.healthy()
-            eq(e.call("POST", "/x", b"abc")[0].getheader("x-went-into-resp-headers"), "true")
+            e.wait(lambda: e.call("POST", "/x", b"abc")[0].getheader("x-went-into-resp-headers") == "true",
+                   "the picker that came back is asked")
     finally:
         opened.stop()
 
