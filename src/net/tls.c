@@ -5,11 +5,7 @@
  *
  * A store holds the current SSL_CTX behind a short lock; a session takes a reference of it, so a
  * swap never touches connections that stand.  Everything of a context is made anew from the files:
- * there is no half-changed state.
- *
- * Two kinds of watching, because each misses something: the directory tells of renames and symlink
- * swaps in it at once; stat through the name sees changes behind a symlink that points elsewhere,
- * and works where the file system sends no events. */
+ * there is no half-changed state. */
 // SPDX-License-Identifier: Apache-2.0
 #include "net/tls.h"
 #include "base/buf.h"
@@ -19,48 +15,35 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "net/loop_priv.h"
 #include "net/tls_priv.h"
+#include "net/watch.h"
 #include <arpa/inet.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-#define DEBOUNCE_MS      250
-#define STAT_MS          2000
 #define AGE_MS           3600000
 #define PEM_BYTES_MAX    ((size_t)256 << 10)
 #define PEER_CHAIN_BYTES 65536
 #define CHAIN_DEPTH_MAX  5
-#define FILES_MAX        3
 #define ALPN_MAX         64
 #define SELF_SIGNED_DAYS 3650
 #define CIPHERS_12       "ECDHE+AESGCM:ECDHE+CHACHA20"
 #define GROUPS           "X25519:P-256:P-384"
 
-struct tls_store;
-
-/* One watched path: libuv frees it when the store has let go of both handles. */
-struct watch {
-    uv_fs_event_t event;
-    uv_fs_poll_t poll;
-    struct tls_store *store; /* NULL: let go */
-    int open;                /* handles that libuv still holds */
-};
-
 struct tls_store {
     pthread_mutex_t lock; /* guards ctx */
     SSL_CTX *ctx;
-    struct loop *loop;
     bool server, self_signed, skip_verify;
     char *cert, *key, *ca, *names;
     unsigned char alpn[ALPN_MAX]; /* wire form: length, name, length, name */
     unsigned alpn_len;
-    struct watch *watch[FILES_MAX];
-    struct loop_timer *debounce, *age;
+    struct watch *watch;
+    struct loop_timer *age;
     _Atomic int64_t not_before, not_after;
     _Atomic uint64_t reloads, reload_failures;
 };
@@ -407,66 +390,6 @@ static void reload(void *arg)
     look_at_age(s);
 }
 
-static void changed(struct tls_store *s)
-{
-    if (s != NULL)
-        loop_timer_arm(s->debounce, DEBOUNCE_MS, 0);
-}
-
-static void event_came(uv_fs_event_t *h, const char *name, int events, int status)
-{
-    (void)name;
-    (void)events;
-    (void)status;
-    changed(((struct watch *)h->data)->store);
-}
-
-static void stat_changed(uv_fs_poll_t *h, int status, const uv_stat_t *was, const uv_stat_t *is)
-{
-    (void)was;
-    (void)is;
-    if (status == 0) /* gone: it may come back, and then this says so */
-        changed(((struct watch *)h->data)->store);
-}
-
-static void watch_closed(uv_handle_t *h)
-{
-    struct watch *w = h->data;
-
-    if (--w->open == 0)
-        mem_free(w);
-}
-
-static void watch_close(struct watch *w)
-{
-    if (w == NULL)
-        return;
-    w->store = NULL;
-    uv_close((uv_handle_t *)&w->event, watch_closed);
-    uv_close((uv_handle_t *)&w->poll, watch_closed);
-}
-
-/* A directory that cannot be watched is no failure: stat still looks. */
-static struct watch *watch_open(struct tls_store *s, const char *path)
-{
-    struct watch *w = mem_zalloc(sizeof(*w));
-    const char *slash = strrchr(path, '/');
-    char *dir = slash == path   ? mem_strdup("/")
-                : slash != NULL ? str_dup((struct str) { path, (size_t)(slash - path) })
-                                : mem_strdup(".");
-
-    w->store = s;
-    w->open = 2;
-    w->event.data = w->poll.data = w;
-    uv_fs_event_init(&s->loop->uv, &w->event);
-    uv_fs_poll_init(&s->loop->uv, &w->poll);
-    if (uv_fs_event_start(&w->event, event_came, dir, 0) != 0)
-        LOG_WARN("cannot watch directory, stat every %d ms instead dir=%s", STAT_MS, dir);
-    (void)uv_fs_poll_start(&w->poll, stat_changed, path, STAT_MS);
-    mem_free(dir);
-    return w;
-}
-
 static char *copy(const char *s)
 {
     return s != NULL ? mem_strdup(s) : NULL;
@@ -474,7 +397,7 @@ static char *copy(const char *s)
 
 static int store_open(struct tls_store *s, struct loop *l, struct err *e)
 {
-    const char *const path[FILES_MAX] = { s->cert, s->key, s->ca };
+    const char *const path[] = { s->cert, s->key, s->ca };
     SSL_CTX *ctx;
     int rc;
 
@@ -486,21 +409,16 @@ static int store_open(struct tls_store *s, struct loop *l, struct err *e)
     store_take(s, ctx);
     if (l == NULL || (s->cert == NULL && s->ca == NULL))
         return 0;
-    s->loop = l;
-    s->debounce = loop_timer_new(l, reload, s);
     s->age = loop_timer_new(l, look_at_age, s);
     loop_timer_arm(s->age, AGE_MS, AGE_MS);
     look_at_age(s);
-    for (size_t i = 0; i < FILES_MAX; i++)
-        s->watch[i] = path[i] != NULL ? watch_open(s, path[i]) : NULL;
+    s->watch = watch_new(l, path, COUNT(path), reload, s);
     return 0;
 }
 
 static void store_close(struct tls_store *s)
 {
-    for (size_t i = 0; i < FILES_MAX; i++)
-        watch_close(s->watch[i]);
-    loop_timer_free(s->debounce);
+    watch_free(s->watch);
     loop_timer_free(s->age);
     SSL_CTX_free(s->ctx);
     mem_free(s->cert);

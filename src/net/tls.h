@@ -5,8 +5,7 @@
  * only; no renegotiation, compression, 0-RTT, tickets; chains of at most 5, certificates of at
  * most 64 KiB.
  *
- * Files are watched (the directory, for renames and symlink swaps; and by stat every 2 s for what
- * a directory does not tell).  250 ms after the last change they are read again: a new pair is
+ * Files are watched (net/watch.h) and read again 250 ms after the last change: a new pair is
  * taken when the key fits the certificate and its time is now, else the old one stays, an error is
  * logged and counted.  Connections keep the certificate that they began with.
  *
