@@ -39,7 +39,9 @@ static size_t controls(const struct tokenizer *t, struct rng *r, struct str *out
     size_t n = 0;
 
     for (uint32_t i = 0; i < 4000 && n < max; i++) {
-        uint32_t id = i < 64 ? i : (uint32_t)rng_below(r, tokenizer_count(t));
+        uint32_t count = tokenizer_count(t), id = i < 64    ? i
+                                                  : i < 600 ? count - MIN(count, i - 63)
+                                                            : (uint32_t)rng_below(r, count);
 
         if (tokenizer_is_control(t, id) || tokenizer_is_eog(t, id))
             out[n++] = tokenizer_text(t, id);
