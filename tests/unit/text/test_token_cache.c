@@ -14,6 +14,8 @@
 #include "text/text_model.h"
 #include "text/token_cache.h"
 #include "text/tokenizer.h"
+#include "model/gguf.h"
+#include "tiny_vocab.h"
 #include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -94,23 +96,19 @@ static void assert_same(struct token_cache *c, const struct tokenizer *t, const 
 
 #define TALKS 5
 
-static void try_tokenizer(const char *path, unsigned rounds)
+static void try_tokenizer(const struct tokenizer *t, const char *path, unsigned rounds)
 {
     struct talk talk[TALKS];
     struct token_cache_stats s;
     struct token_cache *c;
-    struct text_model *m;
-    struct str control[18];
-    struct err e = { 0 };
+    struct str control[34];
     struct rng r;
     size_t n;
 
-    if (text_model_open(&m, path, &e) != 0)
-        fail_msg("%s", e.msg);
     rng_seed(&r, 11);
-    c = token_cache_new(m->tokenizer, 64 << 10); /* small: segments come and go */
+    c = token_cache_new(t, 64 << 10); /* small: segments come and go */
     assert_non_null(c);
-    n = controls(m->tokenizer, &r, control, 16);
+    n = controls(t, &r, control, 32);
     for (size_t i = 0; i < TALKS; i++) {
         buf_init(&talk[i].text, TEXT_MAX);
         buf_init(&talk[i].mark, TEXT_MAX);
@@ -130,7 +128,7 @@ static void try_tokenizer(const char *path, unsigned rounds)
         }
         for (int p = 0; p < 12; p++)
             random_part(k, &r, control, n);
-        assert_same(c, m->tokenizer, k, rng_below(&r, 4) != 0, path);
+        assert_same(c, t, k, rng_below(&r, 4) != 0, path);
         token_cache_stats(c, &s);
         assert_true(s.bytes <= 64 << 10);
     }
@@ -144,7 +142,65 @@ static void try_tokenizer(const char *path, unsigned rounds)
         buf_fini(&talk[i].mark);
     }
     token_cache_free(c);
+}
+
+static void try_model(const char *path, unsigned rounds)
+{
+    struct text_model *m;
+    struct err e = { 0 };
+
+    if (text_model_open(&m, path, &e) != 0)
+        fail_msg("%s", e.msg);
+    try_tokenizer(m->tokenizer, path, rounds);
     text_model_close(m);
+}
+
+/* Control tokens that overlap, contain and continue each other are no place to cut; the others of
+ * the vocabulary still are. */
+static const char *const crossing[] = { "<q>",    "q><r>",   "<r>",   "<r><q>", "zz",
+                                        "<more>", "<more>x", " <sp>", "y<in>",  "<in>" };
+
+static void tokens_that_overlap_are_no_place_to_cut(void **state)
+{
+    static const char head[] =
+        "{\"model\":{\"type\":\"BPE\",\"byte_fallback\":false,\"unk_token\":\"?\",\"vocab\":{"
+        "\"?\":0,\"a\":1,\"<\":2,\">\":3,\"q\":4,\"aa\":5},\"merges\":[\"a a\"]},"
+        "\"added_tokens\":[{\"id\":6,\"content\":\"<|im_start|>\",\"special\":true},"
+        "{\"id\":7,\"content\":\"[L]\",\"special\":true,\"lstrip\":true},"
+        "{\"id\":8,\"content\":\"[R]\",\"special\":true,\"rstrip\":true}";
+    static struct tiny v;
+    struct tokenizer *t;
+    struct buf b;
+    struct gguf *g;
+    struct err e = { 0 };
+
+    (void)state;
+    buf_init(&b, TEXT_MAX);
+    for (int kind = 0; kind < 2; kind++) {
+        if (kind == 0)
+            tiny_bpe(&v, "gpt-2");
+        else
+            tiny_spm(&v);
+        for (size_t i = 0; i < COUNT(crossing); i++)
+            tiny_add(&v, crossing[i], TINY_CONTROL, 0);
+        buf_reset(&b);
+        tiny_write(&v, &b);
+        assert_int_equal(gguf_open_bytes(&g, buf_view(&b), &e), 0);
+        assert_int_equal(tokenizer_new(&t, g, &e), 0);
+        try_tokenizer(t, kind == 0 ? "crossing bpe" : "crossing spm", 3000);
+        tokenizer_free(t);
+        gguf_close(g);
+    }
+    buf_reset(&b);
+    buf_z(&b, head);
+    for (size_t i = 0; i < COUNT(crossing); i++)
+        buf_f(&b, ",{\"id\":%zu,\"content\":\"%s\",\"special\":true}", i + 9, crossing[i]);
+    buf_z(&b, "]}");
+    if (tokenizer_new_json(&t, buf_view(&b), NULL, &e) != 0)
+        fail_msg("%s", e.msg);
+    try_tokenizer(t, "crossing json", 3000);
+    tokenizer_free(t);
+    buf_fini(&b);
 }
 
 static void cached_ids_are_those_of_tokenizing_anew(void **state)
@@ -158,16 +214,48 @@ static void cached_ids_are_those_of_tokenizing_anew(void **state)
     (void)state;
     for (size_t i = 0; i < COUNT(dirs); i++) {
         snprintf(path, sizeof(path), "%s/%s", TOKJSON, dirs[i]);
-        try_tokenizer(path, 400);
+        try_model(path, 400);
     }
     for (struct dirent *f; d != NULL && (f = readdir(d)) != NULL;) {
         if (f->d_name[0] == '.')
             continue;
         snprintf(path, sizeof(path), "%s/%s", more, f->d_name);
-        try_tokenizer(path, 1500);
+        try_model(path, 1500);
     }
     if (d != NULL)
         closedir(d);
+}
+
+/* The same bytes as the template's tokens and as a user's words are different texts. */
+static void marks_are_part_of_a_text(void **state)
+{
+    struct talk k;
+    struct token_cache *c;
+    struct text_model *m;
+    struct rng r;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(text_model_open(&m, TOKJSON "/bytes_nfc", &e), 0);
+    c = token_cache_new(m->tokenizer, (size_t)1 << 20);
+    buf_init(&k.text, TEXT_MAX);
+    buf_init(&k.mark, TEXT_MAX);
+    rng_seed(&r, 5);
+    for (int i = 0; i < 40; i++)
+        add(&k, STR("<|start|>some words that a user has written<|end|>"), 0);
+    for (int i = 0; i < 200; i++) {
+        size_t from = rng_below(&r, k.mark.len), n = rng_below(&r, 60);
+
+        assert_same(c, m->tokenizer, &k, true, "marks");
+        assert_same(c, m->tokenizer, &k, i % 5 != 0, "marks");
+        memset(k.mark.p + from, (int)rng_below(&r, 2), MIN(n, k.mark.len - from));
+        if (i % 20 == 0)
+            memset(k.mark.p, 0, k.mark.len);
+    }
+    buf_fini(&k.text);
+    buf_fini(&k.mark);
+    token_cache_free(c);
+    text_model_close(m);
 }
 
 /* A conversation that grows is nearly all found: the point of it. */
@@ -293,6 +381,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cached_ids_are_those_of_tokenizing_anew),
+        cmocka_unit_test(tokens_that_overlap_are_no_place_to_cut),
+        cmocka_unit_test(marks_are_part_of_a_text),
         cmocka_unit_test(a_grown_chat_is_tokenized_at_its_end_only),
         cmocka_unit_test(threads_share_a_cache),
         cmocka_unit_test(memory_may_fail_anywhere),
