@@ -12,7 +12,13 @@ OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokjson")
 ROOT = os.path.join(OUT, "..", "..", "..")
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+MARKS = r"\p{Lm}\p{Lo}\p{M}"
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}%s]*[\p{Ll}%s]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}%s]+[\p{Ll}%s]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+") % (MARKS, MARKS, MARKS, MARKS)
 TEXTS = [
+    "'ſtraße x'ſtraße 'STRA 'REal HE'LLO it'ſelf É'S 中'd", "fooBarBaz HTTPServer ABc ǅaǅ ʰAʰb ªB",
+    "中A文bC 文字ABc ÀB\u0301c\u0301D \u0301AB \u0301Ab 文A\n/x /\r\n/ //A",
     "", " ", "a", "Hello world", "  two  spaces ", "it's we'LL don't 's", "1234567 12 1,000.5", "line\nline\r\n\n  end\t\t",
     "naïve café Ångström e\u0301 a\u0323\u0301", "Привет мир", "日本語 テキスト が", "한국어 각", "العربية", "👩‍👩‍👧 😀", "x\u00a0y\u3000z\u2028",
     "▁▁ a▁b <0x41> Ġ Ċ", "\u0000\u0001\u007f", "ſ 'ſ", "<|end|>", "<|start|>user\nhi<|end|>", "a<|end|>b<|end|> <|end|>",
@@ -25,7 +31,7 @@ def corpus():
     lines = []
     for name in ("README.md", "ARCHITECTURE.md", "HACKING.md", "SECURITY.md"):
         lines += open(os.path.join(ROOT, name), encoding="utf-8").read().split("\n")
-    return lines + TEXTS[8:16] * 8
+    return lines + TEXTS[11:19] * 8
 
 
 def added():
@@ -82,6 +88,7 @@ def characters(name, normalizer, pre, byte_fallback, fuse_unk=True):
 split = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
 raw = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 byte_level("bytes_nfc", pre_tokenizers.Sequence([split, raw]), normalizers.NFC())
+byte_level("bytes_case", pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(O200K), "removed", invert=True), raw]))
 byte_level("bytes_words", pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
            words=[AddedToken("word", single_word=True, normalized=False)])
 byte_level("bytes_regex", pre_tokenizers.Sequence([

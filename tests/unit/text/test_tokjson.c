@@ -41,8 +41,9 @@ static void assert_ids(const struct text_model *m, struct str text, unsigned fla
 
 static void ids_equal_the_reference(void **state)
 {
-    static const char *const dirs[] = { "bytes_nfc",     "bytes_words", "bytes_regex",
-                                        "chars_prepend", "chars_first", "chars_unknown" };
+    static const char *const dirs[] = { "bytes_nfc",    "bytes_words",   "bytes_regex",
+                                        "bytes_case",   "chars_prepend", "chars_first",
+                                        "chars_unknown" };
     struct buf path, file;
 
     (void)state;
