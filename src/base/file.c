@@ -120,23 +120,6 @@ bool file_exists(const char *path)
     return access(path, F_OK) == 0;
 }
 
-uint64_t file_stamp(const char *path)
-{
-    struct stat st;
-    uint64_t h = 0xcbf29ce484222325u; /* FNV-1a over what tells one version from another */
-
-    if (stat(path, &st) != 0)
-        return 0;
-    {
-        const uint64_t v[] = { (uint64_t)st.st_dev, (uint64_t)st.st_ino, (uint64_t)st.st_size,
-                               (uint64_t)st.st_mtim.tv_sec, (uint64_t)st.st_mtim.tv_nsec };
-
-        for (size_t i = 0; i < COUNT(v); i++)
-            h = (h ^ v[i]) * 0x100000001b3u;
-    }
-    return h | 1;
-}
-
 int file_mkdirs(const char *path, struct err *e)
 {
     char *copy = mem_strdup(path);

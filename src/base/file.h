@@ -5,7 +5,6 @@
 #define BASE_FILE_H
 #include "base/buf.h"
 #include "base/err.h"
-#include <stdint.h>
 
 struct file_map {
     const unsigned char *p; /* read-only, shared with the page cache */
@@ -19,8 +18,6 @@ int file_read(const char *path, struct buf *b, struct err *e) MUST_CHECK;
 /* Writes beside the target and renames: readers see the old or the new, whole. */
 int file_write(const char *path, struct str bytes, struct err *e) MUST_CHECK;
 bool file_exists(const char *path);
-/* A number that changes when the file does (identity, size, times); 0: it is not there. */
-uint64_t file_stamp(const char *path);
 /* Creates path and its parents, mode 0700 for new ones. */
 int file_mkdirs(const char *path, struct err *e) MUST_CHECK;
 #endif

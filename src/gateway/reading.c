@@ -112,7 +112,7 @@ static const struct reader_entry *entry_of(const struct reader *r, struct str na
 }
 
 static int read_chat(const struct reader *r, const struct reader_entry *entry, struct arena *tree,
-                     const struct json *root, struct token_list *out)
+                     const struct json *root, struct token_list *out, struct err *e)
 {
     const struct text_model *m = entry->text;
     const struct chat_template *template;
@@ -125,19 +125,18 @@ static int read_chat(const struct reader *r, const struct reader_entry *entry, s
         .now_s = clock_wall_s(),
         .cache = entry->cache,
     };
-    struct err e;
 
     if (oai_chat_prompt(tree, root, &q, &refused) != 0)
-        return ERR_INVAL; /* the worker says so, in its own words */
+        return err_set(e, ERR_INVAL, "%s", refused.message); /* the worker uses its own words */
     template = q.tools != NULL && m->tool_template != NULL ? m->tool_template : m->chat_template;
     if (template == NULL)
-        return ERR_UNSUPPORTED;
+        return err_set(e, ERR_UNSUPPORTED, "the model has no chat template");
     o.messages = q.messages;
     o.tools = q.tools;
     o.kwargs = q.chat_template_kwargs;
     o.add_generation_prompt = q.add_generation_prompt;
     o.continue_final_message = q.continue_final_message;
-    return chat_tokenize(template, &o, m->tokenizer, out, &e);
+    return chat_tokenize(template, &o, m->tokenizer, out, e);
 }
 
 static int read_prompt(const struct text_model *m, const struct json *prompt, bool add_special,
@@ -167,22 +166,23 @@ static const struct json *first_prompt(const struct json *root, uint32_t *extra)
 
 static int read_exact(const struct reader *r, const struct reader_entry *entry,
                       enum reading_kind kind, struct arena *tree, const struct json *root,
-                      struct token_list *out, uint32_t *extra)
+                      struct token_list *out, uint32_t *extra, struct err *e)
 {
     const struct text_model *m = entry != NULL ? entry->text : NULL;
-    const struct json *prompt;
+    const struct json *prompt = NULL;
     bool add_special = true;
 
     *extra = 0;
-    if (kind == READING_CHAT)
-        return m == NULL ? ERR_UNSUPPORTED : read_chat(r, entry, tree, root, out);
-    if (kind != READING_COMPLETION)
-        return ERR_UNSUPPORTED;
-    prompt = first_prompt(root, extra);
-    if (json_is(prompt, JSON_ARRAY))
-        return tokens_from_ids(out, prompt);
-    (void)json_bool(json_get(root, "add_special_tokens"), &add_special);
-    return m == NULL ? ERR_UNSUPPORTED : read_prompt(m, prompt, add_special, out);
+    if (kind == READING_COMPLETION) {
+        prompt = first_prompt(root, extra);
+        if (json_is(prompt, JSON_ARRAY))
+            return tokens_from_ids(out, prompt);
+        (void)json_bool(json_get(root, "add_special_tokens"), &add_special);
+    }
+    if (m == NULL || kind == READING_OTHER)
+        return err_set(e, ERR_UNSUPPORTED, "no model to tokenize this with");
+    return kind == READING_CHAT ? read_chat(r, entry, tree, root, out, e)
+                                : read_prompt(m, prompt, add_special, out);
 }
 
 /* A prompt without its model: bytes of the body stand for tokens, four each.  The parts follow one
@@ -404,7 +404,7 @@ static void read_prompt_of(const struct reader *r, enum reading_kind kind, struc
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
 
-    if (read_exact(r, entry, kind, tree, root, &tokens, &extra) == 0) {
+    if (read_exact(r, entry, kind, tree, root, &tokens, &extra, NULL) == 0) {
         keep_exact(r, model, out, &tokens, extra);
     } else {
         out->render_failed = entry != NULL && kind != READING_OTHER;
@@ -440,6 +440,31 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
         read_prompt_of(r, kind, &tree, root, model, out);
     }
     arena_fini(&tree);
+}
+
+int reader_tokens(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+                  struct token_list *out, struct err *e)
+{
+    struct arena tree;
+    const struct json *root;
+    size_t count = out->count;
+    struct str named;
+    uint32_t extra;
+    int rc;
+
+    *e = (struct err) { 0 };
+    arena_init(&tree, READING_BYTES_MAX);
+    rc = json_parse(&tree, body, NULL, &root, e);
+    if (rc == 0) {
+        if (json_str(json_get(root, "model"), &named) && named.n != 0)
+            model = named;
+        rc = read_exact(r, entry_of(r, model), kind, &tree, root, out, &extra, e);
+    }
+    arena_fini(&tree);
+    if (rc == 0)
+        return 0;
+    out->count = count;
+    return e->msg[0] != '\0' ? rc : err_set(e, rc, "no prompt to tokenize: %s", err_name(rc));
 }
 
 void reading_free(struct reading *r)

@@ -65,6 +65,13 @@ void reader_read(const struct reader *r, enum reading_kind kind, struct str body
                  struct reading *out);
 void reading_free(struct reading *r);
 
+/* The ids of a body's prompt (chat or completion), for comparing with what a worker's /tokenize
+ * says of the same body.  Appends to out.  ERR_UNSUPPORTED: no model for it; ERR_PARSE, ERR_INVAL:
+ * the body, or its template, says no.  Same threads as reader_read: any. */
+struct token_list;
+int reader_tokens(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+                  struct token_list *out, struct err *e) MUST_CHECK;
+
 /* Reads on the thread.  The body is copied; done runs on the loop, once, with a reading that it
  * takes over, unless the job was dropped before.  NULL: the queue is full. */
 #define READER_QUEUE_MAX 256

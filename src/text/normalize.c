@@ -260,11 +260,12 @@ static struct str strip(const struct norm_step *s, struct str text)
 int normalize(const struct rules *r, struct str text, struct pattern_run *run, struct buf tmp[2],
               struct str *out)
 {
+    unsigned spare = 0; /* the buffer that text does not lie in */
     int rc = 0;
 
     for (unsigned i = 0; i < r->norm_count && rc == 0 && text.n > 0; i++) {
         const struct norm_step *s = &r->norm[i];
-        struct buf *to = text.p == tmp[0].p ? &tmp[1] : &tmp[0];
+        struct buf *to = &tmp[spare];
 
         buf_reset(to);
         switch (s->kind) {
@@ -281,6 +282,8 @@ int normalize(const struct rules *r, struct str text, struct pattern_run *run, s
         case NORM_REPLACE: rc = run_replace(s, run, &text, to); break;
         case NORM_STRIP: text = strip(s, text); break;
         }
+        if (text.p == to->p)
+            spare ^= 1;
     }
     *out = text;
     return rc;

@@ -13,6 +13,8 @@
 #include <pcre2.h>
 #include <utf8proc.h>
 
+#define MATCH_HEAP_KIB 65536 /* of backtracking; more is ERR_LIMIT */
+
 /* ---- patterns ---- */
 
 int pattern_compile(struct pattern *p, struct str regex, struct err *e)
@@ -25,7 +27,8 @@ int pattern_compile(struct pattern *p, struct str regex, struct err *e)
     if (regex.n > RULE_LITERAL_MAX)
         return err_set(e, ERR_LIMIT, "a regular expression of %zu bytes is too long", regex.n);
     p->code = pcre2_compile((PCRE2_SPTR)(regex.p != NULL ? regex.p : ""), regex.n,
-                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &at, NULL);
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                            &code, &at, NULL);
     if (p->code == NULL) {
         (void)pcre2_get_error_message(code, why, sizeof(why));
         return err_set(e, ERR_UNSUPPORTED, "regular expression \"%.*s\": %s at byte %zu",
@@ -44,7 +47,8 @@ void pattern_free(struct pattern *p)
 void pattern_run_fini(struct pattern_run *r)
 {
     pcre2_match_data_free(r->data);
-    r->data = NULL;
+    pcre2_match_context_free(r->context);
+    *r = (struct pattern_run) { 0 };
 }
 
 int pattern_next(const struct pattern *p, struct pattern_run *r, struct str text, size_t from,
@@ -66,12 +70,16 @@ int pattern_next(const struct pattern *p, struct pattern_run *r, struct str text
     }
     if (r->data == NULL)
         r->data = pcre2_match_data_create(1, NULL);
-    if (r->data == NULL)
+    if (r->context == NULL)
+        r->context = pcre2_match_context_create(NULL);
+    if (r->data == NULL || r->context == NULL)
         return ERR_NOMEM;
-    n = pcre2_match(p->code, (PCRE2_SPTR)text.p, text.n, from, PCRE2_NO_UTF_CHECK, r->data, NULL);
+    (void)pcre2_set_heap_limit(r->context, MATCH_HEAP_KIB);
+    n = pcre2_match(p->code, (PCRE2_SPTR)text.p, text.n, from, PCRE2_NO_UTF_CHECK, r->data,
+                    r->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT)
         n = pcre2_match(p->code, (PCRE2_SPTR)text.p, text.n, from,
-                        PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, r->data, NULL);
+                        PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, r->data, r->context);
     if (n == PCRE2_ERROR_NOMATCH)
         return 0;
     if (n < 0)

@@ -99,7 +99,7 @@ int pattern_compile(struct pattern *p, struct str regex, struct err *e) MUST_CHE
 void pattern_free(struct pattern *p);
 
 struct pattern_run {
-    void *data; /* pcre2_match_data */
+    void *data, *context; /* pcre2_match_data, pcre2_match_context */
 };
 void pattern_run_fini(struct pattern_run *r);
 /* The next match at or after from.  1, 0 = none, ERR_LIMIT, ERR_NOMEM. */

@@ -22,6 +22,7 @@
 #include "base/rng.h"
 #include "text/rules.h"
 #include <pthread.h>
+#include <stdlib.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -81,6 +82,13 @@ static bool has_rule(const struct tokenizer *t, uint32_t id)
     return t->rules != NULL ? t->rules->added[id] != 0 : (t->attr[id] & TOK_RSTRIP) != 0;
 }
 
+static int by_id(const void *a, const void *b)
+{
+    const struct special_text *x = a, *y = b;
+
+    return x->id < y->id ? -1 : x->id > y->id;
+}
+
 /* Special texts of t that are looked for in text as it is, to list; returns how many. */
 static size_t list_specials(const struct tokenizer *t, struct special_text *list)
 {
@@ -89,6 +97,7 @@ static size_t list_specials(const struct tokenizer *t, struct special_text *list
 
     for (uint32_t i = 0; i < s->count && n < SPECIALS_MAX; i++)
         list[n++] = (struct special_text) { t->text[s->id[i]], s->id[i], false };
+    qsort(list, n, sizeof(*list), by_id); /* those in use are mostly the first */
     return n;
 }
 

@@ -38,6 +38,8 @@ SENTENCES = [
     "Tiếng Việt có dấu: ế ề ể ễ ệ Việt", "𝒜𝓁𝑔𝑒𝒷𝓇𝒶 ℝ ½ ² ³ ① Ⅷ ㎏ ﬁ ﬀ Å Ω K",
     "👩‍👩‍👧‍👦 👍🏽 🇩🇪🇯🇵 ☺️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 😀😀😀 ❤️‍🔥",
     "I'Ve we'LL they'D you'RE he'S don'T i'm O'Brien 's 't 'x ''s '",
+    "'ſtraße x'ſtraße 'STRA 'REal HE'LLO it'ſelf É'S 中'd",
+    "中A文bC 文字ABc ÀB\u0301c\u0301D e\u0301A \u0301AB \u0301Ab ʰAʰb ʰ ABʰ AʰB ǅa aǅ ǅǅ ªB 文A\n/x /\r\n/ //A",
     "def f(x):\n\treturn {'a': [1, 2,  3], \"b\": x**2}  # comment\r\n\r\n    if x:\n        pass",
     "http://example.com/a?b=c&d=%20e#f user@example.org /usr/lib/x86_64 C:\\Windows\\n",
     "fooBarBaz HTTPServer iPhone XMLHttpRequest camelCASEWords ÀÉÎ ßtraßE ǄǅǆABc",
@@ -83,6 +85,8 @@ def texts_for(path):
                 if rng.random() < 0.2:
                     chars.append(rng.choice([" ", "a", "1", "\n", "'s", ".", "B", "的"]))
             texts.append("".join(chars))
+    case = "AbC ÀßǅʰªʰÉéж文字한\u0301\u0302'sſ'T 1/.\n"
+    texts += ["".join(rng.choice(case) for _ in range(rng.randint(1, 14))) for _ in range(800)]
     for _ in range(800):  # mixtures
         parts = []
         for _ in range(rng.randint(2, 9)):

@@ -59,6 +59,7 @@ static void changes_are_told_once_each(void **state)
 {
     char dir[] = "watch-XXXXXX", a[64], b[64], link[64], next[64];
     struct seen s = { 0 };
+    const char *const watched[] = { link };
     struct watch *w;
     struct err e;
 
@@ -72,7 +73,7 @@ static void changes_are_told_once_each(void **state)
     put(b, "two, of another size");
     assert_int_equal(symlink("a", link), 0);
     assert_int_equal(loop_new(&s.loop, &e), 0);
-    w = watch_new(s.loop, link, told, &s);
+    w = watch_new(s.loop, watched, 1, told, &s);
 
     assert_false(wait_told(&s, 800)); /* nothing changed */
     put(a, "three");                  /* renamed over */
