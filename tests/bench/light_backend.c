@@ -284,7 +284,8 @@ static void simulate(struct server *s, struct http_req *r, bool chat)
         reply_error(r, 400, "the prompt does not fit into the KV cache");
         return;
     }
-    s->peak = MAX(s->peak, ++s->in_flight);
+    s->in_flight++;
+    s->peak = MAX(s->peak, s->in_flight);
     http_req_on_gone(r, exchange_gone, x);
     if (x->stream) {
         http_req_on_drain(r, exchange_push, x);
