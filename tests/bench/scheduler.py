@@ -6,7 +6,7 @@ turn gets, for prompts of 1k, 10k and 100k tokens, streamed and whole:
   - 16 users that ask as fast as they are answered: requests/s, and the CPU time of all processes of the router
     (utime and stime of /proc) by requests answered in it;
   - one user, in turns with the same user at the workers themselves: the latency that the router adds;
-  - half of those requests/s at random moments: its p99.
+  - half of those requests/s at random moments: its p99, and that of the workers themselves at the same rate.
 Half of each prompt is shared by its group (32 groups), so that prefix routing has something to find and to note.
 A streamed answer leaves its worker in one piece; 40 ms added to it are a router that writes its head and its body
 apart without TCP_NODELAY.  "others' CPU" is what processes outside of the run took: on a busy machine only the CPU
@@ -21,8 +21,8 @@ import os
 import sys
 import time
 
-from benchlib import (BACKEND, BUILD, LOAD, Backends, Others, Unavailable, haproxy, load, machine, more_files, nginx, ours,
-                      ours_behind_envoy, python_router)
+from benchlib import (BACKEND, BUILD, LOAD, Backends, Others, Unavailable, haproxy, load, machine, more_files, nginx,
+                      ours, ours_behind_envoy, python_router)
 
 QUICK = os.environ.get("BENCH_QUICK", "") not in ("", "0")
 USERS = 16
@@ -40,7 +40,7 @@ QUICK_ROUTERS = ("nginx round robin", "haproxy round robin", "sglang-router cach
                  "llmd scheduler", "Envoy + llmd scheduler")
 CELLS = [(tokens, stream) for tokens in (1000, 10000, 100000) for stream in (True, False)]
 QUICK_CELLS = [(1000, True), (1000, False), (100000, True)]
-SECONDS = {"saturate": 3.0, "one": 0.8, "half": 1.5, "idle": 4 if QUICK else 10}
+SECONDS = {"saturate": 3.0, "one": 0.8, "half": 1.2, "idle": 4 if QUICK else 10}
 
 
 def prompts(tokens, stream):
@@ -67,9 +67,10 @@ def cell(router, port, direct, backends, tokens, stream, whole):
     else:
         out["added_p50_ms"], out["added_p99_ms"] = one["p50"], one["p99"]
     if whole:
-        half = load(port, connections=256, rate=max(full["requests_per_s"] / 2, 1), warmup_s=0.4,
-                    seconds=SECONDS["half"], **kind)
-        out["half_p99_ms"] = half["latency_ms"]["p99"]
+        rate = max(full["requests_per_s"] / 2, 1)
+        for key, at in (("half_p99_ms", port), ("half_direct_p99_ms", direct)):
+            half = load(at, connections=256, rate=rate, warmup_s=0.3, seconds=SECONDS["half"], **kind)
+            out[key] = half["latency_ms"]["p99"]
     return out
 
 
@@ -105,14 +106,14 @@ def table(at, rows):
     workers, tokens, stream = at
     print(f"\n### {workers} workers, {tokens} tokens, {'streamed' if stream else 'whole'}\n")
     print("| router | requests/s | CPU ms a request | user | system | CPU / nginx | added p50 ms | added p99 ms "
-          "| p99 at half load ms | errors | others' CPU % |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+          "| p99 at half load ms | workers' own | errors | others' CPU % |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, r in rows.items():
         none = name == "none (p50, p99 themselves)"
         print(f"| {name} | {r['requests_per_s']:.0f} | {'-' if none else show(r['cpu_ms'])} "
               f"| {'-' if none else show(r['user_ms'])} | {'-' if none else show(r['system_ms'])} "
               f"| {'-' if none else show(ratio(rows, name, 'nginx round robin'), 2)} | {show(r['added_p50_ms'])} "
-              f"| {show(r['added_p99_ms'])} | {show(r.get('half_p99_ms'))} | {r['errors']} | {r['others_percent']:.0f} |")
+              f"| {show(r['added_p99_ms'])} | {show(r.get('half_p99_ms'))} | {show(r.get('half_direct_p99_ms'))} | {r['errors']} | {r['others_percent']:.0f} |")
 
 
 def goals(results):
@@ -135,7 +136,8 @@ def goals(results):
             print(f"- {where}: added p50 {mine['added_p50_ms']:.3f} ms (goal 0.15): "
                   f"{'PASS' if mine['added_p50_ms'] <= 0.15 else 'FAIL'}")
             if "half_p99_ms" in mine:
-                print(f"- {where}: p99 at half load {mine['half_p99_ms']:.3f} ms (goal 1): "
+                print(f"- {where}: p99 at half load {mine['half_p99_ms']:.3f} ms, of the workers themselves "
+                      f"{mine['half_direct_p99_ms']:.3f} (goal 1): "
                       f"{'PASS' if mine['half_p99_ms'] < 1 else 'FAIL'}")
 
 
