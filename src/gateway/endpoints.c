@@ -496,6 +496,9 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .slots = ep->slots,
             .kvx_capable = ep->ours || ep->role_given,
             .uid = ep->uid,
+            .id = str_of(ep->id),
+            .label = ep->label,
+            .label_count = ep->label_count,
             .has_metrics = ep->last_ok_ms != 0,
             .is_stale = now - ep->last_ok_ms >= g->stale_ms,
             .metrics_age_ms = (uint32_t)MIN(now - ep->last_ok_ms, (uint64_t)UINT32_MAX),
@@ -627,12 +630,39 @@ static void calls_stop(struct endpoint *ep)
     }
 }
 
+static void labels_free(struct endpoint *ep)
+{
+    for (uint32_t i = 0; i < ep->label_count; i++) {
+        mem_free((char *)ep->label[i].key.p);
+        mem_free((char *)ep->label[i].value.p);
+    }
+    mem_free(ep->label);
+    ep->label = NULL;
+    ep->label_count = 0;
+}
+
+static void describe(struct endpoint *ep, const struct gateway_endpoint_opts *o)
+{
+    ep->role = o->role;
+    ep->role_given = o->role_given;
+    mem_free(ep->id);
+    ep->id = mem_strdup(o->id != NULL ? o->id : o->address);
+    labels_free(ep);
+    ep->label = mem_zalloc(MAX(o->label_count, 1u) * sizeof(*ep->label));
+    for (uint32_t i = 0; i < o->label_count; i++)
+        ep->label[ep->label_count++] =
+            (struct sched_label) { { str_dup(o->label[i].key), o->label[i].key.n },
+                                   { str_dup(o->label[i].value), o->label[i].value.n } };
+}
+
 static void endpoint_free(struct endpoint *ep)
 {
     calls_stop(ep);
     forget_models(ep);
     buf_fini(&ep->scrape_body);
     buf_fini(&ep->models_body);
+    labels_free(ep);
+    mem_free(ep->id);
     mem_free(ep->address);
     mem_free(ep);
 }
@@ -740,8 +770,7 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     ep->address = mem_strdup(o->address);
     buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
     buf_init(&ep->models_body, MODELS_BYTES_MAX);
-    ep->role = o->role;
-    ep->role_given = o->role_given;
+    describe(ep, o);
     ep->use = SCHED_UNREACHABLE;
     ep->reason = "has not answered a scrape yet";
     ep->first_try_ms = clock_ms();
@@ -802,8 +831,7 @@ static int set_list(struct gateway *g, const struct gateway_endpoint_opts *list,
             endpoint_drop(g, i);
             continue;
         }
-        ep->role = list[at].role;
-        ep->role_given = list[at].role_given;
+        describe(ep, &list[at]);
     }
     for (uint32_t i = 0; i < count; i++) {
         bool known = false;

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "gateway/access_log.h"
 #include "gateway/gateway_priv.h"
+#include "gateway/picker.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -233,6 +234,7 @@ static int open_server(struct front *f, const struct gateway_opts *o, struct err
             (o->bodies_bytes_max != 0 ? o->bodies_bytes_max : (size_t)512 << 20) / g->front_count,
         .write_bytes_max = (size_t)256 << 10,
         .conns_max = or_default(o->conns_max, 20000) / g->front_count,
+        .tls = o->tls,
         .server_name = "llmd",
         .on_refuse = refused_by_server,
     };
@@ -278,6 +280,21 @@ void gateway_set_rules(struct gateway *g, struct rules *rules)
     gateway_unlock(g);
 }
 
+static int open_picker(struct front *f, const struct gateway_opts *o, struct err *e)
+{
+    struct gateway *g = f->g;
+    struct picker_opts po = {
+        .host = o->host,
+        .port = f->index == 0 ? o->grpc_port : picker_port(g->front[0].picker),
+        .health_port = f->index == 0 ? o->grpc_health_port : PICKER_NO_PORT,
+        .shares_port = g->front_count > 1,
+        .tls = o->grpc_tls,
+        .body_bytes_max = o->body_bytes_max,
+    };
+
+    return picker_open(&f->picker, f, &po, e);
+}
+
 static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struct gateway_opts *o,
                       struct err *e)
 {
@@ -304,6 +321,8 @@ static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struc
                                 gateway_cell(g, M_L_SPANS, "dropped", NULL), e);
     if (rc == 0)
         rc = open_server(f, o, e);
+    if (rc == 0 && o->is_picker)
+        rc = open_picker(f, o, e);
     if (rc != 0)
         return rc;
     f->sweep = loop_timer_new(l, swept, f);
@@ -374,6 +393,16 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
     if (rc == 0)
         endpoints_tick(g); /* new ones are asked at once */
     return rc;
+}
+
+void gateway_reloaded(struct gateway *g, const char *file, bool is_taken)
+{
+    metric_add(gateway_cell(g, is_taken ? M_L_RELOADS : M_L_RELOAD_FAILURES, file, NULL), 1);
+}
+
+uint16_t gateway_grpc_port(const struct gateway *g)
+{
+    return g->front[0].picker != NULL ? picker_port(g->front[0].picker) : 0;
 }
 
 uint16_t gateway_port(const struct gateway *g)
@@ -456,6 +485,7 @@ void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ct
 
 static void close_front(struct front *f)
 {
+    picker_close(f->picker);
     http_server_close(f->server);
     http_client_free(f->client);
     loop_timer_free(f->sweep);

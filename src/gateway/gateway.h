@@ -20,6 +20,9 @@ struct gateway_endpoint_opts {
     const char *address; /* "HOST:PORT", copied */
     enum sched_role role;
     bool role_given; /* stated by the operator: it takes part in splits whatever it runs */
+    const char *id;  /* "namespace/name" for plugins; NULL: the address; copied */
+    const struct sched_label *label; /* copied */
+    uint32_t label_count;
 };
 
 struct gateway_opts {
@@ -41,12 +44,16 @@ struct gateway_opts {
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
-    const char *access_log;      /* file, "-" or NULL */
-    const char *traces;          /* URL of a collector, or NULL */
-    double trace_ratio;          /* of requests without a trace of their own */
-    uint32_t conns_max;          /* client connections; 0 = 20,000 */
-    struct sched_config *config; /* taken over, whatever happens; NULL: our own rules */
-    struct rules *rules;         /* likewise; NULL: none */
+    struct tls_server *tls;               /* of the front door; NULL: plain text; borrowed */
+    bool is_picker;                       /* serves ext_proc and health over gRPC, too */
+    uint16_t grpc_port, grpc_health_port; /* UINT16_MAX: no health port of its own */
+    struct tls_server *grpc_tls;          /* NULL: plain text; borrowed */
+    const char *access_log;               /* file, "-" or NULL */
+    const char *traces;                   /* URL of a collector, or NULL */
+    double trace_ratio;                   /* of requests without a trace of their own */
+    uint32_t conns_max;                   /* client connections; 0 = 20,000 */
+    struct sched_config *config;          /* taken over, whatever happens; NULL: our own rules */
+    struct rules *rules;                  /* likewise; NULL: none */
     enum sched_strategy strategy;
     bool strategy_given;          /* else a configuration decides when there is one */
     uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */
@@ -55,6 +62,7 @@ struct gateway_opts {
 };
 
 struct gateway;
+struct tls_server;
 
 /* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied.
  * loops: one or more, none of them running yet; each serves connections of its own on the same
@@ -68,7 +76,10 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
 /* From now on; what runs keeps what it began with.  Taken over. */
 void gateway_set_config(struct gateway *g, struct sched_config *config);
 void gateway_set_rules(struct gateway *g, struct rules *rules);
+/* For the books: a file was read again, and taken over or refused. */
+void gateway_reloaded(struct gateway *g, const char *file, bool is_taken);
 uint16_t gateway_port(const struct gateway *g);
+uint16_t gateway_grpc_port(const struct gateway *g); /* 0: no picker */
 /* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
  * after timeout_ms, when what still runs was ended with an error event. */
 void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx);

@@ -161,6 +161,9 @@ struct endpoint {
     uint64_t gone_ns; /* when it left; 0: it is there */
     uint32_t note_id; /* its number in the own notes (prefix.c) */
     char *address;    /* as given */
+    char *id;         /* "namespace/name", or the address */
+    struct sched_label *label;
+    uint32_t label_count;
     char host[256];
     uint16_t port;
     enum sched_role role;
@@ -475,6 +478,7 @@ struct front {
     struct retry_budget budget;
     struct rng rng;
     struct loop_timer *sweep;
+    struct picker *picker; /* NULL: Envoy is not served */
     struct exchange *live;
     bool is_pumping;            /* admit.c */
     _Atomic uint64_t oldest_ns; /* no live request began before it */

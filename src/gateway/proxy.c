@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "gateway/picker.h"
 #include "gateway/proxy_priv.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -751,6 +752,7 @@ void proxy_sweep(struct front *f)
             stream_quiet(x, now);
         }
     }
+    oldest = picker_oldest_ns(f->picker, oldest);
     atomic_store_explicit(&f->oldest_ns, oldest, memory_order_release);
 }
 

@@ -62,3 +62,5 @@ const struct plugin_type *const plugin_producers[] = {
     &plugin_multicluster_approx_producer,
     NULL,
 };
+
+const struct plugin_type *const plugin_requests[] = { NULL };
