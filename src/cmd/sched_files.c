@@ -55,7 +55,7 @@ static int load_config(const struct sched_files *s, struct sched_config **out, s
     return rc;
 }
 
-static int load_rules(const struct sched_files *s, struct rules **out, struct err *e)
+static int load_objects(const struct sched_files *s, struct objects **out, struct err *e)
 {
     struct str text = STR_NONE;
     struct buf b;
@@ -68,7 +68,7 @@ static int load_rules(const struct sched_files *s, struct rules **out, struct er
         text = buf_view(&b);
     }
     if (rc == 0)
-        rc = rules_load(out, text, s->o.objects_file, s->o.aliases.item, s->o.aliases.count, e);
+        rc = objects_load(out, text, s->o.objects_file, s->o.aliases.item, s->o.aliases.count, e);
     buf_fini(&b);
     return rc;
 }
@@ -215,7 +215,7 @@ int sched_files_load(struct sched_files **out, const struct sched_files_opts *o,
     take_discovery(s, go->config);
     rc = load_endpoints(s, true, e);
     if (rc == 0)
-        rc = load_rules(s, &go->rules, e);
+        rc = load_objects(s, &go->objects, e);
     go->endpoints = s->endpoint;
     go->endpoint_count = s->endpoint_count;
     return rc;
@@ -256,12 +256,12 @@ static void endpoints_changed(void *ctx)
 static void objects_changed(void *ctx)
 {
     struct sched_files *s = ctx;
-    struct rules *r;
+    struct objects *r;
     struct err e;
-    int rc = load_rules(s, &r, &e);
+    int rc = load_objects(s, &r, &e);
 
     if (rc == 0)
-        gateway_set_rules(s->g, r);
+        gateway_set_objects(s->g, r);
     told(s, "objects", rc, &e);
 }
 

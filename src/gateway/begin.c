@@ -41,7 +41,7 @@ static void identify(struct routing *x)
     if (objective.p == NULL)
         return;
     gateway_lock(x->g);
-    (void)rules_priority(x->g->rules, objective, &x->priority);
+    (void)objects_priority(x->g->objects, objective, &x->priority);
     gateway_unlock(x->g);
 }
 

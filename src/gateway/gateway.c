@@ -251,7 +251,7 @@ static struct str rewrite(void *ctx, struct str model, char out[READER_NAME_MAX 
     struct str target, rule, made = STR_NONE;
 
     gateway_lock(g);
-    if (model.p != NULL && rules_rewrite(g->rules, model, &g->rng, &target, &rule) &&
+    if (model.p != NULL && objects_rewrite(g->objects, model, &g->rng, &target, &rule) &&
         target.n <= READER_NAME_MAX && !str_eq(target, model)) {
         char *name = str_dup(rule), *from = str_dup(model), *to = str_dup(target);
         const char *v[] = { name, from, to };
@@ -272,11 +272,11 @@ void gateway_set_config(struct gateway *g, struct sched_config *config)
     policy_set(g, config);
 }
 
-void gateway_set_rules(struct gateway *g, struct rules *rules)
+void gateway_set_objects(struct gateway *g, struct objects *objects)
 {
     gateway_lock(g);
-    rules_free(g->rules);
-    g->rules = rules;
+    objects_free(g->objects);
+    g->objects = objects;
     gateway_unlock(g);
 }
 
@@ -334,9 +334,9 @@ static int open_shared(struct gateway *g, const struct gateway_opts *o, struct e
 {
     int rc = 0;
 
-    g->rules = o->rules;
-    if (g->rules == NULL)
-        rc = rules_load(&g->rules, STR_NONE, "", NULL, 0, e);
+    g->objects = o->objects;
+    if (g->objects == NULL)
+        rc = objects_load(&g->objects, STR_NONE, "", NULL, 0, e);
     if (rc != 0)
         return rc;
     g->prefix = prefix_new(g, o, e);
@@ -505,7 +505,7 @@ void gateway_close(struct gateway *g)
         close_front(&g->front[i]);
     endpoints_fini(g); /* asks through probes */
     policies_fini(g);
-    rules_free(g->rules);
+    objects_free(g->objects);
     http_client_free(g->probes);
     loop_timer_free(g->tick);
     loop_timer_free(g->drain_timer);

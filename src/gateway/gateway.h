@@ -11,7 +11,7 @@
 #define GATEWAY_GATEWAY_H
 #include "base/err.h"
 #include "net/loop.h"
-#include "gateway/rules.h"
+#include "gateway/objects.h"
 #include "sched/config.h"
 
 #define GATEWAY_ENDPOINTS_MAX 4096
@@ -53,7 +53,7 @@ struct gateway_opts {
     double trace_ratio;                   /* of requests without a trace of their own */
     uint32_t conns_max;                   /* client connections; 0 = 20,000 */
     struct sched_config *config;          /* taken over, whatever happens; NULL: our own rules */
-    struct rules *rules;                  /* likewise; NULL: none */
+    struct objects *objects;              /* likewise; NULL: none */
     enum sched_strategy strategy;
     bool strategy_given;          /* else a configuration decides when there is one */
     uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */
@@ -75,7 +75,7 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
                           uint32_t count, struct err *e) MUST_CHECK;
 /* From now on; what runs keeps what it began with.  Taken over. */
 void gateway_set_config(struct gateway *g, struct sched_config *config);
-void gateway_set_rules(struct gateway *g, struct rules *rules);
+void gateway_set_objects(struct gateway *g, struct objects *objects);
 /* For the books: a file was read again, and taken over or refused. */
 void gateway_reloaded(struct gateway *g, const char *file, bool is_taken);
 uint16_t gateway_port(const struct gateway *g);

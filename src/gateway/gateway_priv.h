@@ -10,7 +10,7 @@
 #include "gateway/budget.h"
 #include "gateway/gateway.h"
 #include "gateway/reading.h"
-#include "gateway/rules.h"
+#include "gateway/objects.h"
 #include "gateway/trace.h"
 #include "kv/index.h"
 #include "net/http.h"
@@ -507,8 +507,8 @@ struct gateway {
     enum sched_strategy strategy;
     uint64_t turn; /* of round robin */
     bool strategy_given;
-    struct policy *policy; /* the one for new requests; older ones behind it */
-    struct rules *rules;   /* of names and priorities; never NULL */
+    struct policy *policy;   /* the one for new requests; older ones behind it */
+    struct objects *objects; /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;
     bool no_split;

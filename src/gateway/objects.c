@@ -1,6 +1,6 @@
 /* Two flat lists: what a name becomes, and what an objective is worth.  Both are short. */
 // SPDX-License-Identifier: Apache-2.0
-#include "gateway/rules.h"
+#include "gateway/objects.h"
 #include "base/check.h"
 #include "base/mem.h"
 #include "codec/yaml.h"
@@ -31,13 +31,13 @@ struct objective {
     int32_t priority;
 };
 
-struct rules {
+struct objects {
     struct arena arena;
     struct rule *first_exact, **last_exact, *first_any, **last_any;
     struct objective *first_objective, **last_objective;
 };
 
-static void *take(struct rules *r, size_t bytes)
+static void *take(struct objects *r, size_t bytes)
 {
     return arena_try_zero(&r->arena, 1, bytes);
 }
@@ -47,7 +47,7 @@ static int no_memory(struct err *e)
     return err_set(e, ERR_LIMIT, "too many rules: more than %zu MiB", RULES_BYTES_MAX >> 20);
 }
 
-static int read_targets(struct rules *r, const struct yaml_node *list, struct rule *rule,
+static int read_targets(struct objects *r, const struct yaml_node *list, struct rule *rule,
                         struct err *e)
 {
     struct target **last = (struct target **)&rule->first;
@@ -76,7 +76,7 @@ static int read_targets(struct rules *r, const struct yaml_node *list, struct ru
     return 0;
 }
 
-static int add_rule(struct rules *r, const struct rule *like, struct str model, struct err *e)
+static int add_rule(struct objects *r, const struct rule *like, struct str model, struct err *e)
 {
     struct rule *rule = take(r, sizeof(*rule));
 
@@ -95,7 +95,7 @@ static int add_rule(struct rules *r, const struct rule *like, struct str model, 
     return 0;
 }
 
-static int read_rule(struct rules *r, const struct yaml_node *n, struct str name, struct err *e)
+static int read_rule(struct objects *r, const struct yaml_node *n, struct str name, struct err *e)
 {
     const struct yaml_node *matches = yaml_get(n, "matches");
     struct rule rule = { .name = name };
@@ -118,7 +118,7 @@ static int read_rule(struct rules *r, const struct yaml_node *n, struct str name
     return rc;
 }
 
-static int read_rewrite(struct rules *r, const struct yaml_node *doc, struct str name,
+static int read_rewrite(struct objects *r, const struct yaml_node *doc, struct str name,
                         struct err *e)
 {
     const struct yaml_node *rules = yaml_get(yaml_get(doc, "spec"), "rules");
@@ -131,7 +131,7 @@ static int read_rewrite(struct rules *r, const struct yaml_node *doc, struct str
     return rc;
 }
 
-static int read_objective(struct rules *r, const struct yaml_node *doc, struct str name,
+static int read_objective(struct objects *r, const struct yaml_node *doc, struct str name,
                           struct err *e)
 {
     const struct yaml_node *priority = yaml_get(yaml_get(doc, "spec"), "priority");
@@ -141,7 +141,7 @@ static int read_objective(struct rules *r, const struct yaml_node *doc, struct s
 
     if (o == NULL)
         return no_memory(e);
-    if (rules_priority(r, name, &known))
+    if (objects_priority(r, name, &known))
         return yaml_err(doc, e, "InferenceObjective %.*s comes twice", STR_ARG(name));
     if (priority != NULL && (!yaml_i64(priority, &v) || v < INT32_MIN || v > INT32_MAX))
         return yaml_err(priority, e, "priority: must be a whole number of 32 bits");
@@ -152,7 +152,7 @@ static int read_objective(struct rules *r, const struct yaml_node *doc, struct s
     return 0;
 }
 
-static int read_doc(struct rules *r, const struct yaml_node *doc, struct err *e)
+static int read_doc(struct objects *r, const struct yaml_node *doc, struct err *e)
 {
     struct str kind, name;
 
@@ -173,7 +173,7 @@ static int read_doc(struct rules *r, const struct yaml_node *doc, struct err *e)
 
 /* The documents of a file, one after the other.  Each is given as many empty lines in front as the
  * file has above it, so that complaints name the file's lines. */
-static int read_file(struct rules *r, struct str text, const char *file, struct err *e)
+static int read_file(struct objects *r, struct str text, const char *file, struct err *e)
 {
     struct buf doc;
     size_t line = 0;
@@ -207,7 +207,7 @@ static int read_file(struct rules *r, struct str text, const char *file, struct 
     return rc;
 }
 
-static int read_alias(struct rules *r, const char *text, struct err *e)
+static int read_alias(struct objects *r, const char *text, struct err *e)
 {
     struct str target = str_of(text), name = str_cut(&target, '=');
     struct target *t = take(r, sizeof(*t));
@@ -221,10 +221,10 @@ static int read_alias(struct rules *r, const char *text, struct err *e)
     return add_rule(r, &rule, name, e);
 }
 
-int rules_load(struct rules **out, struct str text, const char *file, const char *const *aliases,
-               size_t count, struct err *e)
+int objects_load(struct objects **out, struct str text, const char *file,
+                 const char *const *aliases, size_t count, struct err *e)
 {
-    struct rules *r = mem_zalloc(sizeof(*r));
+    struct objects *r = mem_zalloc(sizeof(*r));
     int rc = 0;
 
     *out = NULL;
@@ -237,13 +237,13 @@ int rules_load(struct rules **out, struct str text, const char *file, const char
     if (rc == 0)
         rc = read_file(r, text, file, e);
     if (rc != 0)
-        rules_free(r);
+        objects_free(r);
     else
         *out = r;
     return rc;
 }
 
-void rules_free(struct rules *r)
+void objects_free(struct objects *r)
 {
     if (r == NULL)
         return;
@@ -266,8 +266,8 @@ static struct str draw(const struct rule *rule, struct rng *rng)
     return rule->first->name;
 }
 
-bool rules_rewrite(const struct rules *r, struct str model, struct rng *rng, struct str *target,
-                   struct str *rule)
+bool objects_rewrite(const struct objects *r, struct str model, struct rng *rng, struct str *target,
+                     struct str *rule)
 {
     const struct rule *found = r->first_exact;
 
@@ -282,7 +282,7 @@ bool rules_rewrite(const struct rules *r, struct str model, struct rng *rng, str
     return true;
 }
 
-bool rules_priority(const struct rules *r, struct str objective, int32_t *priority)
+bool objects_priority(const struct objects *r, struct str objective, int32_t *priority)
 {
     for (const struct objective *o = r->first_objective; o != NULL; o = o->next)
         if (str_eq(o->name, objective)) {
@@ -292,7 +292,7 @@ bool rules_priority(const struct rules *r, struct str objective, int32_t *priori
     return false;
 }
 
-size_t rules_names(const struct rules *r)
+size_t objects_names(const struct objects *r)
 {
     size_t n = 0;
 
@@ -301,7 +301,7 @@ size_t rules_names(const struct rules *r)
     return n;
 }
 
-static const struct rule *nth(const struct rules *r, size_t i)
+static const struct rule *nth(const struct objects *r, size_t i)
 {
     const struct rule *at = r->first_exact;
 
@@ -310,13 +310,13 @@ static const struct rule *nth(const struct rules *r, size_t i)
     return at;
 }
 
-struct str rules_name(const struct rules *r, size_t i)
+struct str objects_name(const struct objects *r, size_t i)
 {
     return nth(r, i)->model;
 }
 
-void rules_targets(const struct rules *r, size_t i, void (*fn)(void *ctx, struct str target),
-                   void *ctx)
+void objects_targets(const struct objects *r, size_t i, void (*fn)(void *ctx, struct str target),
+                     void *ctx)
 {
     for (const struct target *t = nth(r, i)->first; t != NULL; t = t->next)
         fn(ctx, t->name);
