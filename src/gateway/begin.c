@@ -5,6 +5,7 @@
 #include "gateway/gateway_priv.h"
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #define READ_INLINE_BYTES          ((size_t)16 << 10) /* with a tokenizer: about a millisecond */
 #define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)  /* without */
@@ -74,6 +75,9 @@ void routing_init(struct routing *x, struct front *f, enum route_kind kind, cons
     policy_enter(x);
     choose_strategy(x);
     trace_begin(&x->trace, http_header_get(headers, "traceparent"), g->trace_ratio, &f->rng);
+    /* nobody would ever see a span of ours: the client's stays the parent */
+    if (f->traces == NULL && trace_has_parent(&x->trace))
+        memcpy(x->trace.span_id, x->trace.parent_id, sizeof(x->trace.span_id));
     metric_set(g->m_inflight, atomic_fetch_add(&g->inflight, 1) + 1);
 }
 

@@ -100,6 +100,13 @@ void trace_begin(struct trace *t, struct str traceparent, double ratio, struct r
     random_id(t->span_id, 8, rng);
 }
 
+bool trace_has_parent(const struct trace *t)
+{
+    static const uint8_t none[8] = { 0 };
+
+    return memcmp(t->parent_id, none, sizeof(none)) != 0;
+}
+
 void trace_format(const struct trace *t, char out[TRACEPARENT_BYTES + 1])
 {
     char id[33], span[17];

@@ -27,6 +27,7 @@ struct trace {
 /* Takes the client's traceparent over when it is valid; else begins a trace that is sampled with
  * the given probability. */
 void trace_begin(struct trace *t, struct str traceparent, double ratio, struct rng *rng);
+bool trace_has_parent(const struct trace *t);
 /* Our span as the next hop's parent; out is NUL-ended. */
 void trace_format(const struct trace *t, char out[TRACEPARENT_BYTES + 1]);
 
