@@ -143,6 +143,38 @@ static uint32_t merged_models(const struct gateway *g, struct str *out, uint32_t
     return n;
 }
 
+struct served {
+    const struct str *ids;
+    uint32_t count;
+    bool found;
+};
+
+static void look_for(void *ctx, struct str target)
+{
+    struct served *s = ctx;
+
+    for (uint32_t i = 0; i < s->count; i++)
+        s->found |= str_eq(s->ids[i], target);
+}
+
+/* Further names, of models that are there. */
+static uint32_t add_names(const struct gateway *g, struct str *ids, uint32_t n, uint32_t max)
+{
+    struct served s = { ids, n, false };
+    size_t names = objects_names(g->objects);
+
+    for (size_t i = 0; i < names && n < max; i++) {
+        struct served own = { ids, n, false };
+
+        s.found = false;
+        objects_targets(g->objects, i, look_for, &s);
+        look_for(&own, objects_name(g->objects, i));
+        if (s.found && !own.found)
+            ids[n++] = objects_name(g->objects, i);
+    }
+    return n;
+}
+
 void status_models(struct gateway *g, struct http_req *r, struct str id)
 {
     struct str *ids = mem_alloc(MODELS_SHOWN_MAX * sizeof(*ids));
@@ -153,6 +185,7 @@ void status_models(struct gateway *g, struct http_req *r, struct str id)
     buf_init(&b, PAGE_BYTES_MAX);
     gateway_lock(g); /* the names are the endpoints' */
     n = merged_models(g, ids, MODELS_SHOWN_MAX, &len);
+    n = add_names(g, ids, n, MODELS_SHOWN_MAX);
     for (uint32_t i = 0; i < n && !found; i++)
         if (str_eq(ids[i], id)) {
             struct json_w w;
