@@ -103,7 +103,7 @@ struct user {
     uint64_t first_ns;    /* of the first bytes of the body */
     uint64_t refused_ns;  /* of the refusal that is being waited for, or 0 */
     double retry_after_s; /* of this reply; < 0: none */
-    uint32_t events, counted;
+    uint32_t counted;     /* tokens */
     int status;
     bool open, reused, abort, slow, counts;
     size_t tail_len;
@@ -275,6 +275,11 @@ static void prepare(struct user *u)
 
 /* ---- the books ---- */
 
+static double ms(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
 static uint32_t second_of(struct load *l)
 {
     uint64_t s = (clock_ns() - l->start_ns) / 1000000000;
@@ -322,11 +327,6 @@ static bool tail_has(const struct user *u, const char *word)
     return str_find((struct str) { u->tail, u->tail_len }, str_of(word)) != SIZE_MAX;
 }
 
-static double ms(uint64_t ns)
-{
-    return (double)ns / 1e6;
-}
-
 static void count_ok(struct user *u)
 {
     struct load *l = u->load;
@@ -346,7 +346,6 @@ static void count_ok(struct user *u)
     t->ok++;
     l->stats.prompt_tokens += number_after(u, "\"prompt_tokens\"");
     l->stats.cached_tokens += number_after(u, "\"cached_tokens\"");
-    series_add(&t->ttft, ms((u->first_ns != 0 ? u->first_ns : now) - u->begun_ns));
     series_add(&t->total, ms(now - u->begun_ns));
 }
 
@@ -490,16 +489,16 @@ static void note_body(struct user *u, struct str s)
 {
     size_t keep;
 
+    if (u->first_ns == 0) {
+        u->first_ns = u->active_ns;
+        if (u->counts && u->status == 200)
+            series_add(&u->load->stats.tenant[u->tenant].ttft, ms(u->first_ns - u->begun_ns));
+    }
     if (u->status == 200 && u->load->o.stream) {
         uint32_t n = count_events(s);
 
-        if (u->first_ns == 0)
-            u->first_ns = u->active_ns;
         count_tokens(u, n);
         u->counted += n;
-        u->events += n;
-    } else if (u->first_ns == 0) {
-        u->first_ns = u->active_ns;
     }
     if (s.n >= TAIL_BYTES) {
         memcpy(u->tail, s.p + s.n - TAIL_BYTES, TAIL_BYTES);
@@ -630,7 +629,7 @@ static void lost(struct user *u)
     } else if (!idle && http1_eof(&u->parser) == HTTP1_DONE) {
         answered(u);
     } else {
-        failed(u, idle ? LOAD_CLOSED : LOAD_CUT);
+        failed(u, idle ? LOAD_CLOSED : tail_has(u, "\"error\"") ? LOAD_EVENT : LOAD_CUT);
     }
 }
 
@@ -674,7 +673,7 @@ static void begin(struct user *u)
     now = clock_ns();
     u->begun_ns = u->active_ns = now;
     u->first_ns = 0;
-    u->events = u->counted = 0;
+    u->counted = 0;
     u->tail_len = 0;
     u->status = 0;
     u->retry_after_s = -1;

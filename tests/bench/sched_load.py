@@ -74,12 +74,24 @@ def prefix():
         note(f"{name}: {r['output_tokens_per_s']:.0f} output tokens/s, TTFT p50 {r['ttft_ms']['p50']:.0f} "
              f"p90 {r['ttft_ms']['p90']:.0f} p99 {r['ttft_ms']['p99']:.0f} ms, {100 * hit:.0f} % of prompt tokens "
              f"cached, requests by worker {[x['requests'] for x in c]}, errors {r['errors']}")
+    pinned(engine, kind)
     a, b = runs["ours"], runs["round robin"]
     k = a["output_tokens_per_s"] / max(b["output_tokens_per_s"], 1)
     t = a["ttft_ms"]["p90"] / max(b["ttft_ms"]["p90"], 1)
     verdict("prefix", f"{k:.2f} times the output tokens/s of round robin (goal 2)", k >= 2)
     verdict("prefix", f"p90 TTFT 1/{1 / max(t, 1e-9):.1f} of round robin's (goal 1/5)", t <= 0.2)
     verdict("prefix", "no errors", a["errors"] == 0 and a["ok"] == a["requests"])
+
+
+def pinned(engine, kind):
+    """What is possible: each prefix at a worker of its own from the beginning, without a router."""
+    kind = {**kind, "connections": 8, "groups": 8}
+    with Backends(4, *engine) as backends:
+        for seconds in (5, 6):
+            runs = [load_begin(p, seconds=seconds, seed=100 + i, **kind) for i, p in enumerate(backends.ports)]
+            runs = [load_end(p) for p in runs]
+    note(f"pinned by hand: {sum(r['output_tokens_per_s'] for r in runs):.0f} output tokens/s, TTFT p90 "
+         f"{max(r['ttft_ms']['p90'] for r in runs):.0f} ms")
 
 
 # ---- hotspot, slow ----
