@@ -101,7 +101,7 @@ struct user {
     uint64_t begun_ns;    /* of the request; 0 after it was counted */
     uint64_t active_ns;   /* of the last bytes */
     uint64_t first_ns;    /* of the first bytes of the body */
-    uint64_t refused_ns;  /* of the refusal that is being waited for, or 0 */
+    uint64_t refused_ns;  /* of the first refusal, while it comes back as told; or 0 */
     double retry_after_s; /* of this reply; < 0: none */
     uint32_t counted;     /* tokens */
     int status;
@@ -336,11 +336,6 @@ static void count_ok(struct user *u)
     count_tokens(u, (int64_t)tokens - (int64_t)u->counted);
     l->stats.ok_at[second_of(l)]++;
     l->stats.ok_in_window += in_window(l, now);
-    if (u->refused_ns != 0) {
-        l->stats.accepted_after++;
-        series_add(&l->stats.waited, (double)(u->begun_ns - u->refused_ns) / 1e9);
-        u->refused_ns = 0;
-    }
     if (!u->counts)
         return;
     t->ok++;
@@ -356,7 +351,8 @@ static void count_refusal(struct user *u)
     l->stats.refused_at[second_of(l)]++;
     if (u->refused_ns != 0)
         l->stats.refused_after++;
-    u->refused_ns = l->o.honour_retry_after ? u->active_ns : 0;
+    else if (l->o.honour_retry_after)
+        u->refused_ns = u->active_ns;
     if (u->retry_after_s < 0)
         l->stats.refusals_without_promise++;
     else
@@ -471,6 +467,11 @@ static void note_head(struct user *u)
 
     u->status = u->parser.status;
     u->retry_after_s = str_u64(v, &s) ? (double)s : -1;
+    if (u->status != 200 || u->refused_ns == 0)
+        return;
+    u->load->stats.accepted_after++;
+    series_add(&u->load->stats.waited, (double)(u->begun_ns - u->refused_ns) / 1e9);
+    u->refused_ns = 0;
 }
 
 static uint32_t count_events(struct str s)

@@ -251,10 +251,13 @@ def overload():
     note(f"{5 * rate:.0f} requests/s for {seconds:.0f} s: {r['by_status']}, errors {r['errors_by_kind']}, not sent "
          f"{r['unsent']}; TTFT of the served p50 {r['ttft_ms']['p50']:.0f} p99 {r['ttft_ms']['p99']:.0f} ms")
     note(f"Retry-After: promised p50 {ra['promised_s']['p50']:.0f} max {ra['promised_s']['max']:.0f} s, missing "
-         f"{ra['missing']}; asked again then: {ra['accepted_after']} taken, {ra['refused_after']} refused again")
+         f"{ra['missing']}; asked again then: {ra['accepted_after']} taken in, {ra['refused_after']} refused again; "
+         f"they had waited p50 {ra['waited_s']['p50']:.1f} max {ra['waited_s']['max']:.1f} s in all")
     verdict("overload", f"goodput {100 * good:.0f} % of capacity (goal 90)", good >= 0.9)
     shares(r, weight)
+    kept = ra["accepted_after"] / max(ra["accepted_after"] + ra["refused_after"], 1)
     verdict("overload", "every refusal says when to come back", ra["missing"] == 0)
+    verdict("overload", f"{100 * kept:.0f} % of those who came back when told were taken in (goal: half)", kept >= 0.5)
     verdict("overload", f"as quick as before {back:.1f} s after the end (goal 5)", back <= 5)
     verdict("overload", "nothing broke", r["errors"] == 0)
 
