@@ -101,9 +101,9 @@ struct user {
     uint64_t begun_ns;    /* of the request; 0 after it was counted */
     uint64_t active_ns;   /* of the last bytes */
     uint64_t first_ns;    /* of the first bytes of the body */
-    uint64_t refused_ns;  /* of the refusal that is being waited for, or 0 */
+    uint64_t refused_ns;  /* of the first refusal, while it comes back as told; or 0 */
     double retry_after_s; /* of this reply; < 0: none */
-    uint32_t events, counted;
+    uint32_t counted;     /* tokens */
     int status;
     bool open, reused, abort, slow, counts;
     size_t tail_len;
@@ -275,6 +275,11 @@ static void prepare(struct user *u)
 
 /* ---- the books ---- */
 
+static double ms(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
 static uint32_t second_of(struct load *l)
 {
     uint64_t s = (clock_ns() - l->start_ns) / 1000000000;
@@ -322,11 +327,6 @@ static bool tail_has(const struct user *u, const char *word)
     return str_find((struct str) { u->tail, u->tail_len }, str_of(word)) != SIZE_MAX;
 }
 
-static double ms(uint64_t ns)
-{
-    return (double)ns / 1e6;
-}
-
 static void count_ok(struct user *u)
 {
     struct load *l = u->load;
@@ -336,17 +336,11 @@ static void count_ok(struct user *u)
     count_tokens(u, (int64_t)tokens - (int64_t)u->counted);
     l->stats.ok_at[second_of(l)]++;
     l->stats.ok_in_window += in_window(l, now);
-    if (u->refused_ns != 0) {
-        l->stats.accepted_after++;
-        series_add(&l->stats.waited, (double)(u->begun_ns - u->refused_ns) / 1e9);
-        u->refused_ns = 0;
-    }
     if (!u->counts)
         return;
     t->ok++;
     l->stats.prompt_tokens += number_after(u, "\"prompt_tokens\"");
     l->stats.cached_tokens += number_after(u, "\"cached_tokens\"");
-    series_add(&t->ttft, ms((u->first_ns != 0 ? u->first_ns : now) - u->begun_ns));
     series_add(&t->total, ms(now - u->begun_ns));
 }
 
@@ -357,7 +351,8 @@ static void count_refusal(struct user *u)
     l->stats.refused_at[second_of(l)]++;
     if (u->refused_ns != 0)
         l->stats.refused_after++;
-    u->refused_ns = l->o.honour_retry_after ? u->active_ns : 0;
+    else if (l->o.honour_retry_after)
+        u->refused_ns = u->active_ns;
     if (u->retry_after_s < 0)
         l->stats.refusals_without_promise++;
     else
@@ -472,6 +467,11 @@ static void note_head(struct user *u)
 
     u->status = u->parser.status;
     u->retry_after_s = str_u64(v, &s) ? (double)s : -1;
+    if (u->status != 200 || u->refused_ns == 0)
+        return;
+    u->load->stats.accepted_after++;
+    series_add(&u->load->stats.waited, (double)(u->begun_ns - u->refused_ns) / 1e9);
+    u->refused_ns = 0;
 }
 
 static uint32_t count_events(struct str s)
@@ -490,16 +490,16 @@ static void note_body(struct user *u, struct str s)
 {
     size_t keep;
 
+    if (u->first_ns == 0) {
+        u->first_ns = u->active_ns;
+        if (u->counts && u->status == 200)
+            series_add(&u->load->stats.tenant[u->tenant].ttft, ms(u->first_ns - u->begun_ns));
+    }
     if (u->status == 200 && u->load->o.stream) {
         uint32_t n = count_events(s);
 
-        if (u->first_ns == 0)
-            u->first_ns = u->active_ns;
         count_tokens(u, n);
         u->counted += n;
-        u->events += n;
-    } else if (u->first_ns == 0) {
-        u->first_ns = u->active_ns;
     }
     if (s.n >= TAIL_BYTES) {
         memcpy(u->tail, s.p + s.n - TAIL_BYTES, TAIL_BYTES);
@@ -630,7 +630,7 @@ static void lost(struct user *u)
     } else if (!idle && http1_eof(&u->parser) == HTTP1_DONE) {
         answered(u);
     } else {
-        failed(u, idle ? LOAD_CLOSED : LOAD_CUT);
+        failed(u, idle ? LOAD_CLOSED : tail_has(u, "\"error\"") ? LOAD_EVENT : LOAD_CUT);
     }
 }
 
@@ -674,7 +674,7 @@ static void begin(struct user *u)
     now = clock_ns();
     u->begun_ns = u->active_ns = now;
     u->first_ns = 0;
-    u->events = u->counted = 0;
+    u->counted = 0;
     u->tail_len = 0;
     u->status = 0;
     u->retry_after_s = -1;
