@@ -23,6 +23,7 @@
 #define FLOW_IDLE_MS 300000
 #define BAND_IDLE_MS 600000
 #define DRAIN_S      10
+#define FREE_TIMES   8
 #define RETRY_S_MAX  30
 #define SOFT_FROM    0.5 /* saturation from where soft-reflective counts its cycles */
 
@@ -443,12 +444,22 @@ static bool would_exceed(uint64_t have, uint64_t more, uint64_t max)
     return max != 0 && (more > max || have > max - more);
 }
 
+/* Nobody fills a queue alone: a flow may hold so many times what is still free (dynamic thresholds,
+ * Choudhury and Hahne 1998), so that one tenant's backlog leaves room for the next one's. */
+static bool may_queue(const struct flow_band *b, const struct flow_item *it)
+{
+    const struct flow_queue *q = queue_known(b, it->fairness_id);
+
+    return b->fairness != FLOW_WEIGHTED || b->conf.requests_max == 0 || q == NULL ||
+           q->requests < FREE_TIMES * (b->conf.requests_max - b->requests);
+}
+
 static bool has_room(const struct flow *f, const struct flow_band *b, const struct flow_item *it)
 {
     return !would_exceed(f->bytes, it->bytes, f->conf.bytes_max) &&
            !would_exceed(f->requests, 1, f->conf.requests_max) &&
            !would_exceed(b->bytes, it->bytes, b->conf.bytes_max) &&
-           !would_exceed(b->requests, 1, b->conf.requests_max);
+           !would_exceed(b->requests, 1, b->conf.requests_max) && may_queue(b, it);
 }
 
 static void count(struct flow *f, struct flow_queue *q, const struct flow_item *it, int step,
