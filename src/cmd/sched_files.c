@@ -75,6 +75,17 @@ static int load_objects(const struct sched_files *s, struct objects **out, struc
 
 /* ---- endpoints ---- */
 
+/* What plugins that filter by role look at. */
+static void label_role(struct arena *a, struct gateway_endpoint_opts *out)
+{
+    struct sched_label *l = arena_alloc(a, sizeof(*l));
+
+    l->key = STR("llm-d.ai/role");
+    l->value = str_of(sched_role_name(out->role));
+    out->label = l;
+    out->label_count = 1;
+}
+
 /* "ADDR:PORT" or "ADDR:PORT=ROLE". */
 static int from_flag(struct arena *a, const char *text, struct gateway_endpoint_opts *out,
                      struct err *e)
@@ -96,6 +107,7 @@ static int from_flag(struct arena *a, const char *text, struct gateway_endpoint_
     if (!sched_role_parse(role, &out->role))
         return err_set(e, ERR_INVAL, "--endpoint %s: the role must be both, prefill or decode",
                        text);
+    label_role(a, out);
     return 0;
 }
 

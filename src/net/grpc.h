@@ -1,8 +1,8 @@
 /* net/grpc.h - a gRPC server: unary calls and streams in both directions over HTTP/2.
  *
- * Plain text with prior knowledge, or over TLS.  Messages are bytes here; codec/proto.h reads them.  The peer is
- * held back by itself: messages are delivered only while a stream's own answers are being read, and
- * its flow-control window opens as they are delivered.
+ * Plain text with prior knowledge, or over TLS.  Messages are bytes here; codec/proto.h reads them.
+ * The peer is held back by itself: messages are delivered only while a stream's own answers are
+ * being read, and its flow-control window opens as they are delivered.
  *
  * Each stream that on_open saw ends with exactly one on_gone, whatever happened, and is gone after
  * it.  Callbacks may call everything that takes a stream, but not grpc_server_close.

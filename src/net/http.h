@@ -130,7 +130,7 @@ struct http_call_opts {
     uint32_t gap_ms;        /* between reply bytes; 0 = 120 s */
     uint32_t total_ms;      /* 0 = 3600 s */
     size_t body_bytes_max;  /* 0 = unbounded (streamed through) */
-    struct tls_client *tls;   /* NULL: plain; connections are kept apart by it (net/tls.h) */
+    struct tls_client *tls; /* NULL: plain; connections are kept apart by it (net/tls.h) */
 };
 
 struct http_client *http_client_new(struct loop *l);

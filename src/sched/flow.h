@@ -69,8 +69,8 @@ void flow_remove(struct flow *f, struct flow_item *it); /* no-op when not queued
 /* Unlinks and returns one item whose time is over, and why; NULL: none is. */
 struct flow_item *flow_expire(struct flow *f, const struct flow_fleet *fleet, uint64_t now_ms,
                               enum flow_outcome *why);
-/* A dispatched request ended: what it really cost, in prompt tokens that were computed and tokens of
- * the answer (policies that share by service). */
+/* A dispatched request ended: what it really cost, in prompt tokens that were computed and tokens
+ * of the answer (policies that share by service). */
 void flow_settle(struct flow *f, struct str fairness_id, int32_t priority, double expected_tokens,
                  double prompt_tokens, double answer_tokens, uint64_t now_ms);
 /* Idle flows and bands go (5 and 10 minutes). */

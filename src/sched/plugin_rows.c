@@ -19,6 +19,7 @@ const struct plugin_type *const plugin_scorers[] = {
     &plugin_kv_scorer,
     &plugin_load_aware_scorer,
     &plugin_prefix_scorer,
+    &plugin_precise_scorer,
     &plugin_lora_scorer,
     &plugin_token_load_scorer,
     &plugin_active_request_scorer,
@@ -58,9 +59,11 @@ const struct plugin_type *const plugin_handlers[] = {
 };
 
 const struct plugin_type *const plugin_producers[] = {
-    &plugin_approx_producer,
-    &plugin_multicluster_approx_producer,
-    NULL,
+    &plugin_approx_producer,     &plugin_multicluster_approx_producer,
+    &plugin_precise_producer,    &plugin_token_producer,
+    &plugin_tokenizer_producer,  &plugin_inflight_producer,
+    &plugin_session_id_producer, &plugin_latency_producer,
+    &plugin_media_producer,      NULL,
 };
 
-const struct plugin_type *const plugin_requests[] = { NULL };
+const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter, NULL };
