@@ -728,7 +728,9 @@ static void arrive(void *ctx)
             ask(&l->user[l->idle[--l->idle_count]]);
     }
     if (!l->stopping)
-        loop_timer_arm(l->arrivals, (uint64_t)(l->next_arrival_ms - now + 0.5), 0);
+        /* Never 0: the loop would run the timer again and again before it looks at a socket. */
+        loop_timer_arm(l->arrivals, MAX((uint64_t)(l->next_arrival_ms - now + 0.5), (uint64_t)1),
+                       0);
 }
 
 static void look(void *ctx)

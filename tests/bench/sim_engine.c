@@ -157,13 +157,21 @@ static bool admit(struct sim_engine *en, struct sim_seq *s)
     return true;
 }
 
+/* Only as many as the step's prompt budget reaches: who waits a step longer finds what the others
+ * computed in it. */
 static void admit_all(struct sim_engine *en)
 {
-    while (en->waiting != NULL && en->totals.running < en->conf.slots) {
+    uint64_t planned = 0;
+
+    for (struct sim_seq *s = en->running; s != NULL; s = s->next)
+        planned += s->prefill_left;
+    while (en->waiting != NULL && en->totals.running < en->conf.slots &&
+           planned < en->conf.chunk_tokens) {
         struct sim_seq *s = en->waiting;
 
         if (!admit(en, s))
             return;
+        planned += s->prefill_left;
         en->waiting = s->next;
         if (en->waiting == NULL)
             en->waiting_end = &en->waiting;
@@ -204,7 +212,8 @@ static void step_begin(struct sim_engine *en)
         en->end_ms = now;
     en->busy = true;
     en->end_ms += ms * c->factor;
-    loop_timer_arm(en->timer, en->end_ms > now ? (uint64_t)(en->end_ms - now + 0.5) : 0, 0);
+    /* Never 0: the loop would run the timer again and again before it looks at a socket. */
+    loop_timer_arm(en->timer, en->end_ms > now + 1 ? (uint64_t)(en->end_ms - now + 0.5) : 1, 0);
 }
 
 /* One sequence at the end of a step. */
