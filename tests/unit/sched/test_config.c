@@ -52,7 +52,7 @@ static struct sched_config *load_file(const char *name, struct heard *h)
     struct sched_config_opts o = {
         .file = name, .allow_experimental = true, .warn = h != NULL ? hear : NULL, .ctx = h
     };
-    struct sched_config *c;
+    struct sched_config *c = NULL;
     char path[512];
     struct buf text;
     struct err e;
