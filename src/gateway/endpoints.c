@@ -51,6 +51,14 @@ enum family {
     F_SG_RUNNING,
     F_SG_WAITING,
     F_SG_USAGE,
+    F_SG_CACHE_CONFIG,
+    F_LC_RUNNING,
+    F_LC_WAITING,
+    F_LC_USAGE,
+    F_TRT_RUNNING,
+    F_TRT_WAITING,
+    F_TRT_USAGE,
+    F_LORA,
     F_COUNT
 };
 
@@ -67,13 +75,40 @@ static const struct str families[F_COUNT] = {
     [F_SG_RUNNING] = { "sglang:num_running_reqs", 23 },
     [F_SG_WAITING] = { "sglang:num_queue_reqs", 21 },
     [F_SG_USAGE] = { "sglang:token_usage", 18 },
+    [F_SG_CACHE_CONFIG] = { "sglang:cache_config_info", 24 },
+    [F_LC_RUNNING] = { "llamacpp:requests_processing", 28 },
+    [F_LC_WAITING] = { "llamacpp:requests_deferred", 26 },
+    [F_LC_USAGE] = { "llamacpp:kv_cache_usage_ratio", 29 },
+    [F_TRT_RUNNING] = { "trtllm_num_requests_running", 27 },
+    [F_TRT_WAITING] = { "trtllm_num_requests_waiting", 27 },
+    [F_TRT_USAGE] = { "trtllm_kv_cache_utilization", 27 },
+    [F_LORA] = { "vllm:lora_requests_info", 23 },
 };
 
 struct scraped {
     double v[F_COUNT];
     bool has[F_COUNT];
-    uint64_t block_tokens;
+    uint64_t block_tokens, blocks;
+    double lora_at; /* the newest sample's value: when it was made */
+    struct str lora_running, lora_waiting, lora_max;
 };
+
+static bool is_usage(size_t which)
+{
+    return which == F_KV_USAGE || which == F_SG_USAGE || which == F_LC_USAGE ||
+           which == F_TRT_USAGE;
+}
+
+static void lora_sample(struct scraped *s, struct str labels, double value)
+{
+    if (s->has[F_LORA] && value <= s->lora_at)
+        return;
+    s->lora_at = value;
+    s->lora_running = s->lora_waiting = s->lora_max = STR_NONE;
+    (void)prom_label(labels, "running_lora_adapters", &s->lora_running);
+    (void)prom_label(labels, "waiting_lora_adapters", &s->lora_waiting);
+    (void)prom_label(labels, "max_lora", &s->lora_max);
+}
 
 static void on_sample(void *ctx, size_t which, struct str labels, double value)
 {
@@ -82,8 +117,16 @@ static void on_sample(void *ctx, size_t which, struct str labels, double value)
 
     if (which == F_CACHE_CONFIG && prom_label(labels, "block_size", &size))
         (void)str_u64(size, &s->block_tokens);
+    if (which == F_CACHE_CONFIG && prom_label(labels, "num_gpu_blocks", &size))
+        (void)str_u64(size, &s->blocks);
+    if (which == F_SG_CACHE_CONFIG && prom_label(labels, "page_size", &size))
+        (void)str_u64(size, &s->block_tokens);
+    if (which == F_SG_CACHE_CONFIG && prom_label(labels, "num_pages", &size))
+        (void)str_u64(size, &s->blocks);
+    if (which == F_LORA)
+        lora_sample(s, labels, value);
     /* one server can hold several engines: requests add up, the fullest cache counts */
-    if (which == F_KV_USAGE || which == F_SG_USAGE)
+    if (is_usage(which))
         s->v[which] = s->has[which] ? MAX(s->v[which], value) : value;
     else
         s->v[which] += value;
@@ -115,14 +158,55 @@ static void endpoint_restarted(struct endpoint *ep)
     ep->ready_due_ms = 0;
 }
 
+static uint32_t adapters(struct str list, struct str *out)
+{
+    uint32_t n = 0;
+
+    while (list.n > 0 && n < ENDPOINT_ADAPTERS_MAX) {
+        struct str one = str_trim(str_cut(&list, ','));
+
+        if (one.n > 0)
+            out[n++] = one;
+    }
+    return n;
+}
+
+/* The page goes with the next scrape: its names are kept in a text of the endpoint's. */
+static void take_lora(struct endpoint *ep, const struct scraped *s)
+{
+    uint64_t max = 0;
+    char *text;
+
+    if (!s->has[F_LORA])
+        return;
+    text = mem_zalloc(s->lora_running.n + s->lora_waiting.n + 1);
+    if (s->lora_running.n != 0)
+        memcpy(text, s->lora_running.p, s->lora_running.n);
+    if (s->lora_waiting.n != 0)
+        memcpy(text + s->lora_running.n, s->lora_waiting.p, s->lora_waiting.n);
+    mem_free(ep->lora_text);
+    ep->lora_text = text;
+    ep->lora_active_count = adapters((struct str) { text, s->lora_running.n }, ep->lora_active);
+    ep->lora_waiting_count =
+        adapters((struct str) { text + s->lora_running.n, s->lora_waiting.n }, ep->lora_waiting);
+    if (s->lora_max.p != NULL)
+        (void)str_u64(s->lora_max, &max);
+    ep->lora_max = (uint32_t)MIN(max, (uint64_t)UINT32_MAX);
+}
+
 static void take_scrape(struct endpoint *ep)
 {
-    struct scraped s = { { 0 }, { false }, 0 };
+    struct scraped s = { .block_tokens = 0 };
 
     (void)prom_scan(buf_view(&ep->scrape_body), families, F_COUNT, on_sample, &s);
-    ep->running = bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING], 1e6);
-    ep->waiting = bounded(s.v[F_WAITING] + s.v[F_SG_WAITING], 1e6);
-    ep->kv_usage = bounded(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), 1);
+    ep->running =
+        bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING] + s.v[F_LC_RUNNING] + s.v[F_TRT_RUNNING], 1e6);
+    ep->waiting =
+        bounded(s.v[F_WAITING] + s.v[F_SG_WAITING] + s.v[F_LC_WAITING] + s.v[F_TRT_WAITING], 1e6);
+    ep->kv_usage = bounded(
+        MAX(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), MAX(s.v[F_LC_USAGE], s.v[F_TRT_USAGE])), 1);
+    take_lora(ep, &s);
+    ep->cache_blocks = (uint32_t)MIN(s.blocks, (uint64_t)UINT32_MAX);
     /* What ran of ours since the scrape before may be in these numbers, finished or not, and is in
      * our own books already; only what exceeds it is somebody else's. */
     ep->foreign =
@@ -496,6 +580,13 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .slots = ep->slots,
             .kvx_capable = ep->ours || ep->role_given,
             .uid = ep->uid,
+            .cache_block_tokens = ep->block_tokens,
+            .cache_blocks = ep->cache_blocks,
+            .lora_active = ep->lora_active,
+            .lora_active_count = ep->lora_active_count,
+            .lora_waiting = ep->lora_waiting,
+            .lora_waiting_count = ep->lora_waiting_count,
+            .lora_max = ep->lora_max,
             .id = str_of(ep->id),
             .label = ep->label,
             .label_count = ep->label_count,
@@ -662,6 +753,7 @@ static void endpoint_free(struct endpoint *ep)
     buf_fini(&ep->scrape_body);
     buf_fini(&ep->models_body);
     labels_free(ep);
+    mem_free(ep->lora_text);
     mem_free(ep->id);
     mem_free(ep->address);
     mem_free(ep);
@@ -818,11 +910,17 @@ static uint32_t find_opts(const struct gateway_endpoint_opts *list, uint32_t cou
 static int set_list(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
                     struct err *e)
 {
+    char host[256];
+    uint16_t port;
+
     if (count > GATEWAY_ENDPOINTS_MAX)
         return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", count, GATEWAY_ENDPOINTS_MAX);
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) { /* all is well before anything is changed */
         if (find_opts(list, i, list[i].address) != UINT32_MAX)
             return err_set(e, ERR_INVAL, "endpoint %s is given twice", list[i].address);
+        if (addr_parse(str_of(list[i].address), host, &port, e) != 0)
+            return e->code;
+    }
     for (uint32_t i = g->endpoint_count; i-- > 0;) {
         struct endpoint *ep = g->endpoints[i];
         uint32_t at = find_opts(list, count, ep->address);

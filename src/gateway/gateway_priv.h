@@ -18,16 +18,17 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define ENDPOINT_MODELS_MAX 64
-#define RECEIPTS_MAX        1000
-#define REQUEST_ID_MAX      128
-#define FAIRNESS_ID_MAX     128
-#define ANSWER_BYTES_MAX    ((size_t)64 << 20) /* of one whole (not streamed) answer */
-#define PENDING_BYTES_MAX   ((size_t)1 << 20)  /* of a stream whose client reads slowly */
-#define EVENT_BYTES_MAX     ((size_t)1 << 20)  /* of one server-sent event */
-#define ATTEMPTS_MAX        16
-#define CANDIDATES_SHOWN    16 /* in a receipt */
-#define RECEIPT_BYTES_MAX   ((size_t)8 << 10)
+#define ENDPOINT_ADAPTERS_MAX 64
+#define ENDPOINT_MODELS_MAX   64
+#define RECEIPTS_MAX          1000
+#define REQUEST_ID_MAX        128
+#define FAIRNESS_ID_MAX       128
+#define ANSWER_BYTES_MAX      ((size_t)64 << 20) /* of one whole (not streamed) answer */
+#define PENDING_BYTES_MAX     ((size_t)1 << 20)  /* of a stream whose client reads slowly */
+#define EVENT_BYTES_MAX       ((size_t)1 << 20)  /* of one server-sent event */
+#define ATTEMPTS_MAX          16
+#define CANDIDATES_SHOWN      16 /* in a receipt */
+#define RECEIPT_BYTES_MAX     ((size_t)8 << 10)
 
 /* ---- metrics (metrics.c) ---- */
 
@@ -209,6 +210,10 @@ struct endpoint {
 
     struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_older_queue,
         *m_inflight_requests, *m_inflight_tokens, *m_requests, *m_prefill, *m_decode, *m_ejected;
+    uint32_t cache_blocks; /* its KV cache holds; 0: not said */
+    char *lora_text;       /* what the lists below point into */
+    struct str lora_active[ENDPOINT_ADAPTERS_MAX], lora_waiting[ENDPOINT_ADAPTERS_MAX];
+    uint32_t lora_active_count, lora_waiting_count, lora_max;
     struct flow_limit limit; /* requests in flight that keep it busy, learned */
 };
 

@@ -19,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WORKERS   3
+#define WORKERS   4
 #define HELD_MAX  256
 #define WAIT_MS   5000
 #define SHOTS_MAX 256
@@ -38,6 +38,7 @@ struct worker {
     bool hold_after_first; /* of a stream */
     uint32_t event_bytes;
     const char *usage; /* JSON object or NULL */
+    const char *page;  /* of metrics; NULL: vLLM's names */
     /* what came of it */
     uint32_t requests, gone, live, foreign; /* foreign: running there, not from here */
     struct http_req *held[HELD_MAX];
@@ -198,7 +199,9 @@ static void worker_handle(void *ctx, struct http_req *r)
         http_req_on_gone(r, scrape_gone, NULL);
         return;
     }
-    if (str_eqz(path, "/metrics")) {
+    if (str_eqz(path, "/metrics") && k->page != NULL) {
+        http_reply(r, 200, "text/plain", str_of(k->page), NULL);
+    } else if (str_eqz(path, "/metrics")) {
         snprintf(body, sizeof(body),
                  "vllm:num_requests_running{engine=\"0\"} %u\n"
                  "vllm:num_requests_waiting{engine=\"0\"} "
@@ -540,6 +543,102 @@ static void bad_requests_are_refused_here(void **state)
         assert_string_equal(shots[i].should_retry, "false");
     }
     assert_int_equal(w.worker[0].requests, 0);
+    stop();
+}
+
+/* Every engine's own names are read. */
+static void engines_are_understood_by_their_names(void **state)
+{
+    static const char *const pages[] = {
+        "vllm:num_requests_running 3\nvllm:num_requests_waiting 2\nvllm:kv_cache_usage_perc 0.5\n"
+        "vllm:cache_config_info{block_size=\"32\",num_gpu_blocks=\"900\"} 1\n"
+        "vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"old\"} 1\n"
+        "vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"a,b\","
+        "waiting_lora_adapters=\"c\"} 2\n",
+        "sglang:num_running_reqs 3\nsglang:num_queue_reqs 2\nsglang:token_usage 0.5\n"
+        "sglang:cache_config_info{page_size=\"32\",num_pages=\"900\"} 1\n",
+        "llamacpp:requests_processing 3\nllamacpp:requests_deferred 2\n"
+        "llamacpp:kv_cache_usage_ratio 0.5\n",
+        "trtllm_num_requests_running 3\ntrtllm_num_requests_waiting 2\n"
+        "trtllm_kv_cache_utilization 0.5\n",
+    };
+    const struct endpoint *ep;
+
+    (void)state;
+    start_workers(COUNT(pages));
+    for (size_t i = 0; i < COUNT(pages); i++)
+        w.worker[i].page = pages[i];
+    start_gateway(COUNT(pages), quick(), NULL);
+    WAIT(all_used);
+    for (uint32_t i = 0; i < COUNT(pages); i++) {
+        ep = w.g->endpoints[i];
+        assert_true(ep->running == 3 && ep->waiting == 2 && ep->kv_usage == 0.5);
+        if (i < 2)
+            assert_true(ep->block_tokens == 32 && ep->cache_blocks == 900);
+    }
+    ep = w.g->endpoints[0]; /* the newest sample counts */
+    assert_int_equal(ep->lora_active_count, 2);
+    assert_true(str_eqz(ep->lora_active[1], "b"));
+    assert_int_equal(ep->lora_waiting_count, 1);
+    assert_true(str_eqz(ep->lora_waiting[0], "c"));
+    assert_int_equal(ep->lora_max, 4);
+    stop();
+}
+
+/* The worker hears its own name and nothing else is changed; the client hears the one it used. */
+static void a_model_has_further_names(void **state)
+{
+    static const char *const aliases[] = { "nick=m" };
+    static const char body[] = "{ \"n\" : 12345678901234567890 , \"model\":\"nick\" ,"
+                               "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+    static const char sent[] = "{ \"n\" : 12345678901234567890 , \"model\":\"m\" ,"
+                               "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+    struct gateway_opts o = quick();
+    struct shot *s, *models;
+    struct err e;
+
+    (void)state;
+    start_workers(1);
+    assert_int_equal(objects_load(&o.objects, STR_NONE, "", aliases, 1, &e), 0);
+    start_gateway(1, o, NULL);
+    WAIT(all_used);
+    s = shoot(CHAT, body);
+    models = get("/v1/models");
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_string_equal(w.worker[0].last_body, sent);
+    assert_true(has(models, "\"nick\""));
+    stop();
+}
+
+static void endpoints_come_and_go(void **state)
+{
+    struct gateway_endpoint_opts one;
+    struct shot *s;
+    struct err e;
+
+    (void)state;
+    start(2);
+    one = (struct gateway_endpoint_opts) { .address = w.worker[1].address };
+    assert_int_equal(gateway_set_endpoints(w.g, &one, 1, &e), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        s = shoot(CHAT, ASK);
+        WAIT(all_ended);
+        assert_int_equal(s->status, 200);
+    }
+    assert_int_equal(w.worker[0].requests, 0);
+    assert_int_equal(w.worker[1].requests, 4);
+    /* one that cannot be leaves the others alone */
+    one.address = "no port:x";
+    assert_int_not_equal(gateway_set_endpoints(w.g, &one, 1, &e), 0);
+    assert_int_equal(w.g->endpoint_count, 1);
+    one.address = w.worker[0].address;
+    assert_int_equal(gateway_set_endpoints(w.g, &one, 1, &e), 0);
+    WAIT(all_used);
+    s = shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_int_equal(w.worker[0].requests, 1);
     stop();
 }
 
@@ -1411,6 +1510,9 @@ int main(void)
         cmocka_unit_test(an_answer_comes_back_as_it_was),
         cmocka_unit_test(a_stream_comes_back_byte_by_byte),
         cmocka_unit_test(bad_requests_are_refused_here),
+        cmocka_unit_test(engines_are_understood_by_their_names),
+        cmocka_unit_test(a_model_has_further_names),
+        cmocka_unit_test(endpoints_come_and_go),
         cmocka_unit_test(pages_tell_of_the_workers),
         cmocka_unit_test(nobody_usable_is_503_with_advice),
         cmocka_unit_test(a_request_waits_for_a_worker_that_comes_back),
