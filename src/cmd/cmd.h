@@ -12,6 +12,7 @@ int cmd_bench(int argc, char **argv);
 int cmd_cache(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_key(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_scheduler(int argc, char **argv);
 int cmd_status(int argc, char **argv);

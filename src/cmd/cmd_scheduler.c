@@ -20,7 +20,7 @@
 struct opts {
     const char *listen, *cache, *model, *seed, *log_level;
     const char *config_file, *config_text, *endpoints_file, *objects_file, *strategy, *access_log;
-    const char *traces, *tls_dir, *cert_path;
+    const char *traces, *tls_dir, *cert_path, *key_file, *admin_key_file;
     struct opt_list endpoints, aliases;
     uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
@@ -67,6 +67,10 @@ static const struct opt_desc table[] = {
       "TLS on the ext_proc port: --cert-path's certificate, or one made at the start" },
     { "cert-path", OPT_STR, AT(cert_path), NULL, "DIR", 0, 0,
       "tls.crt and tls.key of the ext_proc port; read again when they change" },
+    { "api-key-file", OPT_STR, AT(key_file), NULL, "FILE", 0, 0,
+      "API keys by tenant (llmd key new): without a good one 401; read again when it changes" },
+    { "admin-key-file", OPT_STR, AT(admin_key_file), NULL, "FILE", 0, 0,
+      "keys of administrators: metrics, status and receipts, once there are keys" },
     { "tls-dir", OPT_STR, AT(tls_dir), NULL, "DIR", 0, 0,
       "TLS on --listen with tls.crt and tls.key from there; read again when they change" },
     { "tls-self-signed", OPT_BOOL, AT(tls_self_signed), "false", NULL, 0, 0,
@@ -279,7 +283,10 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
                    struct err *e)
 {
     if (addr_parse(str_of(o->listen), host, &go->port, e) != 0 ||
-        cmd_check_listen(host, o->insecure, e) != 0)
+        cmd_check_listen(host,
+                         o->insecure ||
+                             (o->key_file != NULL && (o->tls_dir != NULL || o->tls_self_signed)),
+                         e) != 0)
         return e->code;
     if (o->prefill_ms <= 0 || o->decode_ms <= 0)
         return err_set(e, ERR_INVAL,
@@ -325,6 +332,8 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     go->conns_max = o->conns_max;
     go->access_log = o->access_log;
     go->traces = o->traces;
+    go->key_file = o->key_file;
+    go->admin_key_file = o->admin_key_file;
     go->trace_ratio = o->trace_ratio;
     go->is_picker = o->grpc_port != 0;
     go->grpc_port = (uint16_t)o->grpc_port;

@@ -17,6 +17,7 @@ static const struct {
     { "chat", cmd_chat, "talk to a running llmd in the terminal" },
     { "status", cmd_status, "every part and endpoint: used, or not used because" },
     { "check", cmd_check, "validate a set-up before starting it" },
+    { "key", cmd_key, "make API keys for tenants, check the file of their hashes" },
     { "model", cmd_model, "list, inspect and fetch models" },
     { "scheduler", cmd_scheduler, "the front door: routes requests to workers" },
     { "cache", cmd_cache, "the cache manager: who holds which KV block" },

@@ -36,6 +36,12 @@ static void identify(struct routing *x)
     struct str objective =
         either(&x->headers, "x-llm-d-inference-objective", "x-gateway-inference-objective");
 
+    if (x->f->auth != NULL) { /* a key says who it is, and headers cannot say otherwise */
+        snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(x->identity.tenant));
+        x->priority = x->identity.priority;
+        x->weight = x->identity.weight;
+        return;
+    }
     snprintf(x->fairness_id, sizeof(x->fairness_id), "default-flow");
     if (id.p != NULL && forward_id_is_good(id))
         snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(id));
@@ -52,6 +58,8 @@ static void choose_strategy(struct routing *x)
     enum sched_strategy s;
 
     x->strategy = x->g->strategy;
+    if (x->f->auth != NULL && !x->identity.admin)
+        return; /* an operator's word */
     if (wanted.p != NULL && sched_strategy_parse(wanted, &s) &&
         (s != SCHED_CONFIGURED || x->policy->pipeline != NULL))
         x->strategy = s;
@@ -71,6 +79,10 @@ void routing_init(struct routing *x, struct front *f, enum route_kind kind, cons
     x->t_start = clock_ns();
     snprintf(x->peer, sizeof(x->peer), "%s", peer);
     make_id(x);
+    /* was checked before the body was read; a key that went since then is nobody's */
+    if (f->auth != NULL &&
+        auth_check(f->auth, headers, peer, clock_ms(), clock_wall_s(), &x->identity) != 0)
+        x->identity.tenant = STR("unknown");
     identify(x);
     policy_enter(x);
     choose_strategy(x);
@@ -107,11 +119,43 @@ bool routing_read(struct routing *x, struct str body, struct reader_job **job,
     return true;
 }
 
+bool routing_limit(struct routing *x, struct limit_state *state)
+{
+    struct gateway *g = x->g;
+    int rc;
+
+    if (x->identity.set == NULL)
+        return true;
+    gateway_lock(g);
+    rc = limit_admit(g->limiter, x->identity.tenant, &x->identity.rates,
+                     (uint64_t)x->reading.prompt_tokens + x->reading.max_tokens, clock_ms(),
+                     &x->limit, state);
+    gateway_unlock(g);
+    return rc == 0;
+}
+
+/* What it really used counts; an answer that was cut counts as far as it came. */
+static void routing_unlimit(struct routing *x)
+{
+    const struct answer_usage *u = &x->usage;
+    uint64_t used = u->known             ? (uint64_t)u->prompt_tokens + u->completion_tokens
+                    : x->t_dispatch != 0 ? (uint64_t)x->reading.prompt_tokens + x->seen.events
+                                         : 0;
+
+    if (x->limit.tenant == NULL)
+        return;
+    gateway_lock(x->g);
+    limit_settle(x->g->limiter, &x->limit, used, clock_ms());
+    gateway_unlock(x->g);
+}
+
 void routing_fini(struct routing *x)
 {
     struct gateway *g = x->g;
 
+    routing_unlimit(x);
     reading_free(&x->reading);
     policy_leave(x);
+    auth_identity_put(&x->identity);
     metric_set(g->m_inflight, atomic_fetch_sub(&g->inflight, 1) - 1);
 }

@@ -72,8 +72,8 @@ static bool passes(const struct http_headers *in, struct str name)
     return !named_by_connection(in, name);
 }
 
-size_t forward_headers(const struct http_headers *in, struct http_header *out, size_t out_max,
-                       uint32_t *stripped)
+size_t forward_headers(const struct http_headers *in, bool without_keys, struct http_header *out,
+                       size_t out_max, uint32_t *stripped)
 {
     size_t n = 0;
 
@@ -83,6 +83,9 @@ size_t forward_headers(const struct http_headers *in, struct http_header *out, s
 
         if (forward_is_steering(name))
             (*stripped)++;
+        else if (without_keys &&
+                 (str_ieq(name, STR("authorization")) || str_ieq(name, STR("x-api-key"))))
+            continue;
         else if (passes(in, name))
             out[n++] = in->list[i];
     }

@@ -81,16 +81,65 @@ static void page_receipt(struct gateway *g, struct http_req *r, struct str id)
     buf_fini(&text);
 }
 
+static bool is_open_to_all(struct str path)
+{
+    return str_eqz(path, "/health") || str_eqz(path, "/ping") || str_eqz(path, "/health/ready");
+}
+
+/* Before a body is read: who asks.  The answer does not tell what was wrong. */
+static void authenticate(void *ctx, struct http_req *r)
+{
+    struct front *f = ctx;
+    struct gateway *g = f->g;
+    struct auth_identity id = { 0 };
+    int status;
+
+    if (is_open_to_all(http_req_path(r)))
+        return;
+    status =
+        auth_check(f->auth, http_req_headers(r), http_req_peer(r), clock_ms(), clock_wall_s(), &id);
+    auth_identity_put(&id);
+    if (status == 0)
+        return;
+    metric_add(gateway_cell(g, M_L_AUTH_FAILURES, status == 429 ? "throttled" : "key", NULL), 1);
+    if (status == 429)
+        proxy_refuse(g, r, 429, "RateLimitError", "auth_throttle",
+                     "too many requests without a good key came from this address");
+    else
+        proxy_refuse(g, r, 401, "AuthenticationError", "invalid_api_key",
+                     "a valid API key is needed: Authorization: Bearer <key>");
+}
+
+/* Pages about the system itself are the administrators'. */
+static bool may_see(const struct front *f, struct http_req *r)
+{
+    struct str path = http_req_path(r);
+    struct auth_identity id = { 0 };
+    bool may;
+
+    if (f->auth == NULL || is_open_to_all(path) || str_eqz(path, "/version") ||
+        str_eqz(path, "/v1/models") || str_starts(path, STR(MODEL_PATH)))
+        return true;
+    may = auth_check(f->auth, http_req_headers(r), http_req_peer(r), clock_ms(), clock_wall_s(),
+                     &id) == 0 &&
+          id.admin;
+    auth_identity_put(&id);
+    return may;
+}
+
 static void handle(void *ctx, struct http_req *r)
 {
     struct front *f = ctx;
     struct gateway *g = f->g;
     struct str path = http_req_path(r), method = http_req_method(r);
-    bool known = false;
+    bool known = false, hidden = false;
 
     for (size_t i = 0; i < COUNT(routes); i++) {
         if (!str_eqz(path, routes[i].path))
             continue;
+        hidden = !routes[i].is_proxied && !may_see(f, r);
+        if (hidden)
+            break;
         known = true;
         if (!method_fits(method, routes[i].method))
             continue;
@@ -100,7 +149,8 @@ static void handle(void *ctx, struct http_req *r)
             routes[i].page(g, r);
         return;
     }
-    if (str_starts(path, STR(RECEIPT_PATH)) && method_fits(method, "GET"))
+    if (!hidden && str_starts(path, STR(RECEIPT_PATH)) && method_fits(method, "GET") &&
+        may_see(f, r))
         page_receipt(g, r, str_sub(path, sizeof(RECEIPT_PATH) - 1, SIZE_MAX));
     else if (str_starts(path, STR(MODEL_PATH)) && path.n > sizeof(MODEL_PATH) - 1 &&
              method_fits(method, "GET"))
@@ -236,6 +286,7 @@ static int open_server(struct front *f, const struct gateway_opts *o, struct err
         .conns_max = or_default(o->conns_max, 20000) / g->front_count,
         .tls = o->tls,
         .server_name = "llmd",
+        .on_head = f->auth != NULL ? authenticate : NULL,
         .on_refuse = refused_by_server,
     };
 
@@ -305,6 +356,7 @@ static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struc
                               .allow_special_in_content = o->allow_special_in_content,
                               .rewrite = rewrite,
                               .rewrite_ctx = g };
+    struct auth_opts ao = { .key_file = o->key_file, .admin_key_file = o->admin_key_file };
     int rc;
 
     f->g = g;
@@ -319,6 +371,8 @@ static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struc
         rc = trace_exporter_new(&f->traces, l, o->traces, "llm-d-epp",
                                 gateway_cell(g, M_L_SPANS, "exported", NULL),
                                 gateway_cell(g, M_L_SPANS, "dropped", NULL), e);
+    if (rc == 0 && (o->key_file != NULL || o->admin_key_file != NULL))
+        rc = auth_open(l, &ao, &f->auth, e);
     if (rc == 0)
         rc = open_server(f, o, e);
     if (rc == 0 && o->is_picker)
@@ -365,6 +419,7 @@ int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count
     take_opts(g, o);
     metrics_prepare(g);
     g->receipts = receipts_new();
+    g->limiter = limiter_new();
     g->probes = http_client_new(loops[0]);
     rc = open_shared(g, o, e);
     policy_set(g, o->config);
@@ -487,6 +542,7 @@ static void close_front(struct front *f)
 {
     picker_close(f->picker);
     http_server_close(f->server);
+    auth_close(f->auth);
     http_client_free(f->client);
     loop_timer_free(f->sweep);
     reader_free(f->reader);
@@ -512,6 +568,7 @@ void gateway_close(struct gateway *g)
     prefix_free(g->prefix);
     access_log_close(g->access_log);
     receipts_free(g->receipts);
+    limiter_free(g->limiter);
     metrics_free(g->metrics);
     pthread_mutex_destroy(&g->lock);
     mem_free(g->front);

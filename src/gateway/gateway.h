@@ -44,16 +44,17 @@ struct gateway_opts {
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
-    struct tls_server *tls;               /* of the front door; NULL: plain text; borrowed */
-    bool is_picker;                       /* serves ext_proc and health over gRPC, too */
-    uint16_t grpc_port, grpc_health_port; /* UINT16_MAX: no health port of its own */
-    struct tls_server *grpc_tls;          /* NULL: plain text; borrowed */
-    const char *access_log;               /* file, "-" or NULL */
-    const char *traces;                   /* URL of a collector, or NULL */
-    double trace_ratio;                   /* of requests without a trace of their own */
-    uint32_t conns_max;                   /* client connections; 0 = 20,000 */
-    struct sched_config *config;          /* taken over, whatever happens; NULL: our own rules */
-    struct objects *objects;              /* likewise; NULL: none */
+    struct tls_server *tls;                /* of the front door; NULL: plain text; borrowed */
+    const char *key_file, *admin_key_file; /* API keys (auth.h); NULL: none; both NULL: no keys */
+    bool is_picker;                        /* serves ext_proc and health over gRPC, too */
+    uint16_t grpc_port, grpc_health_port;  /* UINT16_MAX: no health port of its own */
+    struct tls_server *grpc_tls;           /* NULL: plain text; borrowed */
+    const char *access_log;                /* file, "-" or NULL */
+    const char *traces;                    /* URL of a collector, or NULL */
+    double trace_ratio;                    /* of requests without a trace of their own */
+    uint32_t conns_max;                    /* client connections; 0 = 20,000 */
+    struct sched_config *config;           /* taken over, whatever happens; NULL: our own rules */
+    struct objects *objects;               /* likewise; NULL: none */
     enum sched_strategy strategy;
     bool strategy_given;          /* else a configuration decides when there is one */
     uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "gateway/admit.h"
 #include "gateway/answer.h"
+#include "gateway/auth.h"
 #include "gateway/budget.h"
 #include "gateway/gateway.h"
 #include "gateway/reading.h"
@@ -304,6 +305,8 @@ struct routing {
     char peer[64];
     struct reading reading;
     bool was_read, entered;
+    struct auth_identity identity; /* by its key; set == NULL: no keys are asked for */
+    struct limit_ticket limit;     /* what it holds of its tenant's rates */
     struct trace trace;
     size_t body_bytes, reply_bytes;
     const struct request_cells *cells;     /* once its model is known */
@@ -386,8 +389,9 @@ static inline struct str routing_model(const struct routing *x)
 /* Headers (forward.c). */
 bool forward_is_steering(struct str name);
 /* Those that go on; *stripped counts steering ones that do not. */
-size_t forward_headers(const struct http_headers *in, struct http_header *out, size_t out_max,
-                       uint32_t *stripped);
+/* without_keys: credentials are for us, not for workers. */
+size_t forward_headers(const struct http_headers *in, bool without_keys, struct http_header *out,
+                       size_t out_max, uint32_t *stripped);
 bool forward_id_is_good(struct str id);
 
 /* Where a request goes, and the books of it (route.c). */
@@ -448,6 +452,8 @@ void routing_init(struct routing *x, struct front *f, enum route_kind kind, cons
  * False: too many long ones are being read. */
 bool routing_read(struct routing *x, struct str body, struct reader_job **job,
                   void (*done)(void *ctx, struct reading *r), void *ctx);
+/* Takes it from its tenant's rates; false: over one of them, see *state. */
+bool routing_limit(struct routing *x, struct limit_state *state);
 /* Gives back what the rest of the gateway holds of it. */
 void routing_fini(struct routing *x);
 
@@ -483,6 +489,7 @@ struct front {
     struct retry_budget budget;
     struct rng rng;
     struct loop_timer *sweep;
+    struct auth *auth;     /* NULL: no keys, everybody may ask */
     struct picker *picker; /* NULL: Envoy is not served */
     struct exchange *live;
     bool is_pumping;            /* admit.c */
@@ -513,6 +520,7 @@ struct gateway {
     uint64_t turn; /* of round robin */
     bool strategy_given;
     struct policy *policy;   /* the one for new requests; older ones behind it */
+    struct limiter *limiter; /* of tenants' rates; (locked) */
     struct objects *objects; /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;

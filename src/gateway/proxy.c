@@ -256,7 +256,8 @@ static struct http_headers request_headers(struct exchange *x, struct http_heade
                                            char *traceparent)
 {
     uint32_t stripped;
-    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 8, &stripped);
+    size_t n = forward_headers(http_req_headers(x->req), x->rt.f->auth != NULL, out,
+                               HEADERS_OUT_MAX - 8, &stripped);
 
     if (stripped != 0 && x->rt.attempts == 1)
         metric_add(gateway_cell(x->rt.g, M_L_STRIPPED, NULL, NULL), stripped);
@@ -654,6 +655,7 @@ static void read_done(void *ctx, struct reading *r)
 {
     struct exchange *x = ctx;
     struct gateway *g = x->rt.g;
+    struct limit_state limit;
 
     x->job = NULL;
     x->rt.reading = *r;
@@ -678,8 +680,19 @@ static void read_done(void *ctx, struct reading *r)
             metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
     }
     books_open(&x->rt);
+    if (x->rt.identity.set != NULL && !auth_model_allowed(&x->rt.identity, x->rt.reading.model)) {
+        exchange_fail(x, 403, "PermissionDeniedError", "permission",
+                      "this key may not use the model");
+        return;
+    }
     if (endpoints_lack_model(g, routing_model(&x->rt))) {
         refuse_nobody(x);
+        return;
+    }
+    if (!routing_limit(&x->rt, &limit)) {
+        x->retry_after_s = (uint32_t)MIN((limit.retry_ms + 999) / 1000, (uint64_t)3600);
+        exchange_fail(x, 429, "RateLimitError", "rate_limit", "the tenant's limit of %s is reached",
+                      limit_kind_name(limit.refused_by));
         return;
     }
     admit(x);

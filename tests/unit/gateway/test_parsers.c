@@ -215,14 +215,15 @@ static void steering_and_connection_headers_stay_here(void **state)
     struct http_headers h = { in, COUNT(in) };
     struct http_header out[COUNT(in)];
     uint32_t stripped;
-    size_t n = forward_headers(&h, out, COUNT(in), &stripped);
+    size_t n = forward_headers(&h, false, out, COUNT(in), &stripped);
 
     (void)state;
     assert_int_equal(stripped, 4);
     assert_int_equal(n, 2); /* the trace goes on, too, but not as it came: the proxy writes it */
     assert_true(str_eqz(out[0].name, "Content-Type"));
     assert_true(str_eqz(out[1].name, "Authorization"));
-    assert_int_equal(forward_headers(&h, out, 1, &stripped), 1);
+    assert_int_equal(forward_headers(&h, true, out, COUNT(in), &stripped), 1);
+    assert_int_equal(forward_headers(&h, false, out, 1, &stripped), 1);
 }
 
 static void request_ids_are_plain_words(void **state)
