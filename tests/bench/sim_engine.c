@@ -31,7 +31,7 @@ struct sim_seq {
     void *ctx;
     uint64_t *key; /* of the prompt's full blocks */
     uint32_t *block;
-    uint32_t keys, blocks, prompt_tokens, cached, prefill_left, chunk, left;
+    uint32_t keys, blocks, prompt_tokens, cached, kept, prefill_left, chunk, left;
     uint64_t admitted_ns;
     bool decoding, dead;
 };
@@ -102,11 +102,14 @@ static uint32_t block_new(struct sim_engine *en)
     return i;
 }
 
+/* What is computed of a prompt can be hit from now on. */
 static void seq_keep(struct sim_seq *s)
 {
     struct sim_engine *en = s->en;
+    uint32_t computed = (s->prompt_tokens - s->prefill_left) / SIM_TOKENS_PER_BLOCK;
 
-    for (uint32_t i = 0; i < s->keys; i++) {
+    for (; s->kept < MIN(s->keys, computed); s->kept++) {
+        uint32_t i = s->kept;
         struct block *b = &en->block[s->block[i]];
         uint64_t other;
 
@@ -161,22 +164,20 @@ static bool admit(struct sim_engine *en, struct sim_seq *s)
  * computed in it. */
 static void admit_all(struct sim_engine *en)
 {
+    struct sim_seq **end = &en->running, *s;
     uint64_t planned = 0;
 
-    for (struct sim_seq *s = en->running; s != NULL; s = s->next)
-        planned += s->prefill_left;
-    while (en->waiting != NULL && en->totals.running < en->conf.slots &&
-           planned < en->conf.chunk_tokens) {
-        struct sim_seq *s = en->waiting;
-
-        if (!admit(en, s))
-            return;
+    for (; *end != NULL; end = &(*end)->next)
+        planned += (*end)->prefill_left;
+    while ((s = en->waiting) != NULL && en->totals.running < en->conf.slots &&
+           planned < en->conf.chunk_tokens && admit(en, s)) {
         planned += s->prefill_left;
         en->waiting = s->next;
         if (en->waiting == NULL)
             en->waiting_end = &en->waiting;
-        s->next = en->running;
-        en->running = s;
+        s->next = NULL;
+        *end = s; /* oldest first: their prompts come first, too */
+        end = &s->next;
         en->totals.waiting--;
         en->totals.running++;
     }
@@ -225,10 +226,10 @@ static void seq_step(struct sim_seq *s)
         return;
     if (!s->decoding) {
         s->prefill_left -= s->chunk;
+        seq_keep(s);
         if (s->prefill_left != 0)
             return;
         s->decoding = true;
-        seq_keep(s);
     }
     s->left--;
     en->ops.on_token(s->ctx);
