@@ -9,6 +9,7 @@
 #include "gateway/budget.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/prom_text.h"
+#include <stdio.h>
 #include <string.h>
 
 /* ---- Prometheus text ---- */
@@ -266,9 +267,38 @@ static void retries_are_a_tenth_but_three_a_second(void **state)
     assert_int_equal(taken(&b, 140000), 30);
 }
 
+static void the_last_thousand_receipts_are_kept(void **state)
+{
+    struct receipts *rs = receipts_new();
+    struct routing x = { .path = "/x" };
+    struct buf text;
+    struct gateway g = { .endpoint_count = 0 };
+
+    (void)state;
+    x.g = &g;
+    buf_init(&text, 1 << 20);
+    for (uint32_t i = 0; i < 2500; i++) {
+        snprintf(x.id, sizeof(x.id), "id-%u", i % 1700); /* some come again */
+        receipts_keep(rs, &x);
+    }
+    for (uint32_t i = 1500; i < 2500; i++) {
+        char id[32], quoted[40];
+
+        snprintf(id, sizeof(id), "id-%u", i % 1700);
+        snprintf(quoted, sizeof(quoted), "\"%s\"", id);
+        buf_reset(&text);
+        assert_true(receipts_get(rs, str_of(id), &text));
+        assert_true(str_find(buf_view(&text), str_of(quoted)) != SIZE_MAX);
+    }
+    assert_false(receipts_get(rs, STR("id-1000"), &text));
+    buf_fini(&text);
+    receipts_free(rs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_last_thousand_receipts_are_kept),
         cmocka_unit_test(samples_are_found_by_their_whole_name),
         cmocka_unit_test(labels_are_found_by_name),
         cmocka_unit_test(only_whole_events_go_on),
