@@ -63,7 +63,7 @@ struct http2_stream {
     size_t trailer_count;
     int32_t id;
     bool open; /* on_head ran */
-    bool responded, ending, deferred, want_room, peer_ended, we_ended, was_reset;
+    bool responded, ending, deferred, want_room, peer_ended, was_reset;
 };
 
 struct head_block {
@@ -384,7 +384,6 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 
 static void sent_end(struct http2_session *h, struct http2_stream *s)
 {
-    s->we_ended = true;
     if (!s->peer_ended) /* nobody listens to the rest of the request: let the peer stop */
         (void)nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
 }
