@@ -7,10 +7,11 @@
  * the others; a stream's opens by http2_consume alone, so at most one stream window of bytes waits
  * in each.
  *
- * Abuse is counted in three ways.  Tokens pay for resets of unfinished streams, whether the peer
- * sends them or provokes them from us; glitches are frames a sane peer has no reason to send; pings
- * that come too often are strikes.  At a limit the peer gets GOAWAY ENHANCE_YOUR_CALM: streams that
- * run may end, new ones are ignored.  Past the last limit the session ends at once.
+ * Abuse is counted in three ways.  Tokens pay for resets of streams that were not answered yet,
+ * sent by the peer or provoked from us (work for nothing); glitches are frames a sane peer has no
+ * reason to send; pings that come too often are strikes.  At a limit the peer gets GOAWAY
+ * ENHANCE_YOUR_CALM: streams that run may end, new ones are ignored.  Past the last limit the
+ * session ends at once.
  *
  * A header block is kept in one place a session (blocks cannot interleave) and only for on_head.
  * on_room is put off to the next http2_pull, because nghttp2 must not be entered from its own read
@@ -62,7 +63,7 @@ struct http2_stream {
     size_t trailer_count;
     int32_t id;
     bool open; /* on_head ran */
-    bool responded, ending, deferred, want_room, peer_ended, we_ended, was_reset;
+    bool responded, ending, deferred, want_room, peer_ended, was_reset;
 };
 
 struct head_block {
@@ -123,8 +124,10 @@ static void pay_reset(struct http2_session *h)
     h->tokens_ms = now;
     h->tokens = MIN(h->tokens, RESET_BURST);
     h->tokens -= 1;
-    if (h->tokens < 0)
+    if (h->tokens < -RESET_BURST)
         calm(h);
+    else if (h->tokens < 0)
+        http2_drain(h);
 }
 
 static void empty_frame(struct http2_session *h)
@@ -303,7 +306,7 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *ctx)
     case NGHTTP2_RST_STREAM:
         s = stream_of(h, f->hd.stream_id);
         h->count.resets_in++;
-        if (s != NULL && !s->we_ended)
+        if (s != NULL && !s->responded)
             pay_reset(h);
         break;
     case NGHTTP2_SETTINGS:
@@ -381,7 +384,6 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 
 static void sent_end(struct http2_session *h, struct http2_stream *s)
 {
-    s->we_ended = true;
     if (!s->peer_ended) /* nobody listens to the rest of the request: let the peer stop */
         (void)nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
 }
@@ -395,7 +397,8 @@ static int on_sent(nghttp2_session *ng, const nghttp2_frame *f, void *ctx)
     if (f->hd.type == NGHTTP2_RST_STREAM) {
         s = stream_of(h, f->hd.stream_id);
         h->count.resets_out++;
-        if (f->rst_stream.error_code != NGHTTP2_NO_ERROR && (s == NULL || !s->was_reset))
+        if (f->rst_stream.error_code != NGHTTP2_NO_ERROR &&
+            (s == NULL || (!s->was_reset && !s->responded)))
             pay_reset(h);
         return 0;
     }
@@ -590,8 +593,9 @@ static nghttp2_session *open_ng(struct http2_session *h, uint32_t streams_max)
     nghttp2_option_set_max_settings(opt, SETTINGS_MAX);
     nghttp2_option_set_max_outbound_ack(opt, ACKS_MAX);
     nghttp2_option_set_max_continuations(opt, CONTINUATIONS_MAX);
-    /* Ours, in pay_reset, leaves streams that run to their end; this is the wall behind it. */
-    nghttp2_option_set_stream_reset_rate_limit(opt, 10 * RESET_BURST, 10 * RESETS_PER_S);
+    /* pay_reset is ours: nghttp2 counts resets of answered streams too, which is how Envoy ends
+     * every ext_proc stream, and cuts those that run. */
+    nghttp2_option_set_stream_reset_rate_limit(opt, UINT32_MAX, UINT32_MAX);
     if (nghttp2_session_server_new2(&ng, cb, h, opt) != 0)
         ng = NULL;
 out:
