@@ -216,17 +216,37 @@ static int run_loops(struct loop **loops, uint32_t count, struct err *e)
     return rc;
 }
 
+static void rotated(void *ctx)
+{
+    struct daemon *d = ctx;
+
+    gateway_reopen_log(d->gateway);
+}
+
+/* What was loaded for a gateway that did not come to be. */
+static void give_back(struct gateway_opts *go)
+{
+    sched_config_free(go->config);
+    objects_free(go->objects);
+    go->config = NULL;
+    go->objects = NULL;
+}
+
 static int open_all(struct daemon *d, const struct opts *o, struct gateway_opts *go,
                     struct loop **loops, uint32_t count, struct err *e)
 {
     int rc = open_tls(o, loops[0], go, e);
 
-    if (rc == 0)
+    if (rc != 0)
+        give_back(go);
+    else
         rc = gateway_open(&d->gateway, loops, count, go, e);
     if (rc == 0)
         rc = loop_signal(loops[0], SIGTERM, signalled, d, e);
     if (rc == 0)
         rc = loop_signal(loops[0], SIGINT, signalled, d, e);
+    if (rc == 0)
+        rc = loop_signal(loops[0], SIGHUP, rotated, d, e);
     return rc;
 }
 
@@ -383,8 +403,10 @@ int cmd_scheduler(int argc, char **argv)
                      "--endpoints-file, a list of them");
     if (rc == 0)
         rc = serve(&o, &go, files, &e); /* takes the files over */
-    else
+    else {
         sched_files_free(files);
+        give_back(&go);
+    }
     buf_fini(&path);
     return rc != 0 ? cmd_fail(&e) : 0;
 }

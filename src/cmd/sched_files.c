@@ -32,6 +32,39 @@ static void warned(void *ctx, const char *text)
     LOG_WARN("configuration: %s", text);
 }
 
+/* What a configuration may say, and what is not done here yet: never silently. */
+static void warn_of_rest(const struct sched_config *c)
+{
+    static const char *const idle[] = { "predicted-latency-producer",
+                                        "session-id-producer",
+                                        "metrics-data-source",
+                                        "models-data-source",
+                                        "dcgm-data-source",
+                                        "k8s-notification-source",
+                                        "dcgm-extractor",
+                                        "multicluster-metrics-extractor" };
+
+    if (c->flow.eviction)
+        LOG_WARN("configuration: flowControl.enableEviction has no effect: requests in flight are "
+                 "not evicted");
+    for (uint32_t i = 0; i < c->plugin_count; i++) {
+        const struct sched_plugin_conf *p = &c->plugin[i];
+
+        if (p->is_default)
+            continue;
+        for (size_t k = 0; k < COUNT(idle); k++)
+            if (strcmp(p->type->type, idle[k]) == 0)
+                LOG_WARN("configuration: line %" PRIu32 ": parameters of %s have no effect here",
+                         p->line, idle[k]);
+        if (strcmp(p->type->type, "core-metrics-extractor") == 0 &&
+            ((const struct data_core_metrics_params *)p->params)->engine_count != 0)
+            LOG_WARN("configuration: line %" PRIu32
+                     ": engineConfigs have no effect: pages of vLLM, "
+                     "SGLang, llama.cpp and TensorRT-LLM are known by their names",
+                     p->line);
+    }
+}
+
 static int load_config(const struct sched_files *s, struct sched_config **out, struct err *e)
 {
     struct sched_config_opts o = { .file = s->o.config_file != NULL ? s->o.config_file
@@ -51,6 +84,8 @@ static int load_config(const struct sched_files *s, struct sched_config **out, s
         buf_z(&text, s->o.config_text);
     if (rc == 0)
         rc = sched_config_load(out, buf_view(&text), &o, e);
+    if (rc == 0)
+        warn_of_rest(*out);
     buf_fini(&text);
     return rc;
 }

@@ -218,20 +218,21 @@ static void tell(struct admit_ticket *t)
 static void arrived(void *ctx)
 {
     struct admit_ticket *t = ctx;
-    struct admission *a = t->admission;
     struct front *f = t->front;
+    struct gateway *g = f->g;
     bool abandoned;
 
-    gateway_lock(a->g);
+    gateway_lock(g);
     t->pool->posted--;
     t->is_posted = false;
     abandoned = t->is_abandoned;
-    gateway_unlock(a->g);
+    gateway_unlock(g);
+    /* either may have been the last request of this admission: it is not to be used after */
     if (abandoned)
         t->ops->release(t->item.owner);
     else
         tell(t);
-    admit_pump(a, f);
+    policies_pump(g, f);
 }
 
 /* Takes the next one out whose turn it is or whose time is over.  (locked) */
@@ -321,6 +322,14 @@ uint32_t admit_retry_after_s(const struct admit_ticket *t, uint64_t random)
     return s;
 }
 
+void admit_tick(struct admission *a)
+{
+    uint64_t now = clock_ms();
+
+    for (uint32_t i = 0; i < a->pool_count; i++)
+        flow_tick(a->pool[i].flow, now);
+}
+
 struct gauges {
     struct gateway *g;
     const char *model;
@@ -346,7 +355,6 @@ void admit_metrics(struct admission *a)
     double worst[3] = { 0 };
     char number[16];
 
-    gateway_lock(a->g);
     /* who waits no longer is shown at zero */
     metrics_zero(a->g->metrics, M_FLOW_QUEUE_SIZE);
     metrics_zero(a->g->metrics, M_FLOW_QUEUE_BYTES);
@@ -369,7 +377,6 @@ void admit_metrics(struct admission *a)
                            (double)band[k].bytes / (double)band[k].bytes_max);
         }
     }
-    gateway_unlock(a->g);
     for (size_t i = 0; i < COUNT(stages); i++)
         metric_set(gateway_cell(a->g, M_FLOW_SATURATION, gateway_pool, stages[i]), worst[i]);
 }

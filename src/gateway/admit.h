@@ -61,6 +61,8 @@ void admit_settle(struct admit_ticket *t, double prompt_tokens, double answer_to
 void admit_pump(struct admission *a, struct front *f);
 uint32_t admit_position(const struct admit_ticket *t); /* from 1; 0: none */
 uint32_t admit_retry_after_s(const struct admit_ticket *t, uint64_t random);
-/* Sets the gauges of queues and saturation. */
+/* Forgets idle flows and bands; now and then.  The gateway's lock is held. */
+void admit_tick(struct admission *a);
+/* Sets the gauges of queues and saturation.  The gateway's lock is held. */
 void admit_metrics(struct admission *a);
 #endif

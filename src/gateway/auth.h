@@ -21,20 +21,6 @@
  * tenants' file is refused, and so is one without it in the other.  Both files are watched; one
  * that is wrong is refused whole, logged and counted, and the keys before it go on for 24 hours.
  *
- * How to wire it in:
- * - http_server_opts.on_head: auth_check() of every request but the health endpoints'.  401: the
- *   same body and headers whatever was wrong, with AUTH_CHALLENGE; 429: reason auth_throttle,
- *   Retry-After: auth_retry_s().  Answering in on_head leaves the body unread and closes.
- * - keep the identity in the exchange, auth_identity_put() it at the end.  A reload in between
- *   changes nothing for it.
- * - the model is known: auth_model_allowed(), else 403 `permission`.  /v1/models: only these.
- * - the prompt is counted: limit_admit(identity.tenant, &identity.rates, prompt + max_tokens);
- *   refused: 429 `rate_limit`.  limit_headers() go on every answer.  limit_settle() at the end
- *   with what was used; on a cancel with what was made until then.
- * - fairness id = tenant, priority and weight from here and never from a header (HDR-03);
- *   drop Authorization and x-api-key before forwarding.
- * - paths of the admin listener: identity.admin, else 404 (AUTH-06).
- *
  * Requirements AUTH-01, 02, 04, 05.  Threads: one loop. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_AUTH_H

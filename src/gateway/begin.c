@@ -36,7 +36,7 @@ static void identify(struct routing *x)
     struct str objective =
         either(&x->headers, "x-llm-d-inference-objective", "x-gateway-inference-objective");
 
-    if (x->f->auth != NULL) { /* a key says who it is, and headers cannot say otherwise */
+    if (x->identity.set != NULL) { /* a key says who it is, and headers cannot say otherwise */
         snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(x->identity.tenant));
         x->priority = x->identity.priority;
         x->weight = x->identity.weight;
@@ -58,7 +58,7 @@ static void choose_strategy(struct routing *x)
     enum sched_strategy s;
 
     x->strategy = x->g->strategy;
-    if (x->f->auth != NULL && !x->identity.admin)
+    if (x->identity.set != NULL && !x->identity.admin)
         return; /* an operator's word */
     if (wanted.p != NULL && sched_strategy_parse(wanted, &s) &&
         (s != SCHED_CONFIGURED || x->policy->pipeline != NULL))
@@ -79,10 +79,6 @@ void routing_init(struct routing *x, struct front *f, enum route_kind kind, cons
     x->t_start = clock_ns();
     snprintf(x->peer, sizeof(x->peer), "%s", peer);
     make_id(x);
-    /* was checked before the body was read; a key that went since then is nobody's */
-    if (f->auth != NULL &&
-        auth_check(f->auth, headers, peer, clock_ms(), clock_wall_s(), &x->identity) != 0)
-        x->identity.tenant = STR("unknown");
     identify(x);
     policy_enter(x);
     choose_strategy(x);
@@ -119,7 +115,7 @@ bool routing_read(struct routing *x, struct str body, struct reader_job **job,
     return true;
 }
 
-bool routing_limit(struct routing *x, struct limit_state *state)
+bool routing_limit(struct routing *x)
 {
     struct gateway *g = x->g;
     int rc;
@@ -129,7 +125,7 @@ bool routing_limit(struct routing *x, struct limit_state *state)
     gateway_lock(g);
     rc = limit_admit(g->limiter, x->identity.tenant, &x->identity.rates,
                      (uint64_t)x->reading.prompt_tokens + x->reading.max_tokens, clock_ms(),
-                     &x->limit, state);
+                     &x->limit, &x->rates);
     gateway_unlock(g);
     return rc == 0;
 }

@@ -74,7 +74,12 @@ static void count_tokens(struct routing *x, double whole_s)
     metric_add(gateway_cell(g, M_L_PREDICTED, NULL, NULL), x->predicted_cached);
 }
 
-static void count(struct routing *x, uint64_t now)
+static uint64_t queue_ns(const struct admit_ticket *t)
+{
+    return t != NULL && t->left_ns > t->entered_ns ? t->left_ns - t->entered_ns : 0;
+}
+
+static void count(struct routing *x, const struct admit_ticket *t, uint64_t now)
 {
     struct gateway *g = x->g;
     double whole_s = seconds(x->t_start, now);
@@ -100,14 +105,13 @@ static void count(struct routing *x, uint64_t now)
         metric_observe(x->cells->ttft[x->streaming], ttft);
         metric_observe(gateway_cell(g, M_L_TTFT, NULL, NULL), ttft);
     }
+    if (x->t_dispatch != 0)
+        metric_observe(g->m_request, seconds(x->t_start + queue_ns(t), x->t_dispatch));
+    if (x->t_last != 0 && x->failure == NULL)
+        metric_observe(g->m_response, seconds(x->t_last, now));
     if (x->failure != NULL)
         request_metrics_error(x->f->request_metrics, model_of(x), target_of(x), x->fairness_id,
                               x->priority, x->answered != 0 ? x->answered : 499);
-}
-
-static uint64_t queue_ns(const struct admit_ticket *t)
-{
-    return t != NULL && t->left_ns > t->entered_ns ? t->left_ns - t->entered_ns : 0;
 }
 
 /* One line of JSON: counts, times and names; never a byte of a prompt or an answer. */
@@ -213,7 +217,7 @@ void books_close(struct routing *x, const struct admit_ticket *t, bool client_go
     struct gateway *g = x->g;
     uint64_t now = clock_ns();
 
-    count(x, now);
+    count(x, t, now);
     receipts_keep(g->receipts, x);
     if (g->access_log != NULL)
         access_line(x, t, client_gone, now);

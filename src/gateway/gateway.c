@@ -11,15 +11,17 @@
 #include "gateway/access_log.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/picker.h"
+#include "net/tls.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#define SWEEP_MS      250
-#define DRAIN_LOOK_MS 20
-#define DRAIN_LAST_MS 1000 /* for the last words of what the timeout ended */
-#define RECEIPT_PATH  "/v1/receipts/"
-#define MODEL_PATH    "/v1/models/"
+#define SWEEP_MS          250
+#define DRAIN_LOOK_MS     20
+#define PLUGINS_BYTES_MAX ((size_t)4 << 20)
+#define DRAIN_LAST_MS     1000 /* for the last words of what the timeout ended */
+#define RECEIPT_PATH      "/v1/receipts/"
+#define MODEL_PATH        "/v1/models/"
 
 struct route {
     const char *method, *path;
@@ -45,6 +47,21 @@ static void page_version(struct gateway *g, struct http_req *r)
     http_reply(r, 200, "application/json", STR("{\"version\":\"" LLMD_VERSION "\"}"), NULL);
 }
 
+static void page_plugins(struct gateway *g, struct http_req *r)
+{
+    struct buf b;
+
+    buf_init(&b, PLUGINS_BYTES_MAX);
+    gateway_lock(g);
+    if (g->policy->pipeline != NULL)
+        sched_pipeline_dump(g->policy->pipeline, &b);
+    else
+        buf_z(&b, "{}");
+    gateway_unlock(g);
+    http_reply(r, 200, "application/json", buf_view(&b), NULL);
+    buf_fini(&b);
+}
+
 static const struct route routes[] = {
     { "POST", "/v1/chat/completions", true, ROUTE_CHAT, NULL },
     { "POST", "/v1/completions", true, ROUTE_COMPLETION, NULL },
@@ -60,6 +77,7 @@ static const struct route routes[] = {
     { "GET", "/ping", false, ROUTE_OTHER, page_health },
     { "GET", "/health/ready", false, ROUTE_OTHER, status_ready },
     { "GET", "/version", false, ROUTE_OTHER, page_version },
+    { "GET", "/debug/plugins/state", false, ROUTE_OTHER, page_plugins },
     { "GET", "/metrics", false, ROUTE_OTHER, status_metrics },
 };
 
@@ -102,12 +120,7 @@ static void authenticate(void *ctx, struct http_req *r)
     if (status == 0)
         return;
     metric_add(gateway_cell(g, M_L_AUTH_FAILURES, status == 429 ? "throttled" : "key", NULL), 1);
-    if (status == 429)
-        proxy_refuse(g, r, 429, "RateLimitError", "auth_throttle",
-                     "too many requests without a good key came from this address");
-    else
-        proxy_refuse(g, r, 401, "AuthenticationError", "invalid_api_key",
-                     "a valid API key is needed: Authorization: Bearer <key>");
+    proxy_refuse_key(f, r, status);
 }
 
 /* Pages about the system itself are the administrators'. */
@@ -178,7 +191,14 @@ static void ticked(void *ctx)
     endpoints_tick(g);
     gateway_lock(g);
     prefix_tick(g->prefix);
+    policies_tick(g);
     gateway_unlock(g);
+    if (g->tls != NULL) {
+        struct tls_info info;
+
+        tls_server_info(g->tls, &info);
+        metric_set(gateway_cell(g, M_L_CERT_EXPIRES, NULL, NULL), (double)info.not_after);
+    }
     policies_pump(g, &g->front[0]); /* fresh numbers may mean room */
 }
 
@@ -226,6 +246,9 @@ static void metrics_prepare(struct gateway *g)
     g->m_decide = gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL);
     g->m_older_decide = gateway_cell(g, O_DECIDE_SECONDS, NULL, NULL);
     g->m_read = gateway_cell(g, M_L_READ_SECONDS, NULL, NULL);
+    g->m_request = gateway_cell(g, M_REQUEST_PROCESSING, NULL, NULL);
+    g->m_response = gateway_cell(g, M_RESPONSE_PROCESSING, NULL, NULL);
+    g->m_prefix = gateway_cell(g, M_PREFIX_RATIO, "llmd", "llmd");
 }
 
 static uint32_t or_default(uint32_t v, uint32_t other)
@@ -252,6 +275,7 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->no_split = o->no_split;
     g->strategy = o->strategy;
     g->trace_ratio = o->trace_ratio;
+    g->tls = o->tls;
     g->strategy_given = o->strategy_given;
     g->queue_ms = or_default(o->queue_ms, 60000);
     g->queue_max = or_default(o->queue_max, 5000);
@@ -448,6 +472,12 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
     if (rc == 0)
         endpoints_tick(g); /* new ones are asked at once */
     return rc;
+}
+
+void gateway_reopen_log(struct gateway *g)
+{
+    if (g->access_log != NULL)
+        access_log_reopen(g->access_log);
 }
 
 void gateway_reloaded(struct gateway *g, const char *file, bool is_taken)

@@ -77,6 +77,8 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
 /* From now on; what runs keeps what it began with.  Taken over. */
 void gateway_set_config(struct gateway *g, struct sched_config *config);
 void gateway_set_objects(struct gateway *g, struct objects *objects);
+/* The access log was moved away: writes go to a new one of its name. */
+void gateway_reopen_log(struct gateway *g);
 /* For the books: a file was read again, and taken over or refused. */
 void gateway_reloaded(struct gateway *g, const char *file, bool is_taken);
 uint16_t gateway_port(const struct gateway *g);

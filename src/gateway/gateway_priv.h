@@ -28,6 +28,7 @@
 #define PENDING_BYTES_MAX     ((size_t)1 << 20)  /* of a stream whose client reads slowly */
 #define EVENT_BYTES_MAX       ((size_t)1 << 20)  /* of one server-sent event */
 #define ATTEMPTS_MAX          16
+#define ROUTED_HEADERS_MAX    4
 #define CANDIDATES_SHOWN      16 /* in a receipt */
 #define RECEIPT_BYTES_MAX     ((size_t)8 << 10)
 
@@ -80,7 +81,6 @@ enum gateway_metric {
     M_REQUEST_PROCESSING,
     M_RESPONSE_PROCESSING,
     M_POLL_ERRORS,
-    M_EXTRACT_ERRORS,
     M_PREFIX_SIZE,
     M_PREFIX_RATIO,
     M_INFLIGHT_REQUESTS,
@@ -89,7 +89,6 @@ enum gateway_metric {
     M_INFO,
     O_INFO,
     M_FLOW_QUEUE_SECONDS,
-    M_FLOW_CYCLE_SECONDS,
     M_FLOW_QUEUE_SIZE,
     M_FLOW_QUEUE_BYTES,
     M_FLOW_SATURATION,
@@ -305,8 +304,9 @@ struct routing {
     char peer[64];
     struct reading reading;
     bool was_read, entered;
-    struct auth_identity identity; /* by its key; set == NULL: no keys are asked for */
-    struct limit_ticket limit;     /* what it holds of its tenant's rates */
+    struct auth_identity identity; /* by its key; set == NULL: none is asked for here */
+    struct limit_ticket limit;     /* what it holds of its tenant's rates, */
+    struct limit_state rates;      /* and how they stood */
     struct trace trace;
     size_t body_bytes, reply_bytes;
     const struct request_cells *cells;     /* once its model is known */
@@ -320,7 +320,7 @@ struct routing {
     struct endpoint *other[SCHED_PICKS_MAX - 1]; /* further picks, in order of preference */
     uint32_t other_count;
     uint16_t port; /* in place of the endpoint's own; 0 = none */
-    struct routed_header to_worker[4], to_client[4];
+    struct routed_header to_worker[ROUTED_HEADERS_MAX], to_client[ROUTED_HEADERS_MAX];
     uint32_t to_worker_count, to_client_count;
     int refused_status; /* 0: it did not refuse */
     const char *refused_reason;
@@ -411,6 +411,8 @@ void route_settle(struct routing *x, struct admit_ticket *t);
 void route_learn(struct routing *x);
 
 void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, const char *path);
+/* 401, or 429 after too many of them; it does not tell what was wrong with the key. */
+void proxy_refuse_key(struct front *f, struct http_req *r, int status);
 /* Streams whose worker is frozen; comments on quiet streams. */
 void proxy_sweep(struct front *f);
 /* Ends everything that runs on this loop: an error event or an error answer. */
@@ -438,6 +440,7 @@ void policy_set(struct gateway *g, struct sched_config *config);
 void policy_enter(struct routing *x);
 void policy_leave(struct routing *x);
 void policies_pump(struct gateway *g, struct front *f);
+void policies_tick(struct gateway *g); /* (locked) */
 void policies_fini(struct gateway *g);
 void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
 /* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
@@ -445,15 +448,16 @@ bool policy_decide(struct routing *x, struct sched_request *r);
 
 /* ---- a request's beginning, whoever carries it (begin.c) ---- */
 
-/* x is zeroed.  headers: borrowed until it is dispatched. */
+/* x is zeroed, but for the identity of whoever showed a key.  headers: borrowed until it is
+ * dispatched. */
 void routing_init(struct routing *x, struct front *f, enum route_kind kind, const char *path,
                   const struct http_headers *headers, const char *peer, size_t body_bytes);
 /* Reads the body: done runs now, or later from the loop when it is long (then *job is set).
  * False: too many long ones are being read. */
 bool routing_read(struct routing *x, struct str body, struct reader_job **job,
                   void (*done)(void *ctx, struct reading *r), void *ctx);
-/* Takes it from its tenant's rates; false: over one of them, see *state. */
-bool routing_limit(struct routing *x, struct limit_state *state);
+/* Takes it from its tenant's rates; false: over one of them, see x->rates. */
+bool routing_limit(struct routing *x);
 /* Gives back what the rest of the gateway holds of it. */
 void routing_fini(struct routing *x);
 
@@ -511,7 +515,8 @@ struct gateway {
     double trace_ratio;
     struct metric_cell *m_decision[2], *m_configured[2], *m_older_decision[2]; /* split or not */
     struct metric_cell *m_strategy[SCHED_STRATEGIES];
-    struct metric_cell *m_inflight, *m_decide, *m_older_decide, *m_read;
+    struct metric_cell *m_inflight, *m_decide, *m_older_decide, *m_read, *m_request, *m_response;
+    struct metric_cell *m_prefix;
     struct prefix *prefix;
     struct receipts *receipts;
 
@@ -521,6 +526,7 @@ struct gateway {
     bool strategy_given;
     struct policy *policy;   /* the one for new requests; older ones behind it */
     struct limiter *limiter; /* of tenants' rates; (locked) */
+    struct tls_server *tls;  /* of the front door, or NULL; borrowed */
     struct objects *objects; /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;

@@ -239,6 +239,10 @@ static void read_done(void *ctx, struct reading *r)
         return;
     }
     books_open(x);
+    if (endpoints_lack_model(x->g, routing_model(x))) { /* nothing to wait for */
+        refuse_nobody(k);
+        return;
+    }
     k->ticket.item.fairness_id = str_of(x->fairness_id);
     k->ticket.item.weight = x->weight;
     k->ticket.item.priority = x->priority;
@@ -491,16 +495,6 @@ int picker_open(struct picker **out, struct front *f, const struct picker_opts *
 uint16_t picker_port(const struct picker *p)
 {
     return grpc_server_port(p->server);
-}
-
-uint16_t picker_health_port(const struct picker *p)
-{
-    return p->health_server != NULL ? grpc_server_port(p->health_server) : 0;
-}
-
-void picker_drain(struct picker *p)
-{
-    grpc_server_drain(p->server);
 }
 
 void picker_close(struct picker *p)

@@ -27,9 +27,6 @@ struct picker_opts {
 int picker_open(struct picker **out, struct front *f, const struct picker_opts *o, struct err *e)
     __attribute__((warn_unused_result));
 uint16_t picker_port(const struct picker *p);
-uint16_t picker_health_port(const struct picker *p);
-/* GOAWAY: streams that are open end on their own. */
-void picker_drain(struct picker *p);
 void picker_close(struct picker *p); /* NULL is fine */
 /* When the oldest unfinished request began, or otherwise.  p may be NULL. */
 uint64_t picker_oldest_ns(const struct picker *p, uint64_t otherwise);

@@ -110,6 +110,12 @@ void policies_pump(struct gateway *g, struct front *f)
         admit_pump(p->admission, f);
 }
 
+void policies_tick(struct gateway *g)
+{
+    for (struct policy *p = g->policy; p != NULL; p = p->next)
+        admit_tick(p->admission);
+}
+
 void policies_fini(struct gateway *g)
 {
     for (struct policy *p = g->policy, *next; p != NULL; p = next) {

@@ -29,7 +29,8 @@
 #define RESETS_MAX       1   /* a reset may have cost work already: one more try, no more */
 #define DEADLINE_LEFT_MS 250 /* no attempt with less */
 
-#define COUNT_TO_CLIENT (sizeof(((struct routing *)0)->to_client) / sizeof(struct routed_header))
+/* The id, what plugins add, the rates, the receipt. */
+#define ANSWER_HEADERS_MAX (2 + ROUTED_HEADERS_MAX + LIMIT_HEADERS_MAX)
 
 static void attempt(struct exchange *x);
 static void admit(struct exchange *x);
@@ -37,18 +38,20 @@ static void admit(struct exchange *x);
 /* ---- refusals ---- */
 
 static void reply_error(struct gateway *g, struct http_req *r, const struct oai_error *e,
-                        const char *id, uint32_t retry_after_s, const char *dropped)
+                        const char *id, uint32_t retry_after_s, const char *dropped,
+                        const struct limit_state *rates)
 {
-    struct http_header extra[5];
+    struct http_header extra[6 + LIMIT_HEADERS_MAX];
     struct http_headers headers = { extra, 0 };
     char seconds[16], ms[16], code[8];
+    bool by_rate = rates != NULL && rates->refused_by != LIMIT_NONE; /* they bring their advice */
     struct buf b;
 
     retry_after_s = MAX(retry_after_s, 1u);
     snprintf(seconds, sizeof(seconds), "%" PRIu32, retry_after_s);
     snprintf(ms, sizeof(ms), "%" PRIu32, MIN(retry_after_s, 3600u) * 1000);
     snprintf(code, sizeof(code), "%d", e->status);
-    if (e->status == 429 || e->status == 503) {
+    if ((e->status == 429 || e->status == 503) && !by_rate) {
         extra[headers.count++] = (struct http_header) { STR("Retry-After"), str_of(seconds) };
         extra[headers.count++] = (struct http_header) { STR("retry-after-ms"), str_of(ms) };
     }
@@ -60,6 +63,11 @@ static void reply_error(struct gateway *g, struct http_req *r, const struct oai_
     if (dropped != NULL)
         extra[headers.count++] =
             (struct http_header) { STR("x-llm-d-request-dropped-reason"), str_of(dropped) };
+    if (e->status == 401)
+        extra[headers.count++] =
+            (struct http_header) { STR("WWW-Authenticate"), STR(AUTH_CHALLENGE) };
+    if (rates != NULL)
+        headers.count += limit_headers(rates, http_req_arena(r), extra + headers.count);
     buf_init(&b, (size_t)8 << 10);
     oai_error_body(e, &b);
     metric_add(gateway_cell(g, M_L_REQUESTS, code, NULL), 1);
@@ -86,7 +94,22 @@ void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char 
     va_start(ap, fmt);
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
-    reply_error(g, r, &e, NULL, 1, NULL);
+    reply_error(g, r, &e, NULL, 1, NULL, NULL);
+}
+
+void proxy_refuse_key(struct front *f, struct http_req *r, int status)
+{
+    struct oai_error e;
+
+    if (status == 429)
+        (void)oai_fail(&e, 429, "RateLimitError", "auth_throttle", NULL,
+                       "too many requests with a wrong key came from this address");
+    else
+        (void)oai_fail(&e, 401, "AuthenticationError", "invalid_api_key", NULL,
+                       "a valid API key is needed: Authorization: Bearer <key>");
+    reply_error(f->g, r, &e, NULL,
+                status == 429 ? auth_retry_s(f->auth, http_req_peer(r), clock_ms()) : 1, NULL,
+                NULL);
 }
 
 /* ---- life ---- */
@@ -143,7 +166,8 @@ static void exchange_fail(struct exchange *x, int status, const char *type, cons
     x->req = NULL;
     x->rt.answered = status;
     x->rt.failure = code;
-    reply_error(x->rt.g, r, &e, x->rt.id, x->retry_after_s, x->dropped);
+    reply_error(x->rt.g, r, &e, x->rt.id, x->retry_after_s, x->dropped,
+                x->rt.identity.set != NULL ? &x->rt.rates : NULL);
     exchange_end(x);
 }
 
@@ -404,7 +428,7 @@ static void attempt(struct exchange *x)
 
 /* What a client that asked gets to know of the decision. */
 static struct http_headers answer_headers(struct exchange *x,
-                                          struct http_header out[2 + COUNT_TO_CLIENT],
+                                          struct http_header out[ANSWER_HEADERS_MAX],
                                           struct buf *receipt, bool final)
 {
     size_t n = 0;
@@ -413,6 +437,8 @@ static struct http_headers answer_headers(struct exchange *x,
     for (uint32_t i = 0; i < x->rt.to_client_count; i++)
         out[n++] =
             (struct http_header) { x->rt.to_client[i].name, str_of(x->rt.to_client[i].value) };
+    if (x->rt.identity.set != NULL)
+        n += limit_headers(&x->rt.rates, http_req_arena(x->req), out + n);
     if (x->explain) {
         receipt_write(&x->rt, final, receipt);
         if (!receipt->failed)
@@ -423,7 +449,7 @@ static struct http_headers answer_headers(struct exchange *x,
 
 static void send_head(struct exchange *x)
 {
-    struct http_header extra[2 + COUNT_TO_CLIENT];
+    struct http_header extra[ANSWER_HEADERS_MAX];
     struct http_headers headers;
     struct buf receipt;
     char code[8];
@@ -451,7 +477,7 @@ static void start_early(struct exchange *x)
     x->status = 200;
     snprintf(x->content_type, sizeof(x->content_type), "text/event-stream");
     send_head(x);
-    stream_place(x, admit_position(&x->ticket), clock_ns());
+    stream_place(x, admit_position(&x->ticket));
 }
 
 /* The client hears the name that it asked for. */
@@ -475,7 +501,7 @@ static void rename_whole(struct exchange *x)
 /* A whole answer, as the worker gave it. */
 static void answer_whole(struct exchange *x)
 {
-    struct http_header extra[2 + COUNT_TO_CLIENT];
+    struct http_header extra[ANSWER_HEADERS_MAX];
     struct http_headers headers;
     struct http_req *r = x->req;
     struct buf receipt;
@@ -655,7 +681,6 @@ static void read_done(void *ctx, struct reading *r)
 {
     struct exchange *x = ctx;
     struct gateway *g = x->rt.g;
-    struct limit_state limit;
 
     x->job = NULL;
     x->rt.reading = *r;
@@ -669,7 +694,7 @@ static void read_done(void *ctx, struct reading *r)
         x->req = NULL;
         x->rt.answered = e.status;
         x->rt.failure = e.code;
-        reply_error(g, req, &e, x->rt.id, 0, NULL);
+        reply_error(g, req, &e, x->rt.id, 0, NULL, NULL);
         exchange_end(x);
         return;
     }
@@ -689,21 +714,22 @@ static void read_done(void *ctx, struct reading *r)
         refuse_nobody(x);
         return;
     }
-    if (!routing_limit(&x->rt, &limit)) {
-        x->retry_after_s = (uint32_t)MIN((limit.retry_ms + 999) / 1000, (uint64_t)3600);
+    if (!routing_limit(&x->rt)) {
+        x->retry_after_s = (uint32_t)MIN((x->rt.rates.retry_ms + 999) / 1000, (uint64_t)3600);
         exchange_fail(x, 429, "RateLimitError", "rate_limit", "the tenant's limit of %s is reached",
-                      limit_kind_name(limit.refused_by));
+                      limit_kind_name(x->rt.rates.refused_by));
         return;
     }
     admit(x);
 }
 
 static struct exchange *exchange_new(struct front *f, struct http_req *r, enum route_kind kind,
-                                     const char *path)
+                                     const char *path, const struct auth_identity *id)
 {
     struct exchange *x = mem_zalloc(sizeof(*x));
     const struct http_headers *h = http_req_headers(r);
 
+    x->rt.identity = *id;
     routing_init(&x->rt, f, kind, path, h, http_req_peer(r), http_req_body(r).n);
     x->req = r;
     x->explain = str_eqz(http_header_get(h, "x-llmd-explain"), "1");
@@ -719,6 +745,26 @@ static struct exchange *exchange_new(struct front *f, struct http_req *r, enum r
     return x;
 }
 
+static void begin(struct front *f, struct http_req *r, enum route_kind kind, const char *path)
+{
+    struct auth_identity id = { 0 };
+    struct exchange *x;
+    int status = 0;
+
+    /* once more: a key can be taken back while a body is on its way */
+    if (f->auth != NULL)
+        status = auth_check(f->auth, http_req_headers(r), http_req_peer(r), clock_ms(),
+                            clock_wall_s(), &id);
+    if (status != 0) {
+        proxy_refuse_key(f, r, status);
+        return;
+    }
+    x = exchange_new(f, r, kind, path, &id);
+    if (!routing_read(&x->rt, http_req_body(r), &x->job, read_done, x))
+        exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
+                      "too many long requests are being read");
+}
+
 void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, const char *path)
 {
     struct gateway *g = f->g;
@@ -729,13 +775,8 @@ void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, co
     else if (g->inflight >= g->inflight_max)
         proxy_refuse(g, r, 429, "RateLimitError", "too_many_requests",
                      "%" PRIu32 " requests are being served already", (uint32_t)g->inflight);
-    else {
-        struct exchange *x = exchange_new(f, r, kind, path);
-
-        if (!routing_read(&x->rt, http_req_body(r), &x->job, read_done, x))
-            exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
-                          "too many long requests are being read");
-    }
+    else
+        begin(f, r, kind, path);
 }
 
 /* ---- from outside ---- */
@@ -751,8 +792,8 @@ void proxy_sweep(struct front *f)
 
         next = x->next;
         oldest = MIN(oldest, x->rt.t_start);
-        if (x->early && x->call == NULL)
-            stream_place(x, admit_position(&x->ticket), now);
+        if (x->early && x->call == NULL && stream_place_is_due(x, now))
+            stream_place(x, admit_position(&x->ticket));
         if (x->call == NULL)
             continue;
         if (x->rt.decode->use == SCHED_FROZEN && !x->paused &&

@@ -16,7 +16,8 @@ void stream_end(struct exchange *x, int rc);
 /* Ends a started stream in an error event, without the end mark, visibly cut. */
 void stream_cut(struct exchange *x, const char *code, const char *message);
 /* Tells a client that waits its place in the queue. */
-void stream_place(struct exchange *x, uint32_t position, uint64_t now_ns);
+void stream_place(struct exchange *x, uint32_t position);
+bool stream_place_is_due(const struct exchange *x, uint64_t now_ns);
 /* The client has room again. */
 void stream_drained(void *ctx);
 /* Nothing came for a while: a comment keeps the connection alive. */

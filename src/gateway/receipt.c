@@ -62,7 +62,10 @@ static void candidates(struct json_w *w, const struct routing *x)
         json_w_kz(w, "endpoint", c->endpoint->address);
         if (c->use != SCHED_USED)
             json_w_kz(w, "not_used", sched_use_name(c->use));
-        json_w_kf64(w, "cost_ms", tenths(c->cost.total_ms));
+        if (x->strategy == SCHED_CONFIGURED)
+            json_w_kf64(w, "score", c->cost.total_ms);
+        else
+            json_w_kf64(w, "cost_ms", tenths(c->cost.total_ms));
         json_w_kf64(w, "queue_ms", tenths(c->cost.queue_ms));
         json_w_kf64(w, "prefill_ms", tenths(c->cost.prefill_ms));
         json_w_kf64(w, "interference_ms", tenths(c->cost.interference_ms));

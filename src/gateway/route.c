@@ -110,6 +110,8 @@ static void count_decision(struct routing *x)
     metric_add(x->strategy == SCHED_CONFIGURED ? g->m_configured[split] : g->m_decision[split], 1);
     metric_add(g->m_older_decision[split], 1);
     metric_add(g->m_strategy[x->strategy], 1);
+    if (x->reading.prompt_tokens != 0)
+        metric_observe(g->m_prefix, (double)x->predicted_cached / x->reading.prompt_tokens);
 }
 
 /* The chosen ones first, then others in their order, so that a receipt keeps its size in large

@@ -278,11 +278,11 @@ void status_metrics(struct gateway *g, struct http_req *r)
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "cache", NULL),
                (double)prefix_cache_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_REPLICA_UP, NULL, NULL), prefix_cache_up(g->prefix));
+    admit_metrics(g->policy->admission);
     gateway_unlock(g);
     if (g->access_log != NULL)
         metric_set(gateway_cell(g, M_L_LOG_DROPPED, NULL, NULL),
                    (double)access_log_dropped(g->access_log));
-    admit_metrics(g->policy->admission);
     buf_init(&b, PAGE_BYTES_MAX);
     metrics_render(g->metrics, &b);
     http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);

@@ -188,13 +188,15 @@ void stream_quiet(struct exchange *x, uint64_t now_ns)
         give(x, STR(":\n\n"));
 }
 
-void stream_place(struct exchange *x, uint32_t position, uint64_t now_ns)
+bool stream_place_is_due(const struct exchange *x, uint64_t now_ns)
+{
+    return x->pending.len == 0 && now_ns - x->t_wrote >= PLACE_NS;
+}
+
+void stream_place(struct exchange *x, uint32_t position)
 {
     char line[48];
-    int n;
+    int n = snprintf(line, sizeof(line), ": queue position %u\n\n", position);
 
-    if (x->pending.len != 0 || now_ns - x->t_wrote < PLACE_NS)
-        return;
-    n = snprintf(line, sizeof(line), ": queue position %u\n\n", position);
     give(x, (struct str) { line, (size_t)n });
 }

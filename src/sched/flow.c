@@ -756,20 +756,19 @@ void flow_tick(struct flow *f, uint64_t now_ms)
  * allows, and all of the bands above. */
 uint32_t flow_position(const struct flow *f, const struct flow_item *it)
 {
-    const struct flow_queue *q = it->queue;
+    struct flow_queue *q = it->queue;
+    const struct heap *heap;
     uint32_t n = 1, ahead = 0;
 
     if (q == NULL)
         return 0;
+    heap = heap_of(q);
     for (uint32_t i = 0; f->band[i] != q->band; i++)
         n += f->band[i]->requests;
-    for (const struct flow_item *o = f->first; o != NULL; o = o->next)
-        ahead += o->queue == q && is_before(f, q->band, o, it);
-    if (q->band->fairness == FLOW_STRICT) {
-        for (const struct flow_item *o = f->first; o != NULL; o = o->next)
-            n += o->queue->band == q->band && is_before(f, q->band, o, it);
-        return n;
-    }
+    for (uint32_t i = 0; i < heap->count; i++)
+        ahead += is_before(f, q->band, heap->item[i], it);
+    if (q->band->fairness == FLOW_STRICT)
+        return n + ahead;
     for (uint32_t i = 0; i < q->band->flow_count; i++)
         if (q->band->flow[i] != q)
             n += MIN(q->band->flow[i]->requests, ahead);

@@ -7,6 +7,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/params.h"
 #include "base/check.h"
+#include "sched/config_priv.h"
 #include <math.h>
 #include <string.h>
 
@@ -14,49 +15,13 @@
 
 /* ---- values ---- */
 
-bool params_duration_ms(struct str text, uint32_t *out)
+static bool duration_ms(struct str text, uint32_t *out)
 {
-    static const struct {
-        struct str name;
-        double ms;
-    } units[] = {
-        { { "ns", 2 }, 1e-6 },        { { "us", 2 }, 1e-3 }, { { "\xc2\xb5s", 3 }, 1e-3 },
-        { { "\xce\xbcs", 3 }, 1e-3 }, { { "ms", 2 }, 1 },    { { "s", 1 }, 1e3 },
-        { { "m", 1 }, 6e4 },          { { "h", 1 }, 3.6e6 },
-    };
-    double sum = 0;
+    uint64_t ms;
 
-    if (str_eqz(text, "0")) {
-        *out = 0;
-        return true;
-    }
-    if (text.n != 0 && text.p[0] == '+')
-        text = str_sub(text, 1, SIZE_MAX);
-    if (text.n == 0)
+    if (!config_parse_duration(text, &ms) || ms > UINT32_MAX)
         return false;
-    while (text.n != 0) {
-        size_t digits = 0, letters, unit = 0;
-        double number;
-
-        while (digits < text.n && strchr("0123456789.", text.p[digits]) != NULL)
-            digits++;
-        for (letters = digits; letters < text.n && strchr("0123456789.", text.p[letters]) == NULL;)
-            letters++;
-        if (!str_f64(str_sub(text, 0, digits), &number))
-            return false;
-        while (unit < COUNT(units) &&
-               !str_eq(units[unit].name, str_sub(text, digits, letters - digits)))
-            unit++;
-        if (unit == COUNT(units))
-            return false;
-        sum += number * units[unit].ms;
-        text = str_sub(text, letters, SIZE_MAX);
-    }
-    /* "0.1s" is 100 ms, not 99 */
-    sum = floor(sum + 1e-9);
-    if (!(sum <= UINT32_MAX))
-        return false;
-    *out = (uint32_t)sum;
+    *out = (uint32_t)ms;
     return true;
 }
 
@@ -121,7 +86,7 @@ void params_default(const struct plugin_param *table, uint32_t count, void *para
             put(p, params, &word, sizeof(word));
             break;
         case PARAM_DURATION_MS:
-            ASSERT(params_duration_ms(text, &ms));
+            ASSERT(duration_ms(text, &ms));
             put_u32(p, params, ms);
             break;
         case PARAM_CUSTOM:
@@ -213,7 +178,7 @@ static int decode_one(const struct yaml_node *n, const struct plugin_param *p, s
         put(p, params, &word, sizeof(word));
         return 0;
     case PARAM_DURATION_MS:
-        if (!yaml_str(n, &text) || !params_duration_ms(text, &ms))
+        if (!yaml_str(n, &text) || !duration_ms(text, &ms))
             return yaml_err(n, e, "%s: must be a duration such as 250ms, 60s or 5m", p->name);
         if (!in_range(p, ms))
             return range_err(n, p, e);

@@ -28,8 +28,4 @@ int params_maps(const struct yaml_node *n, const struct plugin_param *table, uin
 /* matchLabels and matchExpressions. */
 int params_selector(const struct yaml_node *n, struct arena *a, struct label_selector *out,
                     struct err *e) MUST_CHECK;
-
-/* Go's notation: "60s", "1m30s", "250ms", "1.5h", "0".  Below a millisecond rounds down; false when
- * it is no duration, negative, or over 2^32 - 1 ms. */
-bool params_duration_ms(struct str text, uint32_t *out);
 #endif

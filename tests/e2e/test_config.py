@@ -59,6 +59,8 @@ def configuration():
     write(path, PD)
     with Setup(["prefill", "decode", "decode"],
                scheduler_args=["--config-file", path, "--allow-experimental-plugins"]) as s:
+        used = lambda: [p for p in request(s.port, "GET", "/v1/status").json()["parts"] if p["state"] == "used" and p["name"] != "cache"]
+        wait_for("all workers are used", lambda: len(used()) == 3, 10)
         ask = {"messages": [{"role": "user", "content": prompt_of(300, 3)}], "max_tokens": 8, "temperature": 0}
         first = s.ask(CHAT, ask)
         assert first.status == 200, first.body
@@ -76,6 +78,8 @@ def configuration():
         token = first.headers.get("x-session-token")
         assert token, first.headers
         assert s.ask(CHAT, ask, {"x-session-token": token}).headers.get("x-session-token") == token
+        state = request(s.port, "GET", "/debug/plugins/state")
+        assert state.status == 200 and state.json()["approx-prefix-cache-producer"]["blocks"] > 0, state.body
         # one request by another rule
         s.ask(CHAT, ask, {"x-llmd-strategy": "round_robin"})
         assert metric(s.port, "llmd_scheduler_decisions_total", 'strategy="round_robin"') == 1

@@ -7,6 +7,7 @@ The Envoy half is left out, and said so, where there is no envoy (PATH, or ENVOY
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,11 @@ spec: {{priority: -1}}
             assert metric(b, "vllm:request_success_total") > 0
             wait_for("nothing is left in flight", lambda: metric(door, "llmd_scheduler_inflight_requests") == 0, 5)
 
+            # the access log is moved away
+            os.rename(access, access + ".1")
+            child.send_signal(signal.SIGHUP)
+            wait_for("a new log is begun", lambda: os.path.exists(access), 5)
+
             # sheddable by its objective, and the books of all of it
             r = request(door, "POST", CHAT, dict(ASK, model="chat"), {"x-llm-d-inference-objective": "batch",
                                                                       "x-llm-d-inference-fairness-id": "team-a"})
@@ -154,7 +160,7 @@ spec: {{priority: -1}}
             assert names == {"gateway.request", "gateway.request_orchestration"}, names
             child.terminate()
             assert child.wait(10) == 0
-            lines = [json.loads(l) for l in open(access)]
+            lines = [json.loads(l) for name in (access + ".1", access) for l in open(name)]
             last = lines[-1]
             assert last["tenant"] == "team-a" and last["priority"] == -1 and last["target_model"] == model, last
             assert last["prompt_tokens"] > 0 and last["endpoint"] == f"127.0.0.1:{b}" and last["status"] == 200

@@ -68,12 +68,15 @@ def keys():
             assert call("POST", CHAT, ask, bearer(acme))[0] == 200
             # nobody, a wrong secret, a wrong id: one and the same answer
             no = [call("POST", CHAT, ask, h) for h in ({}, bearer(acme[:-1] + ("A" if acme[-1] != "A" else "B")), bearer("lld_nobody_" + "x" * 43))]
+            assert all(n[2]["WWW-Authenticate"] == "Bearer" for n in no)
             assert {n[0] for n in no} == {401} and len({n[1] for n in no}) == 1, no
             status, text, _ = call("POST", CHAT, ask, bearer(other))
             assert status == 403 and json.loads(text)["error"]["reason"] == "permission", text
             # a tenant's rate; others are not held by it
             got = [call("POST", CHAT, ask, bearer(few)) for _ in range(3)]
             assert [g[0] for g in got] == [200, 200, 429], [g[:2] for g in got]
+            assert [g[2]["x-ratelimit-remaining-requests"] for g in got] == ["1", "0", "0"], [dict(g[2]) for g in got]
+            assert len(got[2][2].get_all("Retry-After")) == 1
             assert int(got[2][2]["Retry-After"]) >= 1 and json.loads(got[2][1])["error"]["reason"] == "rate_limit"
             assert call("POST", CHAT, ask, bearer(acme))[0] == 200
             # the system's own pages are the administrators'

@@ -6,7 +6,6 @@
 #include <cmocka.h>
 #include "base/check.h"
 #include "base/file.h"
-#include "net/resolve.h"
 #include "net/watch.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,37 +93,10 @@ static void changes_are_told_once_each(void **state)
     (void)rmdir(dir);
 }
 
-static void addresses(void *ctx, int rc, const char (*address)[RESOLVE_ADDRESS_BYTES],
-                      uint32_t count)
-{
-    struct seen *s = ctx;
-
-    assert_int_equal(rc, 0);
-    assert_int_equal(count, 1);
-    assert_string_equal(address[0], "127.0.0.1");
-    s->told++;
-    loop_stop(s->loop);
-}
-
-static void a_literal_resolves_to_itself_and_a_cancelled_one_to_nothing(void **state)
-{
-    struct seen s = { 0 };
-    struct err e;
-
-    (void)state;
-    assert_int_equal(loop_new(&s.loop, &e), 0);
-    resolve_cancel(resolve_start(s.loop, "127.0.0.2", addresses, &s));
-    assert_non_null(resolve_start(s.loop, "127.0.0.1", addresses, &s));
-    loop_run(s.loop);
-    assert_int_equal(s.told, 1);
-    loop_free(s.loop);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(changes_are_told_once_each),
-        cmocka_unit_test(a_literal_resolves_to_itself_and_a_cancelled_one_to_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -291,6 +291,50 @@ static void sums_hold_whatever_happens(void **state)
     mem_free(it);
 }
 
+static void last_key(void *ctx, struct str fairness_id, int32_t priority, uint32_t requests,
+                     size_t bytes)
+{
+    (void)priority;
+    (void)requests;
+    (void)bytes;
+    snprintf(ctx, 16, "%.*s", STR_ARG(fairness_id));
+}
+
+/* Clients choose the names of flows: those that came and went must not use their number up. */
+static void idle_tenants_are_forgotten(void **state)
+{
+    struct sched_flow_conf c = conf();
+    struct flow *f = flow_new(&c, NULL);
+    char name[16], seen[16];
+    struct flow_item it;
+
+    (void)state;
+    for (unsigned i = 0; i < 10000; i++) {
+        snprintf(name, sizeof(name), "t%u", i);
+        it = item(name, 1);
+        assert_int_equal(flow_enqueue(f, &it, &full, 0), FLOW_DISPATCHED);
+        flow_remove(f, &it);
+    }
+    it = item("new", 1);
+    assert_int_equal(flow_enqueue(f, &it, &full, 0), FLOW_DISPATCHED);
+    flow_each(f, last_key, seen);
+    assert_string_not_equal(seen, "new"); /* all are taken: it shares one */
+    flow_remove(f, &it);
+    flow_tick(f, 299999);
+    it = item("new", 1);
+    assert_int_equal(flow_enqueue(f, &it, &full, 299999), FLOW_DISPATCHED);
+    flow_each(f, last_key, seen);
+    assert_string_not_equal(seen, "new");
+    flow_remove(f, &it);
+    flow_tick(f, 300000);
+    it = item("new", 1);
+    assert_int_equal(flow_enqueue(f, &it, &full, 300000), FLOW_DISPATCHED);
+    flow_each(f, last_key, seen);
+    assert_string_equal(seen, "new");
+    flow_remove(f, &it);
+    flow_free(f);
+}
+
 static void advice_comes_from_the_measured_rate(void **state)
 {
     struct sched_flow_conf c = conf();
@@ -438,6 +482,7 @@ int main(void)
         cmocka_unit_test(an_idle_tenant_is_owed_nothing),
         cmocka_unit_test(shares_in_tokens_follow_the_weights),
         cmocka_unit_test(sums_hold_whatever_happens),
+        cmocka_unit_test(idle_tenants_are_forgotten),
         cmocka_unit_test(advice_comes_from_the_measured_rate),
         cmocka_unit_test(a_decision_is_quick_with_many_flows),
         cmocka_unit_test(a_worker_is_kept_busy_without_a_queue_of_its_own),
