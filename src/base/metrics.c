@@ -68,6 +68,13 @@ struct metrics *metrics_new(const struct metric_desc *table, size_t count)
     return m;
 }
 
+static void cell_free(struct metric_cell *c)
+{
+    for (size_t i = 0; i < METRIC_LABELS_MAX; i++)
+        mem_free(c->values[i]);
+    mem_free(c);
+}
+
 void metrics_free(struct metrics *m)
 {
     if (m == NULL)
@@ -75,9 +82,7 @@ void metrics_free(struct metrics *m)
     for (size_t i = 0; i < m->count; i++)
         for (struct metric_cell *c = m->family[i].first, *next; c != NULL; c = next) {
             next = c->next;
-            for (size_t j = 0; j < METRIC_LABELS_MAX; j++)
-                mem_free(c->values[j]);
-            mem_free(c);
+            cell_free(c);
         }
     pthread_mutex_destroy(&m->lock);
     mem_free(m);
@@ -117,6 +122,34 @@ struct metric_cell *metrics_cell(struct metrics *m, size_t family, const char *c
         c = cell_new(f, values);
     pthread_mutex_unlock(&m->lock);
     return c;
+}
+
+void metrics_zero(struct metrics *m, size_t family)
+{
+    pthread_mutex_lock(&m->lock);
+    for (struct metric_cell *c = m->family[family].first; c != NULL; c = c->next)
+        metric_set(c, 0);
+    pthread_mutex_unlock(&m->lock);
+}
+
+void metrics_drop(struct metrics *m, size_t family, size_t label, const char *value)
+{
+    struct family *f = &m->family[family];
+
+    pthread_mutex_lock(&m->lock);
+    f->tail = &f->first;
+    while (*f->tail != NULL) {
+        struct metric_cell *c = *f->tail;
+
+        if (strcmp(c->values[label], value) == 0) {
+            *f->tail = c->next;
+            f->cells--;
+            cell_free(c);
+        } else {
+            f->tail = &c->next;
+        }
+    }
+    pthread_mutex_unlock(&m->lock);
 }
 
 static double from_bits(uint64_t b)

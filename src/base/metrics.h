@@ -38,5 +38,10 @@ void metric_set(struct metric_cell *c, double v);
 void metric_observe(struct metric_cell *c, double v);
 double metric_value(const struct metric_cell *c);   /* histograms: the sum */
 uint64_t metric_count(const struct metric_cell *c); /* histograms: observations */
+/* Sets every cell of a family of gauges to zero: before those that are not are set anew. */
+void metrics_zero(struct metrics *m, size_t family);
+/* Forgets the cells of a family whose label `label` (from 0) has that value: nobody may hold them.
+ */
+void metrics_drop(struct metrics *m, size_t family, size_t label, const char *value);
 void metrics_render(struct metrics *m, struct buf *out);
 #endif

@@ -17,7 +17,7 @@ enum opt_kind {
     OPT_LIST  /* struct opt_list: may be repeated */
 };
 
-#define OPT_LIST_MAX 64
+#define OPT_LIST_MAX 256
 
 struct opt_list {
     const char *item[OPT_LIST_MAX];

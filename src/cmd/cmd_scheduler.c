@@ -4,16 +4,27 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
+#include "cmd/sched_files.h"
 #include "gateway/gateway.h"
 #include "model/model.h"
 #include "net/conn.h"
+#include "net/tls.h"
 #include <malloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <unistd.h>
+
+#define LOOPS_MAX 64
 
 struct opts {
     const char *listen, *cache, *model, *seed, *log_level;
-    struct opt_list endpoints;
+    const char *config_file, *config_text, *endpoints_file, *objects_file, *strategy, *access_log;
+    const char *traces, *tls_dir, *cert_path;
+    struct opt_list endpoints, aliases;
+    uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
+    double trace_ratio;
+    bool allow_experimental, secure_serving, tls_self_signed;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_size;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, shutdown_s, split_min_tokens;
     uint64_t body_bytes_max, bodies_bytes_max;
@@ -28,6 +39,46 @@ static const struct opt_desc table[] = {
       "where clients connect; port 0 = any free" },
     { "endpoint", OPT_LIST, AT(endpoints), NULL, "ADDR:PORT[=ROLE]", 0, 0,
       "a worker, may be repeated; ROLE: both, prefill or decode" },
+    { "config-file", OPT_STR, AT(config_file), NULL, "FILE", 0, 0,
+      "llm-d's EndpointPickerConfig (YAML): its plugins decide; read again when it changes" },
+    { "config-text", OPT_STR, AT(config_text), NULL, "YAML", 0, 0, "the same, given here" },
+    { "allow-experimental-plugins", OPT_BOOL, AT(allow_experimental), "false", NULL, 0, 0,
+      "let a configuration use plugins that llm-d calls Alpha" },
+    { "endpoints-file", OPT_STR, AT(endpoints_file), NULL, "FILE", 0, 0,
+      "workers in llm-d's file discovery format, beside --endpoint; read again when it changes" },
+    { "objects-file", OPT_STR, AT(objects_file), NULL, "FILE", 0, 0,
+      "InferenceModelRewrite and InferenceObjective objects; read again when it changes" },
+    { "model-alias", OPT_LIST, AT(aliases), NULL, "NAME=TARGET", 0, 0,
+      "a further name of a model, may be repeated" },
+    { "strategy", OPT_STR, AT(strategy), NULL, "NAME", 0, 0,
+      "cost (the default), config (the default with a configuration), round_robin, random, "
+      "least_requests; the header x-llmd-strategy chooses for one request" },
+    { "loops", OPT_U32, AT(loops), "1", "N", 0, 64,
+      "event loops, each on a thread; 0 = one per core" },
+    { "queue-max", OPT_U32, AT(queue_max), "5000", "N", 1, 1000000,
+      "requests of a priority that wait while all workers are full; past it 429" },
+    { "queue-ms", OPT_U32, AT(queue_ms), "60000", "MS", 1, 3600000,
+      "longest wait there; past it 429" },
+    { "grpc-port", OPT_U32, AT(grpc_port), "0", "PORT", 0, 65535,
+      "serve Envoy's ext_proc there (llm-d's port is 9002); 0 = off" },
+    { "grpc-health-port", OPT_U32, AT(grpc_health_port), "0", "PORT", 0, 65535,
+      "plain-text gRPC health there (llm-d's port is 9003); 0 = on the ext_proc port only" },
+    { "secure-serving", OPT_BOOL, AT(secure_serving), "false", NULL, 0, 0,
+      "TLS on the ext_proc port: --cert-path's certificate, or one made at the start" },
+    { "cert-path", OPT_STR, AT(cert_path), NULL, "DIR", 0, 0,
+      "tls.crt and tls.key of the ext_proc port; read again when they change" },
+    { "tls-dir", OPT_STR, AT(tls_dir), NULL, "DIR", 0, 0,
+      "TLS on --listen with tls.crt and tls.key from there; read again when they change" },
+    { "tls-self-signed", OPT_BOOL, AT(tls_self_signed), "false", NULL, 0, 0,
+      "TLS on --listen with a certificate made at the start" },
+    { "access-log", OPT_STR, AT(access_log), NULL, "FILE", 0, 0,
+      "a JSON line for each request, without its text; - is standard output" },
+    { "otlp-endpoint", OPT_STR, AT(traces), NULL, "URL", 0, 0,
+      "send spans to this OpenTelemetry collector (OTLP over HTTP), such as "
+      "http://127.0.0.1:4318" },
+    { "trace-ratio", OPT_F64, AT(trace_ratio), "0.1", "R", 0, 0,
+      "share of the requests that are traced when the client did not say" },
+    { "max-connections", OPT_U32, AT(conns_max), "20000", "N", 1, 1000000, "client connections" },
     { "cache", OPT_STR, AT(cache), NULL, "ADDR:PORT", 0, 0,
       "the cache manager, whose index is followed" },
     { "model", OPT_STR, AT(model), NULL, "FILE|NAME", 0, 0,
@@ -42,7 +93,7 @@ static const struct opt_desc table[] = {
       "no scrape answered for so long: out, and its silent streams are ended" },
     { "stuck-ms", OPT_U32, AT(stuck_ms), "15000", "MS", 1000, 600000,
       "a worker that says it made no progress for so long is out" },
-    { "max-inflight", OPT_U32, AT(inflight_max), "1024", "N", 1, 1000000,
+    { "max-inflight", OPT_U32, AT(inflight_max), "16384", "N", 1, 1000000,
       "unfinished requests; past it 429" },
     { "max-retries", OPT_U32, AT(retries_max), "2", "N", 0, 10,
       "further attempts at other workers before the first byte" },
@@ -104,29 +155,6 @@ static void signalled(void *ctx)
     gateway_drain(d->gateway, d->shutdown_ms, drained, d);
 }
 
-/* "ADDR:PORT" or "ADDR:PORT=ROLE"; the address is copied to *address (mem_free). */
-static int parse_endpoint(const char *text, struct gateway_endpoint_opts *out, char **address,
-                          struct err *e)
-{
-    struct str role = str_of(text), addr = str_cut(&role, '=');
-    char host[256];
-    uint16_t port;
-
-    *address = str_dup(addr);
-    *out = (struct gateway_endpoint_opts) { .address = *address, .role = SCHED_BOTH };
-    if (addr_parse(addr, host, &port, e) != 0)
-        return err_set(e, ERR_INVAL, "--endpoint %s: must be ADDR:PORT or ADDR:PORT=ROLE", text);
-    if (port == 0)
-        return err_set(e, ERR_INVAL, "--endpoint %s: needs a port", text);
-    if (role.p == NULL)
-        return 0;
-    out->role_given = true;
-    if (!sched_role_parse(role, &out->role))
-        return err_set(e, ERR_INVAL, "--endpoint %s: the role must be both, prefill or decode",
-                       text);
-    return 0;
-}
-
 /* A long prompt takes and gives back a few buffers of its size.  With the allocator's own limits
  * each of them is mapped, faulted in and unmapped anew: 40 % of the time of a 100k-token request.
  */
@@ -136,34 +164,107 @@ static void keep_memory(void)
     (void)mallopt(M_TRIM_THRESHOLD, 128 << 20);
 }
 
-static int serve(const struct opts *o, const struct gateway_opts *go, struct err *e)
+static int open_tls(const struct opts *o, struct loop *l, struct gateway_opts *go, struct err *e)
 {
-    struct daemon d = { .shutdown_ms = o->shutdown_s * 1000 };
-    int rc;
+    struct tls_server_opts door = { .dir = o->tls_dir,
+                                    .self_signed = o->tls_dir == NULL,
+                                    .alpn = "http/1.1" };
+    struct tls_server_opts grpc = { .dir = o->cert_path,
+                                    .self_signed = o->cert_path == NULL,
+                                    .alpn = "h2" };
+    int rc = 0;
 
-    keep_memory();
-    rc = loop_new(&d.loop, e);
-
-    if (rc != 0)
-        return rc;
-    rc = gateway_open(&d.gateway, d.loop, go, e);
-    if (rc == 0)
-        rc = loop_signal(d.loop, SIGTERM, signalled, &d, e);
-    if (rc == 0)
-        rc = loop_signal(d.loop, SIGINT, signalled, &d, e);
-    if (rc == 0) {
-        LOG_INFO("scheduler listening address=%s:%u endpoints=%u model=%s cache=%s", go->host,
-                 gateway_port(d.gateway), go->endpoint_count,
-                 go->model != NULL ? go->model : "none", go->cache != NULL ? go->cache : "none");
-        loop_run(d.loop);
-    }
-    gateway_close(d.gateway);
-    loop_free(d.loop);
+    if (o->tls_dir != NULL || o->tls_self_signed)
+        rc = tls_server_open(l, &door, &go->tls, e);
+    if (rc == 0 && o->grpc_port != 0 && (o->secure_serving || o->cert_path != NULL))
+        rc = tls_server_open(l, &grpc, &go->grpc_tls, e);
     return rc;
 }
 
-static int prepare(const struct opts *o, struct gateway_opts *go, char host[256], struct buf *path,
-                   struct err *e)
+static void *run_loop(void *ctx)
+{
+    loop_run(ctx);
+    return NULL;
+}
+
+static void stop_loop(void *ctx)
+{
+    loop_stop(ctx);
+}
+
+/* The first loop runs here, the others on threads of their own until it has stopped. */
+static int run_loops(struct loop **loops, uint32_t count, struct err *e)
+{
+    pthread_t thread[LOOPS_MAX];
+    uint32_t n = 1;
+    int rc = 0;
+
+    for (; n < count && rc == 0; n++)
+        if (pthread_create(&thread[n], NULL, run_loop, loops[n]) != 0)
+            rc = err_set(e, ERR_NOMEM, "cannot start the thread of loop %u", n);
+    n -= rc != 0;
+    if (rc == 0)
+        loop_run(loops[0]);
+    for (uint32_t i = 1; i < n; i++) {
+        loop_post(loops[i], stop_loop, loops[i]);
+        pthread_join(thread[i], NULL);
+    }
+    return rc;
+}
+
+static int open_all(struct daemon *d, const struct opts *o, struct gateway_opts *go,
+                    struct loop **loops, uint32_t count, struct err *e)
+{
+    int rc = open_tls(o, loops[0], go, e);
+
+    if (rc == 0)
+        rc = gateway_open(&d->gateway, loops, count, go, e);
+    if (rc == 0)
+        rc = loop_signal(loops[0], SIGTERM, signalled, d, e);
+    if (rc == 0)
+        rc = loop_signal(loops[0], SIGINT, signalled, d, e);
+    return rc;
+}
+
+static int serve(const struct opts *o, struct gateway_opts *go, struct sched_files *files,
+                 struct err *e)
+{
+    struct daemon d = { .shutdown_ms = o->shutdown_s * 1000 };
+    uint32_t count = o->loops != 0 ? o->loops : (uint32_t)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L);
+    struct loop *loops[LOOPS_MAX] = { NULL };
+    int rc = 0;
+
+    count = MIN(count, (uint32_t)LOOPS_MAX);
+    keep_memory();
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        rc = loop_new(&loops[i], e);
+    d.loop = loops[0];
+    if (rc == 0)
+        rc = open_all(&d, o, go, loops, count, e);
+    if (rc == 0) {
+        sched_files_watch(files, loops[0], d.gateway);
+        LOG_INFO("scheduler listening address=%s:%u tls=%s grpc=%u endpoints=%u strategy=%s "
+                 "model=%s cache=%s loops=%u",
+                 go->host, gateway_port(d.gateway), go->tls != NULL ? "on" : "off",
+                 gateway_grpc_port(d.gateway), go->endpoint_count,
+                 go->strategy_given   ? sched_strategy_name(go->strategy)
+                 : go->config != NULL ? "config"
+                                      : "cost",
+                 go->model != NULL ? go->model : "none", go->cache != NULL ? go->cache : "none",
+                 count);
+        rc = run_loops(loops, count, e);
+    }
+    sched_files_free(files);
+    gateway_close(d.gateway);
+    tls_server_close(go->tls);
+    tls_server_close(go->grpc_tls);
+    for (uint32_t i = 0; i < count; i++)
+        if (loops[i] != NULL)
+            loop_free(loops[i]);
+    return rc;
+}
+
+static int start_log(const struct opts *o, struct err *e)
 {
     enum log_level level;
 
@@ -171,12 +272,15 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
         return err_set(e, ERR_INVAL, "--log-level: must be error, warn, info or debug, not '%s'",
                        o->log_level);
     log_init("scheduler", level);
+    return 0;
+}
+
+static int prepare(const struct opts *o, struct gateway_opts *go, char host[256], struct buf *path,
+                   struct err *e)
+{
     if (addr_parse(str_of(o->listen), host, &go->port, e) != 0 ||
         cmd_check_listen(host, o->insecure, e) != 0)
         return e->code;
-    if (o->endpoints.count == 0)
-        return err_set(e, ERR_INVAL,
-                       "--endpoint is needed: the address of a worker, such as 127.0.0.1:8000");
     if (o->prefill_ms <= 0 || o->decode_ms <= 0)
         return err_set(e, ERR_INVAL,
                        "--prefill-ms-per-token and --decode-ms-per-token must be above 0");
@@ -204,6 +308,27 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     go->total_ms = o->total_ms;
     go->body_bytes_max = o->body_bytes_max;
     go->bodies_bytes_max = o->bodies_bytes_max;
+    if (o->strategy != NULL) {
+        go->strategy_given = true;
+        if (!sched_strategy_parse(str_of(o->strategy), &go->strategy))
+            return err_set(e, ERR_INVAL,
+                           "--strategy: must be cost, config, round_robin, random or "
+                           "least_requests, not '%s'",
+                           o->strategy);
+        if (go->strategy == SCHED_CONFIGURED && go->config == NULL)
+            return err_set(e, ERR_INVAL, "--strategy config needs --config-file");
+    }
+    if (o->trace_ratio < 0 || o->trace_ratio > 1)
+        return err_set(e, ERR_INVAL, "--trace-ratio: must be 0..1");
+    go->queue_max = o->queue_max;
+    go->queue_ms = o->queue_ms;
+    go->conns_max = o->conns_max;
+    go->access_log = o->access_log;
+    go->traces = o->traces;
+    go->trace_ratio = o->trace_ratio;
+    go->is_picker = o->grpc_port != 0;
+    go->grpc_port = (uint16_t)o->grpc_port;
+    go->grpc_health_port = o->grpc_health_port != 0 ? (uint16_t)o->grpc_health_port : UINT16_MAX;
     go->no_split = !o->split;
     go->allow_special_in_content = o->allow_special;
     sched_conf_default(&go->conf);
@@ -217,27 +342,40 @@ int cmd_scheduler(int argc, char **argv)
 {
     struct opts o = { 0 };
     struct gateway_opts go = { 0 };
-    struct gateway_endpoint_opts eps[OPT_LIST_MAX];
-    char *addresses[OPT_LIST_MAX] = { NULL };
+    struct sched_files *files = NULL;
+    struct sched_files_opts fo;
     struct err e = { 0 };
     char host[256];
     struct buf path;
-    int rc = cmd_options("usage: llmd scheduler --endpoint ADDR:PORT[=ROLE] ... [--cache "
-                         "ADDR:PORT] [--model FILE|NAME] [FLAGS]",
-                         &o, table, COUNT(table), argc, argv, NULL);
+    int rc =
+        cmd_options("usage: llmd scheduler --endpoint ADDR:PORT[=ROLE] ... | --endpoints-file "
+                    "FILE [--config-file FILE] [--cache ADDR:PORT] [--model FILE|NAME] [FLAGS]",
+                    &o, table, COUNT(table), argc, argv, NULL);
 
     if (rc >= 0)
         return rc;
     buf_init(&path, 4096);
-    rc = prepare(&o, &go, host, &path, &e);
-    for (size_t i = 0; rc == 0 && i < o.endpoints.count; i++)
-        rc = parse_endpoint(o.endpoints.item[i], &eps[i], &addresses[i], &e);
-    go.endpoints = eps;
-    go.endpoint_count = (uint32_t)o.endpoints.count;
+    fo = (struct sched_files_opts) { .config_file = o.config_file,
+                                     .config_text = o.config_text,
+                                     .endpoints_file = o.endpoints_file,
+                                     .objects_file = o.objects_file,
+                                     .aliases = o.aliases,
+                                     .endpoints = o.endpoints,
+                                     .allow_experimental = o.allow_experimental };
+    rc = start_log(&o, &e);
     if (rc == 0)
-        rc = serve(&o, &go, &e);
-    for (size_t i = 0; i < COUNT(addresses); i++)
-        mem_free(addresses[i]);
+        rc = sched_files_load(&files, &fo, &go, &e);
+    if (rc == 0)
+        rc = prepare(&o, &go, host, &path, &e);
+    if (rc == 0 && go.endpoint_count == 0 && o.endpoints_file == NULL &&
+        (go.config == NULL || go.config->discovery < 0))
+        rc = err_set(&e, ERR_INVAL,
+                     "--endpoint is needed: the address of a worker, such as 127.0.0.1:8000; or "
+                     "--endpoints-file, a list of them");
+    if (rc == 0)
+        rc = serve(&o, &go, files, &e); /* takes the files over */
+    else
+        sched_files_free(files);
     buf_fini(&path);
     return rc != 0 ? cmd_fail(&e) : 0;
 }

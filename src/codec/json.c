@@ -112,6 +112,29 @@ static const uint8_t *skip_plain(const uint8_t *p, const uint8_t *end)
     return p;
 }
 
+/* The same, for strings that are not decoded: quote, backslash, control. */
+static const uint8_t *skip_undecoded(const uint8_t *p, const uint8_t *end)
+{
+#ifdef __SSE2__
+    const __m128i quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('\\');
+    const __m128i control = _mm_set1_epi8(0x1f);
+
+    for (; end - p >= 16; p += 16) {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+        __m128i bad =
+            _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(v, control), v),
+                         _mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, slash)));
+        unsigned mask = (unsigned)_mm_movemask_epi8(bad);
+
+        if (mask != 0)
+            return p + __builtin_ctz(mask);
+    }
+#endif
+    while (p < end && *p != '"' && *p != '\\' && *p >= 0x20)
+        p++;
+    return p;
+}
+
 static int hex4(const uint8_t *p, uint32_t *out)
 {
     uint32_t v = 0;
@@ -194,12 +217,12 @@ static int unescape(struct parser *ps, const uint8_t *p, const uint8_t *end, str
 static int string(struct parser *ps, struct str *out)
 {
     const uint8_t *start = ps->p + 1, *p = start;
-    bool has_escape = false;
+    bool has_escape = false, decode = ps->depth <= ps->lim.decode_depth_max;
     size_t n, bad;
     int rc = 0;
 
     for (;;) {
-        p = skip_plain(p, ps->end);
+        p = decode ? skip_plain(p, ps->end) : skip_undecoded(p, ps->end);
         if (p == ps->end)
             return fail(ps, ERR_PARSE, p, "the text ends inside a string");
         if (*p == '"')
@@ -217,10 +240,10 @@ static int string(struct parser *ps, struct str *out)
             n = utf8_step(p, ps->end, &bad);
             if (n == 0)
                 return fail(ps, ERR_PARSE, p, "invalid UTF-8");
-            p += n;
+            p = utf8_skip_wide(p + n, ps->end);
         }
     }
-    if (has_escape)
+    if (has_escape && decode)
         rc = unescape(ps, start, p, out);
     else
         *out = (struct str) { (const char *)start, (size_t)(p - start) };
@@ -442,6 +465,8 @@ int json_parse(struct arena *a, struct str src, const struct json_limits *limits
         ps.lim.depth_max != 0 ? MIN(ps.lim.depth_max, (uint32_t)DEPTH_CAP) : DEPTH_DEFAULT;
     ps.lim.values_max = ps.lim.values_max != 0 ? ps.lim.values_max : VALUES_DEFAULT;
     ps.lim.members_max = ps.lim.members_max != 0 ? ps.lim.members_max : MEMBERS_DEFAULT;
+    if (ps.lim.decode_depth_max == 0)
+        ps.lim.decode_depth_max = UINT32_MAX;
     ps.slab_left = ps.values = ps.depth = 0;
     ps.slab_next = SLAB_FIRST;
     ps.e = e;

@@ -39,6 +39,8 @@ struct json_limits {
     uint32_t values_max;  /* 0 = 2,000,000 */
     uint32_t members_max; /* of one object; 0 = 10,000 */
     bool refuse_duplicates;
+    uint32_t decode_depth_max; /* strings and names nested deeper keep their escapes, and neither
+                                  these nor UTF-8 are checked there; 0 = all are decoded */
 };
 
 /* Parses the whole of src (trailing blanks allowed).  limits may be NULL.

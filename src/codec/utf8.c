@@ -83,7 +83,7 @@ bool utf8_valid(struct str s)
         n = utf8_step(p, end, &bad);
         if (n == 0)
             return false;
-        p += n;
+        p = utf8_skip_wide(p + n, end);
     }
     return true;
 }

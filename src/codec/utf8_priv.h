@@ -36,4 +36,19 @@ static inline size_t utf8_step(const uint8_t *p, const uint8_t *end, size_t *bad
     }
     return need;
 }
+
+/* Skips well-formed characters of two and three bytes; stops at whatever needs a closer look. */
+static inline const uint8_t *utf8_skip_wide(const uint8_t *p, const uint8_t *end)
+{
+    while (end - p >= 3) {
+        if ((p[0] & 0xf0) == 0xe0 && p[0] != 0xe0 && p[0] != 0xed && (p[1] & 0xc0) == 0x80 &&
+            (p[2] & 0xc0) == 0x80)
+            p += 3;
+        else if (p[0] >= 0xc2 && p[0] < 0xe0 && (p[1] & 0xc0) == 0x80)
+            p += 2;
+        else
+            break;
+    }
+    return p;
+}
 #endif

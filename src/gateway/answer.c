@@ -137,3 +137,29 @@ void answer_inspect(struct str events, struct answer_seen *seen, struct answer_u
     }
     answer_find_usage(events, usage);
 }
+
+void answer_rename(struct str text, struct str from, struct str to, struct buf *out)
+{
+    static const struct str key = { "\"model\":", 8 };
+
+    while (text.n > 0) {
+        size_t at = str_find(text, key), value;
+
+        if (at == SIZE_MAX)
+            break;
+        value = at + key.n;
+        if (value < text.n && text.p[value] == ' ')
+            value++;
+        buf_str(out, str_sub(text, 0, value));
+        text = str_sub(text, value, SIZE_MAX);
+        if (text.n >= from.n + 2 && text.p[0] == '"' && text.p[from.n + 1] == '"' &&
+            str_eq(str_sub(text, 1, from.n), from)) {
+            struct json_w w;
+
+            json_w_init(&w, out);
+            json_w_str(&w, to);
+            text = str_sub(text, from.n + 2, SIZE_MAX);
+        }
+    }
+    buf_str(out, text);
+}

@@ -5,6 +5,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_ANSWER_H
 #define GATEWAY_ANSWER_H
+#include "base/buf.h"
 #include "base/str.h"
 
 struct answer_usage {
@@ -24,4 +25,8 @@ size_t answer_whole_events(struct str s);
 void answer_inspect(struct str events, struct answer_seen *seen, struct answer_usage *usage);
 /* The last "usage" object of a JSON text. */
 void answer_find_usage(struct str text, struct answer_usage *usage);
+/* Appends text to out with every "model":"from" (one blank after the colon is allowed) naming `to`
+ * instead.  from holds nothing that JSON escapes; text holds whole events or a whole
+ * object, so that no match is cut in two. */
+void answer_rename(struct str text, struct str from, struct str to, struct buf *out);
 #endif

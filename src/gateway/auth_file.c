@@ -13,17 +13,19 @@
 #include "codec/blockkey.h"
 #include "codec/yaml.h"
 #include "gateway/auth_priv.h"
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-#define SET_BYTES_MAX    ((size_t)64 << 20)
-#define TREE_BYTES_MAX   ((size_t)64 << 20)
-#define ID_BYTES_MAX     64
-#define NAME_BYTES_MAX   128
-#define MODELS_MAX       1024
-#define SECRET_BYTES_MIN 20 /* of a plain key: its hash is unsalted, so it must not be guessable   \
-                             */
+#define SET_BYTES_MAX  ((size_t)64 << 20)
+#define TREE_BYTES_MAX ((size_t)64 << 20)
+#define ID_BYTES_MAX   64
+#define NAME_BYTES_MAX 128
+#define MODELS_MAX     1024
+#define SECRET_BYTES_MIN                                                                           \
+    20 /* of a plain key: its hash is unsalted, so it must not be guessable                        \
+        */
 #define SECRET_RANDOM 32
 #define SECRET_DIGITS 43 /* 62^43 > 2^256 */
 #define RATE_MAX      1000000000000
@@ -61,7 +63,7 @@ size_t auth_set_count(const struct auth_set *s)
 
 void auth_set_put(struct auth_set *s)
 {
-    if (s == NULL || --s->holders != 0)
+    if (s == NULL || atomic_fetch_sub_explicit(&s->holders, 1, memory_order_acq_rel) != 1)
         return;
     map_fini(&s->ids);
     arena_fini(&s->arena);

@@ -22,6 +22,7 @@
 #include "gateway/gateway_priv.h"
 #include "gateway/prom_text.h"
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define SCRAPE_BYTES_MAX ((size_t)4 << 20)
@@ -50,6 +51,14 @@ enum family {
     F_SG_RUNNING,
     F_SG_WAITING,
     F_SG_USAGE,
+    F_SG_CACHE_CONFIG,
+    F_LC_RUNNING,
+    F_LC_WAITING,
+    F_LC_USAGE,
+    F_TRT_RUNNING,
+    F_TRT_WAITING,
+    F_TRT_USAGE,
+    F_LORA,
     F_COUNT
 };
 
@@ -66,13 +75,40 @@ static const struct str families[F_COUNT] = {
     [F_SG_RUNNING] = { "sglang:num_running_reqs", 23 },
     [F_SG_WAITING] = { "sglang:num_queue_reqs", 21 },
     [F_SG_USAGE] = { "sglang:token_usage", 18 },
+    [F_SG_CACHE_CONFIG] = { "sglang:cache_config_info", 24 },
+    [F_LC_RUNNING] = { "llamacpp:requests_processing", 28 },
+    [F_LC_WAITING] = { "llamacpp:requests_deferred", 26 },
+    [F_LC_USAGE] = { "llamacpp:kv_cache_usage_ratio", 29 },
+    [F_TRT_RUNNING] = { "trtllm_num_requests_running", 27 },
+    [F_TRT_WAITING] = { "trtllm_num_requests_waiting", 27 },
+    [F_TRT_USAGE] = { "trtllm_kv_cache_utilization", 27 },
+    [F_LORA] = { "vllm:lora_requests_info", 23 },
 };
 
 struct scraped {
     double v[F_COUNT];
     bool has[F_COUNT];
-    uint64_t block_tokens;
+    uint64_t block_tokens, blocks;
+    double lora_at; /* the newest sample's value: when it was made */
+    struct str lora_running, lora_waiting, lora_max;
 };
+
+static bool is_usage(size_t which)
+{
+    return which == F_KV_USAGE || which == F_SG_USAGE || which == F_LC_USAGE ||
+           which == F_TRT_USAGE;
+}
+
+static void lora_sample(struct scraped *s, struct str labels, double value)
+{
+    if (s->has[F_LORA] && value <= s->lora_at)
+        return;
+    s->lora_at = value;
+    s->lora_running = s->lora_waiting = s->lora_max = STR_NONE;
+    (void)prom_label(labels, "running_lora_adapters", &s->lora_running);
+    (void)prom_label(labels, "waiting_lora_adapters", &s->lora_waiting);
+    (void)prom_label(labels, "max_lora", &s->lora_max);
+}
 
 static void on_sample(void *ctx, size_t which, struct str labels, double value)
 {
@@ -81,8 +117,16 @@ static void on_sample(void *ctx, size_t which, struct str labels, double value)
 
     if (which == F_CACHE_CONFIG && prom_label(labels, "block_size", &size))
         (void)str_u64(size, &s->block_tokens);
+    if (which == F_CACHE_CONFIG && prom_label(labels, "num_gpu_blocks", &size))
+        (void)str_u64(size, &s->blocks);
+    if (which == F_SG_CACHE_CONFIG && prom_label(labels, "page_size", &size))
+        (void)str_u64(size, &s->block_tokens);
+    if (which == F_SG_CACHE_CONFIG && prom_label(labels, "num_pages", &size))
+        (void)str_u64(size, &s->blocks);
+    if (which == F_LORA)
+        lora_sample(s, labels, value);
     /* one server can hold several engines: requests add up, the fullest cache counts */
-    if (which == F_KV_USAGE || which == F_SG_USAGE)
+    if (is_usage(which))
         s->v[which] = s->has[which] ? MAX(s->v[which], value) : value;
     else
         s->v[which] += value;
@@ -109,19 +153,60 @@ static void endpoint_restarted(struct endpoint *ep)
     ep->ready_known = ep->models_known = ep->was_used = false;
     LOG_INFO("endpoint restarted endpoint=%s", ep->address);
     if (ep->g->prefix != NULL)
-        prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
+        prefix_forget(ep->g->prefix, ep);
     ep->models_due_ms = 0;
     ep->ready_due_ms = 0;
 }
 
+static uint32_t adapters(struct str list, struct str *out)
+{
+    uint32_t n = 0;
+
+    while (list.n > 0 && n < ENDPOINT_ADAPTERS_MAX) {
+        struct str one = str_trim(str_cut(&list, ','));
+
+        if (one.n > 0)
+            out[n++] = one;
+    }
+    return n;
+}
+
+/* The page goes with the next scrape: its names are kept in a text of the endpoint's. */
+static void take_lora(struct endpoint *ep, const struct scraped *s)
+{
+    uint64_t max = 0;
+    char *text;
+
+    if (!s->has[F_LORA])
+        return;
+    text = mem_zalloc(s->lora_running.n + s->lora_waiting.n + 1);
+    if (s->lora_running.n != 0)
+        memcpy(text, s->lora_running.p, s->lora_running.n);
+    if (s->lora_waiting.n != 0)
+        memcpy(text + s->lora_running.n, s->lora_waiting.p, s->lora_waiting.n);
+    mem_free(ep->lora_text);
+    ep->lora_text = text;
+    ep->lora_active_count = adapters((struct str) { text, s->lora_running.n }, ep->lora_active);
+    ep->lora_waiting_count =
+        adapters((struct str) { text + s->lora_running.n, s->lora_waiting.n }, ep->lora_waiting);
+    if (s->lora_max.p != NULL)
+        (void)str_u64(s->lora_max, &max);
+    ep->lora_max = (uint32_t)MIN(max, (uint64_t)UINT32_MAX);
+}
+
 static void take_scrape(struct endpoint *ep)
 {
-    struct scraped s = { { 0 }, { false }, 0 };
+    struct scraped s = { .block_tokens = 0 };
 
     (void)prom_scan(buf_view(&ep->scrape_body), families, F_COUNT, on_sample, &s);
-    ep->running = bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING], 1e6);
-    ep->waiting = bounded(s.v[F_WAITING] + s.v[F_SG_WAITING], 1e6);
-    ep->kv_usage = bounded(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), 1);
+    ep->running =
+        bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING] + s.v[F_LC_RUNNING] + s.v[F_TRT_RUNNING], 1e6);
+    ep->waiting =
+        bounded(s.v[F_WAITING] + s.v[F_SG_WAITING] + s.v[F_LC_WAITING] + s.v[F_TRT_WAITING], 1e6);
+    ep->kv_usage = bounded(
+        MAX(MAX(s.v[F_KV_USAGE], s.v[F_SG_USAGE]), MAX(s.v[F_LC_USAGE], s.v[F_TRT_USAGE])), 1);
+    take_lora(ep, &s);
+    ep->cache_blocks = (uint32_t)MIN(s.blocks, (uint64_t)UINT32_MAX);
     /* What ran of ours since the scrape before may be in these numbers, finished or not, and is in
      * our own books already; only what exceeds it is somebody else's. */
     ep->foreign =
@@ -129,6 +214,8 @@ static void take_scrape(struct endpoint *ep)
     ep->has_blocks = s.has[F_BLOCKS_IN_USE];
     ep->blocks_in_use = bounded(s.v[F_BLOCKS_IN_USE], 1e15);
     ep->blocks_total = bounded(s.v[F_BLOCKS_TOTAL], 1e15);
+    flow_limit_learn(&ep->limit, ep->inflight + ep->foreign, ep->running, ep->waiting, ep->slots,
+                     clock_ms());
     ep->ours = s.has[F_BLOCKS_IN_USE];
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
@@ -167,6 +254,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
 
     (void)got;
     ep->scrape = NULL;
+    gateway_lock(g);
     if (rc == 0 && ep->scrape_status == 200 && !ep->scrape_body.failed) {
         bool was_away = ep->last_ok_ms == 0 || ep->refused;
 
@@ -182,6 +270,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
         ep->refused = rc != 0 && !sent;
     }
     endpoints_judge(ep);
+    gateway_unlock(g);
 }
 
 static const struct http_call_ops scrape_ops = { scrape_head, scrape_body, scrape_end };
@@ -247,12 +336,14 @@ static void models_end(void *ctx, int rc, bool sent, bool got)
     (void)sent;
     (void)got;
     ep->models = NULL;
+    gateway_lock(ep->g);
     if (well && take_models(ep))
         ep->models_known = true;
     else
         metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
     ep->models_due_ms = clock_ms() + (ep->models_known ? MODELS_MS : RETURN_MS);
     endpoints_judge(ep);
+    gateway_unlock(ep->g);
 }
 
 static const struct http_call_ops models_ops = { models_head, models_body, models_end };
@@ -278,6 +369,7 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
     (void)sent;
     (void)got;
     ep->ready = NULL;
+    gateway_lock(ep->g);
     /* vLLM has no such page (404): there, being asked for models has to do */
     if (rc == 0) {
         ep->is_ready = ep->ready_status != 503;
@@ -285,6 +377,7 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
     }
     ep->ready_due_ms = clock_ms() + (ep->ready_known && ep->is_ready ? READY_MS : RETURN_MS);
     endpoints_judge(ep);
+    gateway_unlock(ep->g);
 }
 
 static const struct http_call_ops ready_ops = { ready_head, ready_body, ready_end };
@@ -372,7 +465,7 @@ void endpoints_judge(struct endpoint *ep)
     if (use == SCHED_UNREACHABLE) {
         /* its memory went with it */
         if (ep->g->prefix != NULL)
-            prefix_forget(ep->g->prefix, (uint32_t)(ep - ep->g->endpoints));
+            prefix_forget(ep->g->prefix, ep);
         forgive(ep);
     }
     ep->use = use;
@@ -388,12 +481,28 @@ bool endpoint_serves(const struct endpoint *ep, struct str model)
     return false;
 }
 
-struct str endpoints_model(const struct gateway *g)
+struct str endpoints_model(struct gateway *g, char out[MODEL_NAME_MAX + 1])
 {
-    for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (g->endpoints[i].model_count != 0)
-            return g->endpoints[i].models_list[0];
-    return STR("");
+    out[0] = 0;
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && out[0] == 0; i++)
+        if (g->endpoints[i]->model_count != 0)
+            snprintf(out, MODEL_NAME_MAX + 1, "%.*s", STR_ARG(g->endpoints[i]->models_list[0]));
+    gateway_unlock(g);
+    return str_of(out);
+}
+
+bool endpoints_lack_model(struct gateway *g, struct str model)
+{
+    bool known = false, served = false;
+
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && !served; i++) {
+        known |= g->endpoints[i]->model_count != 0;
+        served = endpoint_serves(g->endpoints[i], model);
+    }
+    gateway_unlock(g);
+    return known && !served;
 }
 
 static bool in_rotation(const struct endpoint *ep)
@@ -401,25 +510,31 @@ static bool in_rotation(const struct endpoint *ep)
     return ep->use == SCHED_USED || ep->use == SCHED_STALE;
 }
 
-bool endpoints_may_return(const struct gateway *g, struct str model)
+bool endpoints_may_return(struct gateway *g, struct str model)
 {
     uint64_t now = clock_ms();
+    bool may = false;
 
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && !may; i++) {
+        const struct endpoint *ep = g->endpoints[i];
 
-        if (ep->last_in_ms != 0 && now - ep->last_in_ms <= RECENT_MS && endpoint_serves(ep, model))
-            return true;
+        may =
+            ep->last_in_ms != 0 && now - ep->last_in_ms <= RECENT_MS && endpoint_serves(ep, model);
     }
-    return false;
+    gateway_unlock(g);
+    return may;
 }
 
-bool endpoints_any_usable(const struct gateway *g)
+bool endpoints_any_usable(struct gateway *g)
 {
-    for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (in_rotation(&g->endpoints[i]))
-            return true;
-    return false;
+    bool any = false;
+
+    gateway_lock(g);
+    for (uint32_t i = 0; i < g->endpoint_count && !any; i++)
+        any = in_rotation(g->endpoints[i]);
+    gateway_unlock(g);
+    return any;
 }
 
 static bool held_back(const struct endpoint *ep, uint64_t now)
@@ -430,16 +545,16 @@ static bool held_back(const struct endpoint *ep, uint64_t now)
 
 static void fleet_rates(struct gateway *g)
 {
-    double v[GATEWAY_ENDPOINTS_MAX];
+    double *v = g->rates;
 
     if (!g->rates_changed)
         return;
     g->rates_changed = false;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        v[i] = g->endpoints[i].learner.prefill_ms_per_token;
+        v[i] = g->endpoints[i]->learner.prefill_ms_per_token;
     g->fleet_prefill = sched_median(v, g->endpoint_count);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        v[i] = g->endpoints[i].learner.decode_ms_per_token;
+        v[i] = g->endpoints[i]->learner.decode_ms_per_token;
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
@@ -450,7 +565,7 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
 
     fleet_rates(g);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         snap[i] = (struct sched_endpoint) {
             .address = str_of(ep->address),
@@ -464,6 +579,26 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_decode = ep->decoding,
             .slots = ep->slots,
             .kvx_capable = ep->ours || ep->role_given,
+            .uid = ep->uid,
+            .cache_block_tokens = ep->block_tokens,
+            .cache_blocks = ep->cache_blocks,
+            .lora_active = ep->lora_active,
+            .lora_active_count = ep->lora_active_count,
+            .lora_waiting = ep->lora_waiting,
+            .lora_waiting_count = ep->lora_waiting_count,
+            .lora_max = ep->lora_max,
+            .id = str_of(ep->id),
+            .label = ep->label,
+            .label_count = ep->label_count,
+            .has_metrics = ep->last_ok_ms != 0,
+            .is_stale = now - ep->last_ok_ms >= g->stale_ms,
+            .metrics_age_ms = (uint32_t)MIN(now - ep->last_ok_ms, (uint64_t)UINT32_MAX),
+            .scraped_waiting = ep->waiting,
+            .scraped_running = ep->running,
+            .scraped_kv = ep->kv_usage,
+            .inflight_limit = ep->limit.limit,
+            .inflight_requests = ep->inflight,
+            .inflight_tokens = ep->prefill_tokens,
         };
         sched_rates(&ep->learner, &g->conf, g->fleet_prefill, g->fleet_decode, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
@@ -473,12 +608,12 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         if (fresh == 0 && snap[i].use == SCHED_STALE)
             snap[i].use = SCHED_USED; /* a late answer beats none */
-        open += snap[i].use == SCHED_USED && !held_back(&g->endpoints[i], now);
+        open += snap[i].use == SCHED_USED && !held_back(g->endpoints[i], now);
     }
     if (open == 0)
         return; /* never hold the last ones back */
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         if (snap[i].use != SCHED_USED)
             continue;
@@ -492,13 +627,15 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
 
 void endpoint_succeeded(struct endpoint *ep)
 {
+    gateway_lock(ep->g);
     if (ep->on_probe)
         ep->slow_until_ms = clock_ms() + SLOW_START_MS;
     ep->on_probe = false;
     ep->errors_row = 0;
+    gateway_unlock(ep->g);
 }
 
-void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
+static void failed(struct endpoint *ep, uint64_t dispatched_ns)
 {
     struct gateway *g = ep->g;
     uint64_t now = clock_ms();
@@ -517,7 +654,7 @@ void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
     if (ep->errors_row < ERRORS_ROW)
         return;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        out += &g->endpoints[i] != ep && g->endpoints[i].ejected_until_ms > now;
+        out += g->endpoints[i] != ep && g->endpoints[i]->ejected_until_ms > now;
     if ((out + 1) * 2 > g->endpoint_count)
         return;
     ep->ejections++;
@@ -525,6 +662,13 @@ void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
     metric_add(ep->m_ejected, 1);
     LOG_WARN("endpoint ejected endpoint=%s errors=%" PRIu32 " ms=%" PRIu64, ep->address,
              ep->errors_row, ep->ejected_until_ms - now);
+}
+
+void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns)
+{
+    gateway_lock(ep->g);
+    failed(ep, dispatched_ns);
+    gateway_unlock(ep->g);
 }
 
 void endpoint_dispatched(struct endpoint *ep)
@@ -535,17 +679,116 @@ void endpoint_dispatched(struct endpoint *ep)
 
 void endpoint_pause(struct endpoint *ep, uint32_t ms)
 {
+    gateway_lock(ep->g);
     ep->paused_until_ms = clock_ms() + MIN(ms, (uint32_t)PAUSE_MS_MAX);
+    gateway_unlock(ep->g);
 }
 
 /* ---- life ---- */
+
+/* Its series end with it, unless another has its address by now. */
+static void cells_close(const struct endpoint *ep)
+{
+    static const struct {
+        enum gateway_metric family;
+        size_t label;
+    } series[] = {
+        { M_L_ENDPOINT_STATE, 0 }, { M_L_ENDPOINT_INFLIGHT, 0 }, { M_L_ENDPOINT_REQUESTS, 0 },
+        { M_L_PREFILL_RATE, 0 },   { M_L_DECODE_RATE, 0 },       { M_L_EJECTED, 0 },
+        { M_ENDPOINT_QUEUE, 1 },   { O_POD_QUEUE, 0 },           { M_INFLIGHT_REQUESTS, 0 },
+        { M_INFLIGHT_TOKENS, 0 },
+    };
+    struct gateway *g = ep->g;
+
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        if (strcmp(g->endpoints[i]->address, ep->address) == 0)
+            return;
+    for (const struct endpoint *other = g->gone; other != NULL; other = other->next)
+        if (other != ep && strcmp(other->address, ep->address) == 0)
+            return;
+    for (size_t i = 0; i < COUNT(series); i++)
+        metrics_drop(g->metrics, series[i].family, series[i].label, ep->address);
+}
+
+static void calls_stop(struct endpoint *ep)
+{
+    struct http_call **const calls[] = { &ep->scrape, &ep->models, &ep->ready };
+
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        if (*calls[i] != NULL)
+            http_call_cancel(*calls[i]);
+        *calls[i] = NULL;
+    }
+}
+
+static void labels_free(struct endpoint *ep)
+{
+    for (uint32_t i = 0; i < ep->label_count; i++) {
+        mem_free((char *)ep->label[i].key.p);
+        mem_free((char *)ep->label[i].value.p);
+    }
+    mem_free(ep->label);
+    ep->label = NULL;
+    ep->label_count = 0;
+}
+
+static void describe(struct endpoint *ep, const struct gateway_endpoint_opts *o)
+{
+    ep->role = o->role;
+    ep->role_given = o->role_given;
+    mem_free(ep->id);
+    ep->id = mem_strdup(o->id != NULL ? o->id : o->address);
+    labels_free(ep);
+    ep->label = mem_zalloc(MAX(o->label_count, 1u) * sizeof(*ep->label));
+    for (uint32_t i = 0; i < o->label_count; i++)
+        ep->label[ep->label_count++] =
+            (struct sched_label) { { str_dup(o->label[i].key), o->label[i].key.n },
+                                   { str_dup(o->label[i].value), o->label[i].value.n } };
+}
+
+static void endpoint_free(struct endpoint *ep)
+{
+    calls_stop(ep);
+    forget_models(ep);
+    buf_fini(&ep->scrape_body);
+    buf_fini(&ep->models_body);
+    labels_free(ep);
+    mem_free(ep->lora_text);
+    mem_free(ep->id);
+    mem_free(ep->address);
+    mem_free(ep);
+}
+
+/* Pointers to one that left stay good as long as a request lives that began before it did. */
+static void gone_collect(struct gateway *g)
+{
+    uint64_t oldest = UINT64_MAX;
+
+    if (g->gone == NULL)
+        return;
+    /* acquire: pairs with the sweep's release; what it had seen by then is behind it */
+    for (uint32_t i = 0; i < g->front_count; i++)
+        oldest = MIN(oldest, atomic_load_explicit(&g->front[i].oldest_ns, memory_order_acquire));
+    for (struct endpoint **at = &g->gone; *at != NULL;) {
+        struct endpoint *ep = *at;
+
+        if (ep->gone_ns < oldest) {
+            *at = ep->next;
+            cells_close(ep);
+            endpoint_free(ep);
+        } else {
+            at = &ep->next;
+        }
+    }
+}
 
 void endpoints_tick(struct gateway *g)
 {
     uint64_t now = clock_ms();
 
+    gateway_lock(g);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
+        struct endpoint *ep = g->endpoints[i];
         bool up = ep->last_ok_ms != 0 && !ep->refused;
 
         if (ep->scrape == NULL) {
@@ -566,68 +809,169 @@ void endpoints_tick(struct gateway *g)
         }
         endpoints_judge(ep);
     }
+    gone_collect(g);
+    gateway_unlock(g);
 }
 
-int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e)
+static void cells_open(struct endpoint *ep)
 {
-    if (o->endpoint_count > GATEWAY_ENDPOINTS_MAX)
-        return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", o->endpoint_count,
-                       GATEWAY_ENDPOINTS_MAX);
-    g->endpoint_count = o->endpoint_count;
-    g->endpoints = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->endpoints));
-    g->snap = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->snap));
-    g->costs = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->costs));
-    g->matched = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*g->matched));
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
-        const struct gateway_endpoint_opts *eo = &o->endpoints[i];
+    struct gateway *g = ep->g;
+    const char *inflight[] = { ep->address, "default", "inflight-load-producer" };
 
-        ep->g = g;
-        ep->address = mem_strdup(eo->address);
-        buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
-        buf_init(&ep->models_body, MODELS_BYTES_MAX);
-        ep->role = eo->role;
-        ep->role_given = eo->role_given;
-        ep->use = SCHED_UNREACHABLE;
-        ep->reason = "has not answered a scrape yet";
-        ep->first_try_ms = clock_ms();
+    for (unsigned u = 0; u < COUNT(ep->m_state); u++)
+        ep->m_state[u] =
+            gateway_cell(g, M_L_ENDPOINT_STATE, ep->address, sched_use_name((enum sched_use)u));
+    metric_set(ep->m_state[ep->use], 1);
+    ep->m_inflight = gateway_cell(g, M_L_ENDPOINT_INFLIGHT, ep->address, NULL);
+    ep->m_requests = gateway_cell(g, M_L_ENDPOINT_REQUESTS, ep->address, NULL);
+    ep->m_prefill = gateway_cell(g, M_L_PREFILL_RATE, ep->address, NULL);
+    ep->m_decode = gateway_cell(g, M_L_DECODE_RATE, ep->address, NULL);
+    ep->m_ejected = gateway_cell(g, M_L_EJECTED, ep->address, NULL);
+    ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, gateway_pool, ep->address);
+    ep->m_older_queue = gateway_cell(g, O_POD_QUEUE, ep->address, gateway_pool);
+    ep->m_inflight_requests = gateway_cell_of(g, M_INFLIGHT_REQUESTS, inflight);
+    ep->m_inflight_tokens = gateway_cell_of(g, M_INFLIGHT_TOKENS, inflight);
+}
+
+/* Room for one more, in the list and in a decision's scratch. */
+static void grow(struct gateway *g)
+{
+    uint32_t cap = g->endpoint_cap != 0 ? g->endpoint_cap * 2 : 16;
+
+    if (g->endpoint_count < g->endpoint_cap)
+        return;
+    g->endpoints = mem_realloc(g->endpoints, cap * sizeof(struct endpoint *));
+    g->snap = mem_realloc(g->snap, cap * sizeof(*g->snap));
+    g->costs = mem_realloc(g->costs, cap * sizeof(*g->costs));
+    g->matched = mem_realloc(g->matched, cap * sizeof(*g->matched));
+    g->excluded = mem_realloc(g->excluded, cap * sizeof(*g->excluded));
+    g->rates = mem_realloc(g->rates, cap * sizeof(*g->rates));
+    g->view = mem_realloc(g->view, cap * sizeof(*g->view));
+    g->view_at = mem_realloc(g->view_at, cap * sizeof(*g->view_at));
+    g->view_matched = mem_realloc(g->view_matched, cap * sizeof(*g->view_matched));
+    g->endpoint_cap = cap;
+}
+
+static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o, struct err *e)
+{
+    struct endpoint *ep = mem_zalloc(sizeof(*ep));
+    int rc;
+
+    ep->g = g;
+    ep->uid = ++g->endpoint_uid;
+    ep->address = mem_strdup(o->address);
+    buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
+    buf_init(&ep->models_body, MODELS_BYTES_MAX);
+    describe(ep, o);
+    ep->use = SCHED_UNREACHABLE;
+    ep->reason = "has not answered a scrape yet";
+    ep->first_try_ms = clock_ms();
+    rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
+    if (rc == 0)
+        rc = prefix_endpoint_add(g->prefix, ep, e);
+    if (rc != 0) {
+        endpoint_free(ep);
+        return rc;
     }
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
-        int rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
+    cells_open(ep);
+    grow(g);
+    g->endpoints[g->endpoint_count++] = ep;
+    return 0;
+}
 
+/* No new request goes there; those that run end as they would have. */
+static void endpoint_drop(struct gateway *g, uint32_t i)
+{
+    struct endpoint *ep = g->endpoints[i];
+
+    LOG_INFO("endpoint left endpoint=%s inflight=%" PRIu32, ep->address, ep->inflight);
+    calls_stop(ep);
+    metric_set(ep->m_state[ep->use], 0);
+    prefix_endpoint_drop(g->prefix, ep);
+    policies_endpoint_gone(g, ep->uid);
+    ep->gone_ns = clock_ns();
+    ep->next = g->gone;
+    g->gone = ep;
+    g->endpoint_count--;
+    memmove(&g->endpoints[i], &g->endpoints[i + 1],
+            (g->endpoint_count - i) * sizeof(struct endpoint *));
+    g->rates_changed = true;
+}
+
+static uint32_t find_opts(const struct gateway_endpoint_opts *list, uint32_t count,
+                          const char *address)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (strcmp(list[i].address, address) == 0)
+            return i;
+    return UINT32_MAX;
+}
+
+static int set_list(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                    struct err *e)
+{
+    char host[256];
+    uint16_t port;
+
+    if (count > GATEWAY_ENDPOINTS_MAX)
+        return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", count, GATEWAY_ENDPOINTS_MAX);
+    for (uint32_t i = 0; i < count; i++) { /* all is well before anything is changed */
+        if (find_opts(list, i, list[i].address) != UINT32_MAX)
+            return err_set(e, ERR_INVAL, "endpoint %s is given twice", list[i].address);
+        if (addr_parse(str_of(list[i].address), host, &port, e) != 0)
+            return e->code;
+    }
+    for (uint32_t i = g->endpoint_count; i-- > 0;) {
+        struct endpoint *ep = g->endpoints[i];
+        uint32_t at = find_opts(list, count, ep->address);
+
+        if (at == UINT32_MAX) {
+            endpoint_drop(g, i);
+            continue;
+        }
+        describe(ep, &list[at]);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        bool known = false;
+        int rc;
+
+        for (uint32_t k = 0; k < g->endpoint_count && !known; k++)
+            known = strcmp(g->endpoints[k]->address, list[i].address) == 0;
+        if (known)
+            continue;
+        rc = endpoint_add(g, &list[i], e);
         if (rc != 0)
             return rc;
-        for (uint32_t k = 0; k < i; k++)
-            if (strcmp(g->endpoints[k].address, ep->address) == 0)
-                return err_set(e, ERR_INVAL, "endpoint %s is given twice", ep->address);
-        for (unsigned u = 0; u < COUNT(ep->m_state); u++)
-            ep->m_state[u] =
-                gateway_cell(g, M_L_ENDPOINT_STATE, ep->address, sched_use_name((enum sched_use)u));
-        metric_set(ep->m_state[ep->use], 1);
-        ep->m_inflight = gateway_cell(g, M_L_ENDPOINT_INFLIGHT, ep->address, NULL);
-        ep->m_requests = gateway_cell(g, M_L_ENDPOINT_REQUESTS, ep->address, NULL);
-        ep->m_prefill = gateway_cell(g, M_L_PREFILL_RATE, ep->address, NULL);
-        ep->m_decode = gateway_cell(g, M_L_DECODE_RATE, ep->address, NULL);
-        ep->m_ejected = gateway_cell(g, M_L_EJECTED, ep->address, NULL);
-        ep->m_queue = gateway_cell(g, M_ENDPOINT_QUEUE, "llmd", ep->address);
     }
     return 0;
 }
 
+int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                  struct err *e)
+{
+    int rc;
+
+    gateway_lock(g);
+    rc = set_list(g, list, count, e);
+    gateway_unlock(g);
+    return rc;
+}
+
 void endpoints_fini(struct gateway *g)
 {
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        struct endpoint *ep = &g->endpoints[i];
-
-        forget_models(ep);
-        buf_fini(&ep->scrape_body);
-        buf_fini(&ep->models_body);
-        mem_free(ep->address);
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        endpoint_free(g->endpoints[i]);
+    for (struct endpoint *ep = g->gone, *next; ep != NULL; ep = next) {
+        next = ep->next;
+        endpoint_free(ep);
     }
     mem_free(g->endpoints);
     mem_free(g->snap);
     mem_free(g->costs);
     mem_free(g->matched);
-    g->endpoints = NULL;
+    mem_free(g->excluded);
+    mem_free(g->rates);
+    mem_free(g->view);
+    mem_free(g->view_at);
+    mem_free(g->view_matched);
 }

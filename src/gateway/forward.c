@@ -25,6 +25,9 @@ static const char *const connection_headers[] = {
     "accept-encoding",
     "x-request-id",
     "x-llmd-explain",
+    "x-llmd-strategy",
+    "x-llmd-queue-comments",
+    "traceparent",
 };
 
 static const char *const steering_prefixes[] = {

@@ -8,7 +8,10 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "gateway/access_log.h"
 #include "gateway/gateway_priv.h"
+#include "gateway/picker.h"
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -67,18 +70,21 @@ static bool method_fits(struct str method, const char *wanted)
 
 static void page_receipt(struct gateway *g, struct http_req *r, struct str id)
 {
-    struct str text = receipts_get(g->receipts, id);
+    struct buf text;
 
-    if (text.p != NULL)
-        http_reply(r, 200, "application/json", text, NULL);
+    buf_init(&text, RECEIPT_BYTES_MAX * 2);
+    if (receipts_get(g->receipts, id, &text))
+        http_reply(r, 200, "application/json", buf_view(&text), NULL);
     else
         proxy_refuse(g, r, 404, "NotFoundError", "receipt_not_found",
                      "no receipt of that request is kept; the last %d are", RECEIPTS_MAX);
+    buf_fini(&text);
 }
 
 static void handle(void *ctx, struct http_req *r)
 {
-    struct gateway *g = ctx;
+    struct front *f = ctx;
+    struct gateway *g = f->g;
     struct str path = http_req_path(r), method = http_req_method(r);
     bool known = false;
 
@@ -89,7 +95,7 @@ static void handle(void *ctx, struct http_req *r)
         if (!method_fits(method, routes[i].method))
             continue;
         if (routes[i].is_proxied)
-            proxy_request(g, r, routes[i].kind, routes[i].path);
+            proxy_request(f, r, routes[i].kind, routes[i].path);
         else
             routes[i].page(g, r);
         return;
@@ -108,7 +114,8 @@ static void handle(void *ctx, struct http_req *r)
 
 static void refused_by_server(void *ctx, int status, const char *reason)
 {
-    struct gateway *g = ctx;
+    const struct front *f = ctx;
+    struct gateway *g = f->g;
 
     (void)status;
     metric_add(gateway_cell(g, M_L_REJECTED, reason, NULL), 1);
@@ -119,12 +126,37 @@ static void ticked(void *ctx)
     struct gateway *g = ctx;
 
     endpoints_tick(g);
+    gateway_lock(g);
     prefix_tick(g->prefix);
+    gateway_unlock(g);
+    policies_pump(g, &g->front[0]); /* fresh numbers may mean room */
 }
 
 static void swept(void *ctx)
 {
-    proxy_sweep(ctx);
+    struct front *f = ctx;
+
+    proxy_sweep(f);
+    if (f->traces != NULL)
+        trace_exporter_tick(f->traces);
+}
+
+static void prepare_decisions(struct gateway *g)
+{
+    static const char *const kinds[2] = { "decode-only", "prefill-decode" };
+
+    for (int split = 0; split < 2; split++) {
+        const char *own[] = { "llmd", "cost", "", kinds[split] };
+        const char *upstream[] = { "disagg-profile-handler", "disagg-profile-handler", "",
+                                   kinds[split] };
+
+        g->m_decision[split] = gateway_cell_of(g, M_DECISION, own);
+        g->m_configured[split] = gateway_cell_of(g, M_DECISION, upstream);
+        g->m_older_decision[split] = gateway_cell(g, O_DECISION, "", kinds[split]);
+    }
+    for (int i = 0; i < SCHED_STRATEGIES; i++)
+        g->m_strategy[i] =
+            gateway_cell(g, M_L_STRATEGY, sched_strategy_name((enum sched_strategy)i), NULL);
 }
 
 /* Families with known label values exist at zero from the start. */
@@ -136,11 +168,14 @@ static void metrics_prepare(struct gateway *g)
         (void)gateway_cell(g, M_L_NOT_SPLIT, sched_why_not_split[i], NULL);
     for (size_t i = 0; i < COUNT(retries); i++)
         (void)gateway_cell(g, M_L_RETRIES, retries[i], NULL);
-    (void)gateway_cell(g, M_DECISION, "decode-only", NULL);
-    (void)gateway_cell(g, M_DECISION, "prefill-decode", NULL);
+    prepare_decisions(g);
     (void)gateway_cell(g, M_L_CUT, "upstream_cut", NULL);
-    metric_set(gateway_cell(g, M_INFO, LLMD_VERSION, NULL), 1);
+    metric_set(gateway_cell(g, M_INFO, LLMD_VERSION, "llmd"), 1);
+    metric_set(gateway_cell(g, O_INFO, LLMD_VERSION, "llmd"), 1);
     g->m_inflight = gateway_cell(g, M_L_INFLIGHT, NULL, NULL);
+    g->m_decide = gateway_cell(g, M_DECIDE_SECONDS, NULL, NULL);
+    g->m_older_decide = gateway_cell(g, O_DECIDE_SECONDS, NULL, NULL);
+    g->m_read = gateway_cell(g, M_L_READ_SECONDS, NULL, NULL);
 }
 
 static uint32_t or_default(uint32_t v, uint32_t other)
@@ -157,7 +192,7 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->stale_ms = or_default(o->stale_ms, 1000);
     g->frozen_ms = or_default(o->frozen_ms, 3000);
     g->stuck_ms = or_default(o->stuck_ms, 15000);
-    g->inflight_max = or_default(o->inflight_max, 1024);
+    g->inflight_max = or_default(o->inflight_max, 16384);
     g->retries_max = o->retries_max == UINT32_MAX ? 0 : or_default(o->retries_max, 2);
     g->block_tokens = or_default(o->block_tokens, 16);
     g->first_byte_ms = or_default(o->first_byte_ms, 600000);
@@ -165,73 +200,214 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->total_ms = or_default(o->total_ms, 3600000);
     g->wait_ms = o->wait_ms == UINT32_MAX ? 0 : or_default(o->wait_ms, 3000);
     g->no_split = o->no_split;
+    g->strategy = o->strategy;
+    g->trace_ratio = o->trace_ratio;
+    g->strategy_given = o->strategy_given;
+    g->queue_ms = or_default(o->queue_ms, 60000);
+    g->queue_max = or_default(o->queue_max, 5000);
     g->cache = o->cache != NULL ? mem_strdup(o->cache) : NULL;
     g->started_s = clock_wall_s();
 }
 
-static int open_server(struct gateway *g, const struct gateway_opts *o, struct err *e)
+/* Sockets that share a port would silently share it with a stranger's process, too. */
+static int port_is_free(struct front *f, const struct gateway_opts *o, struct err *e)
 {
+    struct listener *trial;
+    int rc;
+
+    if (f->g->front_count == 1 || f->index != 0)
+        return 0;
+    rc = listener_open(f->loop, o->host, o->port, NULL, NULL, NULL, &trial, e);
+    listener_close(trial);
+    return rc;
+}
+
+static int open_server(struct front *f, const struct gateway_opts *o, struct err *e)
+{
+    struct gateway *g = f->g;
     struct http_server_opts so = {
         .host = o->host,
-        .port = o->port,
+        .port = f->index == 0 ? o->port : http_server_port(g->front[0].server),
+        .shares_port = g->front_count > 1,
         .body_bytes_max = o->body_bytes_max,
-        .bodies_bytes_max = o->bodies_bytes_max != 0 ? o->bodies_bytes_max : (size_t)512 << 20,
+        .bodies_bytes_max =
+            (o->bodies_bytes_max != 0 ? o->bodies_bytes_max : (size_t)512 << 20) / g->front_count,
         .write_bytes_max = (size_t)256 << 10,
+        .conns_max = or_default(o->conns_max, 20000) / g->front_count,
+        .tls = o->tls,
         .server_name = "llmd",
         .on_refuse = refused_by_server,
     };
 
-    int rc = http_server_open(g->loop, &so, handle, g, &g->server, e);
+    int rc = port_is_free(f, o, e);
 
+    return rc != 0 ? rc : http_server_open(f->loop, &so, handle, f, &f->server, e);
+}
+
+/* Any thread: bodies may be read on one of their own. */
+static struct str rewrite(void *ctx, struct str model, char out[READER_NAME_MAX + 1])
+{
+    struct gateway *g = ctx;
+    struct str target, rule, made = STR_NONE;
+
+    gateway_lock(g);
+    if (model.p != NULL && objects_rewrite(g->objects, model, &g->rng, &target, &rule) &&
+        target.n <= READER_NAME_MAX && !str_eq(target, model)) {
+        char *name = str_dup(rule), *from = str_dup(model), *to = str_dup(target);
+        const char *v[] = { name, from, to };
+
+        snprintf(out, READER_NAME_MAX + 1, "%s", to);
+        made = str_of(out);
+        metric_add(gateway_cell_of(g, M_REWRITES, v), 1);
+        mem_free(name);
+        mem_free(from);
+        mem_free(to);
+    }
+    gateway_unlock(g);
+    return made;
+}
+
+void gateway_set_config(struct gateway *g, struct sched_config *config)
+{
+    policy_set(g, config);
+}
+
+void gateway_set_objects(struct gateway *g, struct objects *objects)
+{
+    gateway_lock(g);
+    objects_free(g->objects);
+    g->objects = objects;
+    gateway_unlock(g);
+}
+
+static int open_picker(struct front *f, const struct gateway_opts *o, struct err *e)
+{
+    struct gateway *g = f->g;
+    struct picker_opts po = {
+        .host = o->host,
+        .port = f->index == 0 ? o->grpc_port : picker_port(g->front[0].picker),
+        .health_port = f->index == 0 ? o->grpc_health_port : PICKER_NO_PORT,
+        .shares_port = g->front_count > 1,
+        .tls = o->grpc_tls,
+        .body_bytes_max = o->body_bytes_max,
+    };
+
+    return picker_open(&f->picker, f, &po, e);
+}
+
+static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struct gateway_opts *o,
+                      struct err *e)
+{
+    struct front *f = &g->front[i];
+    struct reader_opts ro = { .model = o->model,
+                              .seed = o->seed,
+                              .block_tokens = g->block_tokens,
+                              .allow_special_in_content = o->allow_special_in_content,
+                              .rewrite = rewrite,
+                              .rewrite_ctx = g };
+    int rc;
+
+    f->g = g;
+    f->index = i;
+    f->loop = l;
+    rng_seed(&f->rng, rng_secure_u64());
+    f->oldest_ns = clock_ns();
+    f->client = http_client_new(l);
+    f->request_metrics = request_metrics_new(g->metrics);
+    rc = reader_new(&f->reader, l, &ro, e);
+    if (rc == 0 && o->traces != NULL)
+        rc = trace_exporter_new(&f->traces, l, o->traces, "llm-d-epp",
+                                gateway_cell(g, M_L_SPANS, "exported", NULL),
+                                gateway_cell(g, M_L_SPANS, "dropped", NULL), e);
     if (rc == 0)
-        snprintf(g->address, sizeof(g->address), strchr(o->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
-                 o->host, http_server_port(g->server));
+        rc = open_server(f, o, e);
+    if (rc == 0 && o->is_picker)
+        rc = open_picker(f, o, e);
+    if (rc != 0)
+        return rc;
+    f->sweep = loop_timer_new(l, swept, f);
+    loop_timer_arm(f->sweep, SWEEP_MS, SWEEP_MS);
+    return 0;
+}
+
+static int open_shared(struct gateway *g, const struct gateway_opts *o, struct err *e)
+{
+    int rc = 0;
+
+    g->objects = o->objects;
+    if (g->objects == NULL)
+        rc = objects_load(&g->objects, STR_NONE, "", NULL, 0, e);
+    if (rc != 0)
+        return rc;
+    g->prefix = prefix_new(g, o, e);
+    if (g->prefix == NULL)
+        return e->code;
+    rc = endpoints_set(g, o->endpoints, o->endpoint_count, e);
+    if (rc == 0 && o->access_log != NULL)
+        rc = access_log_open(&g->access_log, o->access_log, e);
     return rc;
 }
 
-int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o, struct err *e)
+int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count,
+                 const struct gateway_opts *o, struct err *e)
 {
     struct gateway *g = mem_zalloc(sizeof(*g));
-    struct reader_opts ro = { .model = o->model,
-                              .seed = o->seed,
-                              .allow_special_in_content = o->allow_special_in_content };
     int rc;
 
     *out = NULL;
-    g->loop = l;
+    pthread_mutex_init(&g->lock, NULL);
+    g->front = mem_zalloc(count * sizeof(*g->front));
+    for (uint32_t i = 0; i < count; i++)
+        g->front[i].loop = loops[i];
+    g->front_count = count;
     rng_seed(&g->rng, rng_secure_u64());
     g->metrics = gateway_metrics_new();
     take_opts(g, o);
     metrics_prepare(g);
     g->receipts = receipts_new();
-    g->client = http_client_new(l);
-    g->probes = http_client_new(l);
-    ro.block_tokens = g->block_tokens;
-    rc = endpoints_init(g, o, e);
-    if (rc == 0)
-        rc = reader_new(&g->reader, l, &ro, e);
-    if (rc == 0 && (g->prefix = prefix_new(g, o, e)) == NULL)
-        rc = e->code;
-    if (rc == 0)
-        rc = open_server(g, o, e);
+    g->probes = http_client_new(loops[0]);
+    rc = open_shared(g, o, e);
+    policy_set(g, o->config);
+    for (uint32_t i = 0; rc == 0 && i < count; i++)
+        rc = open_front(g, i, loops[i], o, e);
     if (rc != 0) {
         gateway_close(g);
         return rc;
     }
-    if (!reader_has_model(g->reader))
+    snprintf(g->address, sizeof(g->address), strchr(o->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
+             o->host, gateway_port(g));
+    if (!reader_has_model(g->front[0].reader))
         LOG_WARN("no model file given: prompts are counted by their bytes and the cache manager's "
                  "index cannot be used; give --model");
-    g->tick = loop_timer_new(l, ticked, g);
+    g->tick = loop_timer_new(loops[0], ticked, g);
     loop_timer_arm(g->tick, 0, g->scrape_ms);
-    g->sweep = loop_timer_new(l, swept, g);
-    loop_timer_arm(g->sweep, SWEEP_MS, SWEEP_MS);
     *out = g;
     return 0;
 }
 
+int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
+                          uint32_t count, struct err *e)
+{
+    int rc = endpoints_set(g, list, count, e);
+
+    if (rc == 0)
+        endpoints_tick(g); /* new ones are asked at once */
+    return rc;
+}
+
+void gateway_reloaded(struct gateway *g, const char *file, bool is_taken)
+{
+    metric_add(gateway_cell(g, is_taken ? M_L_RELOADS : M_L_RELOAD_FAILURES, file, NULL), 1);
+}
+
+uint16_t gateway_grpc_port(const struct gateway *g)
+{
+    return g->front[0].picker != NULL ? picker_port(g->front[0].picker) : 0;
+}
+
 uint16_t gateway_port(const struct gateway *g)
 {
-    return http_server_port(g->server);
+    return http_server_port(g->front[0].server);
 }
 
 uint32_t gateway_inflight(const struct gateway *g)
@@ -241,10 +417,8 @@ uint32_t gateway_inflight(const struct gateway *g)
 
 /* ---- the end ---- */
 
-static void drain_done(void *ctx)
+static void drain_done(struct gateway *g)
 {
-    struct gateway *g = ctx;
-
     if (g->drained)
         return;
     g->drained = true;
@@ -252,29 +426,50 @@ static void drain_done(void *ctx)
     g->drain_fn(g->drain_ctx);
 }
 
+static void break_front(void *ctx)
+{
+    proxy_break_all(ctx, "shutting_down", "server is shutting down");
+}
+
+/* Bytes that slow clients have not taken yet; the other loops' are given their time. */
+static bool has_unsent(const struct gateway *g)
+{
+    return http_server_unsent(g->front[0].server) != 0 ||
+           (g->front_count > 1 && clock_ms() + DRAIN_LAST_MS / 2 < g->drain_until_ms);
+}
+
 static void drain_timeout(void *ctx)
 {
     struct gateway *g = ctx;
+    uint64_t now = clock_ms();
 
-    if (g->inflight != 0 && !g->drain_broken) {
+    if (g->inflight != 0 && !g->drain_broken && now + DRAIN_LAST_MS >= g->drain_until_ms) {
         g->drain_broken = true;
-        LOG_WARN("shutdown timeout, ending what still runs inflight=%u", g->inflight);
-        proxy_break_all(g, "shutting_down", "server is shutting down");
+        LOG_WARN("shutdown timeout, ending what still runs inflight=%" PRIu32,
+                 (uint32_t)g->inflight);
+        for (uint32_t i = 0; i < g->front_count; i++)
+            loop_post(g->front[i].loop, break_front, &g->front[i]);
     }
-    /* ended answers may still be on their way to slow clients */
-    if ((g->inflight != 0 || http_server_unsent(g->server) != 0) &&
-        clock_ms() < g->drain_until_ms) {
+    if ((g->inflight != 0 || (g->drain_broken && has_unsent(g))) && now < g->drain_until_ms) {
         loop_timer_arm(g->drain_timer, DRAIN_LOOK_MS, 0);
         return;
     }
     drain_done(g);
 }
 
+static void drain_look(void *ctx)
+{
+    struct gateway *g = ctx;
+
+    if (!g->drained && g->drain_timer != NULL)
+        loop_timer_arm(g->drain_timer, 0, 0);
+}
+
 /* Not from inside an exchange's end: the timer's turn comes when nobody is on the stack. */
 void gateway_exchange_ended(struct gateway *g)
 {
-    if (g->draining && !g->drained && g->inflight == 0 && g->drain_timer != NULL)
-        loop_timer_arm(g->drain_timer, 0, 0);
+    if (g->draining && g->inflight == 0)
+        loop_post(g->front[0].loop, drain_look, g);
 }
 
 void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx)
@@ -284,8 +479,19 @@ void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ct
     g->drain_fn = fn;
     g->drain_ctx = ctx;
     if (g->drain_timer == NULL)
-        g->drain_timer = loop_timer_new(g->loop, drain_timeout, g);
+        g->drain_timer = loop_timer_new(g->front[0].loop, drain_timeout, g);
     loop_timer_arm(g->drain_timer, g->inflight == 0 ? 0 : timeout_ms, 0);
+}
+
+static void close_front(struct front *f)
+{
+    picker_close(f->picker);
+    http_server_close(f->server);
+    http_client_free(f->client);
+    loop_timer_free(f->sweep);
+    reader_free(f->reader);
+    trace_exporter_free(f->traces);
+    request_metrics_free(f->request_metrics);
 }
 
 void gateway_close(struct gateway *g)
@@ -293,19 +499,22 @@ void gateway_close(struct gateway *g)
     if (g == NULL)
         return;
     g->draining = g->drained = true;
-    if (g->prefix != NULL)
-        proxy_drop_all(g);
-    http_server_close(g->server);
-    http_client_free(g->client);
+    for (uint32_t i = 0; i < g->front_count; i++)
+        proxy_drop_all(&g->front[i]);
+    for (uint32_t i = 0; i < g->front_count; i++)
+        close_front(&g->front[i]);
+    endpoints_fini(g); /* asks through probes */
+    policies_fini(g);
+    objects_free(g->objects);
     http_client_free(g->probes);
     loop_timer_free(g->tick);
-    loop_timer_free(g->sweep);
     loop_timer_free(g->drain_timer);
-    reader_free(g->reader);
     prefix_free(g->prefix);
-    endpoints_fini(g);
+    access_log_close(g->access_log);
     receipts_free(g->receipts);
     metrics_free(g->metrics);
+    pthread_mutex_destroy(&g->lock);
+    mem_free(g->front);
     mem_free(g->cache);
     mem_free(g);
 }

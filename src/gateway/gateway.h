@@ -5,21 +5,24 @@
  * What it promises: a retry only before the first byte, a cut answer never looks finished, a
  * client that leaves frees its worker at once, and every queue, wait and retry has a ceiling.
  * Source: the project's scheduler page, 2.7, 3, 8, 12; its reliability page, 3.7, 3.8, 4.9, 4.10.
- * Threads: everything on the loop it was opened on; one thread of its own tokenizes long prompts.
- */
+ * Threads: calls on the first loop; each loop has one more thread that tokenizes long prompts. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
 #include "base/err.h"
 #include "net/loop.h"
-#include "sched/sched.h"
+#include "gateway/objects.h"
+#include "sched/config.h"
 
-#define GATEWAY_ENDPOINTS_MAX 256
+#define GATEWAY_ENDPOINTS_MAX 4096
 
 struct gateway_endpoint_opts {
     const char *address; /* "HOST:PORT", copied */
     enum sched_role role;
     bool role_given; /* stated by the operator: it takes part in splits whatever it runs */
+    const char *id;  /* "namespace/name" for plugins; NULL: the address; copied */
+    const struct sched_label *label; /* copied */
+    uint32_t label_count;
 };
 
 struct gateway_opts {
@@ -34,28 +37,54 @@ struct gateway_opts {
     uint32_t scrape_ms;    /* 0 = 100 */
     uint32_t stale_ms, frozen_ms;             /* no scrape answered for so long; 0 = 1000, 3000 */
     uint32_t stuck_ms;                        /* busy without progress; 0 = 15000 */
-    uint32_t inflight_max;                    /* 0 = 1024 */
+    uint32_t inflight_max;                    /* waiting ones too; 0 = 16384 */
     uint32_t retries_max;                     /* further attempts; UINT32_MAX = none; 0 = 2 */
     uint32_t first_byte_ms, gap_ms, total_ms; /* 0 = 600 s, 120 s, 3600 s */
     uint32_t wait_ms; /* for a worker that was there until lately; 0 = 3 s, UINT32_MAX = none */
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
+    struct tls_server *tls;               /* of the front door; NULL: plain text; borrowed */
+    bool is_picker;                       /* serves ext_proc and health over gRPC, too */
+    uint16_t grpc_port, grpc_health_port; /* UINT16_MAX: no health port of its own */
+    struct tls_server *grpc_tls;          /* NULL: plain text; borrowed */
+    const char *access_log;               /* file, "-" or NULL */
+    const char *traces;                   /* URL of a collector, or NULL */
+    double trace_ratio;                   /* of requests without a trace of their own */
+    uint32_t conns_max;                   /* client connections; 0 = 20,000 */
+    struct sched_config *config;          /* taken over, whatever happens; NULL: our own rules */
+    struct objects *objects;              /* likewise; NULL: none */
+    enum sched_strategy strategy;
+    bool strategy_given;          /* else a configuration decides when there is one */
+    uint32_t queue_max, queue_ms; /* that wait for room, and how long; 0 = 5000, 60 s */
     bool allow_special_in_content;
     struct sched_conf conf; /* zeroed = sched_conf_default */
 };
 
 struct gateway;
+struct tls_server;
 
-/* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied. */
-int gateway_open(struct gateway **out, struct loop *l, const struct gateway_opts *o,
-                 struct err *e) MUST_CHECK;
+/* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied.
+ * loops: one or more, none of them running yet; each serves connections of its own on the same
+ * port (SO_REUSEPORT), the first one scrapes, too. */
+int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count,
+                 const struct gateway_opts *o, struct err *e) MUST_CHECK;
+/* Makes the endpoints what the list says: new ones are added, missing ones get no further requests,
+ * the rest goes on undisturbed.  Copied. */
+int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
+                          uint32_t count, struct err *e) MUST_CHECK;
+/* From now on; what runs keeps what it began with.  Taken over. */
+void gateway_set_config(struct gateway *g, struct sched_config *config);
+void gateway_set_objects(struct gateway *g, struct objects *objects);
+/* For the books: a file was read again, and taken over or refused. */
+void gateway_reloaded(struct gateway *g, const char *file, bool is_taken);
 uint16_t gateway_port(const struct gateway *g);
+uint16_t gateway_grpc_port(const struct gateway *g); /* 0: no picker */
 /* New requests get 503 from now on; fn(ctx) runs once when the last running one has ended, or
  * after timeout_ms, when what still runs was ended with an error event. */
 void gateway_drain(struct gateway *g, uint32_t timeout_ms, loop_fn *fn, void *ctx);
-/* Breaks what is left.  NULL is fine.  Never from one of the gateway's own callbacks but drain's.
- */
+/* Breaks what is left.  NULL is fine.  No loop of it may be running, save the calling one when it
+ * is the only one; never from one of the gateway's own callbacks but drain's. */
 void gateway_close(struct gateway *g);
 /* Unfinished requests. */
 uint32_t gateway_inflight(const struct gateway *g);

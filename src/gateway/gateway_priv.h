@@ -5,41 +5,99 @@
 #include "base/map.h"
 #include "base/metrics.h"
 #include "base/rng.h"
+#include "gateway/admit.h"
 #include "gateway/answer.h"
 #include "gateway/budget.h"
 #include "gateway/gateway.h"
 #include "gateway/reading.h"
+#include "gateway/objects.h"
+#include "gateway/trace.h"
 #include "kv/index.h"
 #include "net/http.h"
 #include "openai/openai.h"
+#include <pthread.h>
+#include <stdatomic.h>
 
-#define ENDPOINT_MODELS_MAX 64
-#define RECEIPTS_MAX        1000
-#define REQUEST_ID_MAX      128
-#define ANSWER_BYTES_MAX    ((size_t)64 << 20) /* of one whole (not streamed) answer */
-#define PENDING_BYTES_MAX   ((size_t)1 << 20)  /* of a stream whose client reads slowly */
-#define EVENT_BYTES_MAX     ((size_t)1 << 20)  /* of one server-sent event */
-#define CANDIDATES_SHOWN    16                 /* in a receipt */
-#define RECEIPT_BYTES_MAX   ((size_t)8 << 10)
+#define ENDPOINT_ADAPTERS_MAX 64
+#define ENDPOINT_MODELS_MAX   64
+#define RECEIPTS_MAX          1000
+#define REQUEST_ID_MAX        128
+#define FAIRNESS_ID_MAX       128
+#define ANSWER_BYTES_MAX      ((size_t)64 << 20) /* of one whole (not streamed) answer */
+#define PENDING_BYTES_MAX     ((size_t)1 << 20)  /* of a stream whose client reads slowly */
+#define EVENT_BYTES_MAX       ((size_t)1 << 20)  /* of one server-sent event */
+#define ATTEMPTS_MAX          16
+#define CANDIDATES_SHOWN      16 /* in a receipt */
+#define RECEIPT_BYTES_MAX     ((size_t)8 << 10)
 
 /* ---- metrics (metrics.c) ---- */
 
+/* Families with upstream's canonical names; the R_ group has one cell a label set {model_name,
+ * target_model_name, fairness_id, priority}, the O_ group their older twins. */
 enum gateway_metric {
-    M_REQUESTS,
-    M_REQUEST_SECONDS,
-    M_TTFT,
-    M_INPUT_TOKENS,
-    M_CACHED_TOKENS,
-    M_OUTPUT_TOKENS,
+    R_REQUESTS,
+    R_ERRORS,
+    R_SECONDS,
+    R_BYTES_IN,
+    R_BYTES_OUT,
+    R_INPUT_TOKENS,
+    R_CACHED_TOKENS,
+    R_OUTPUT_TOKENS,
+    R_RUNNING,
+    R_NTPOT,
+    R_TTFT,
+    R_TPOT,
+    R_ITL,
+    O_REQUESTS,
+    O_ERRORS,
+    O_SECONDS,
+    O_BYTES_IN,
+    O_BYTES_OUT,
+    O_INPUT_TOKENS,
+    O_CACHED_TOKENS,
+    O_OUTPUT_TOKENS,
+    O_RUNNING,
+    O_NTPOT,
     M_READY_ENDPOINTS,
     M_QUEUE_SIZE,
     M_KV_USAGE,
-    M_RUNNING,
+    M_POOL_RUNNING,
+    M_DEV_QUEUE,
+    M_DEV_KV,
+    M_DEV_RUNNING,
     M_ENDPOINT_QUEUE,
+    O_READY_PODS,
+    O_QUEUE_SIZE,
+    O_KV_USAGE,
+    O_POOL_RUNNING,
+    O_POD_QUEUE,
     M_DECISION,
+    O_DECISION,
     M_DECIDE_SECONDS,
+    O_DECIDE_SECONDS,
+    M_ATTEMPTS,
+    M_REQUEST_PROCESSING,
+    M_RESPONSE_PROCESSING,
     M_POLL_ERRORS,
+    M_EXTRACT_ERRORS,
+    M_PREFIX_SIZE,
+    M_PREFIX_RATIO,
+    M_INFLIGHT_REQUESTS,
+    M_INFLIGHT_TOKENS,
+    M_REWRITES,
     M_INFO,
+    O_INFO,
+    M_FLOW_QUEUE_SECONDS,
+    M_FLOW_CYCLE_SECONDS,
+    M_FLOW_QUEUE_SIZE,
+    M_FLOW_QUEUE_BYTES,
+    M_FLOW_SATURATION,
+    M_FLOW_REQUESTS,
+    M_FLOW_USED_REQUESTS,
+    M_FLOW_USED_BYTES,
+    M_EXTPROC_STREAMS,
+    M_EXTPROC_SECONDS,
+    M_EXTPROC_TOTAL,
     M_L_REQUESTS,
     M_L_REJECTED,
     M_L_RETRIES,
@@ -66,22 +124,53 @@ enum gateway_metric {
     M_L_READ_SECONDS,
     M_L_WASTED,
     M_L_WAITED,
+    M_L_STRATEGY,
+    M_L_LOG_DROPPED,
+    M_L_SPANS,
+    M_L_RELOADS,
+    M_L_RELOAD_FAILURES,
+    M_L_CERT_EXPIRES,
+    M_L_AUTH_FAILURES,
     M_COUNT
 };
 
+extern const char *const gateway_pool; /* label "name" of the pool */
 struct metrics *gateway_metrics_new(void);
+/* Cells of one label set, found once a request. */
+struct request_cells {
+    struct metric_cell *r[R_ITL + 1]; /* R_ERRORS, R_TTFT: by request_error, below */
+    struct metric_cell *o[O_NTPOT - O_REQUESTS + 1];
+    struct metric_cell *ttft[2];             /* streaming or not */
+    struct metric_cell *queued, *dispatched; /* of flow control, outcome Dispatched */
+};
+struct request_metrics;
+struct request_metrics *request_metrics_new(struct metrics *m);
+void request_metrics_free(struct request_metrics *rm);
+const struct request_cells *request_metrics_cells(struct request_metrics *rm, struct str model,
+                                                  struct str target, const char *fairness_id,
+                                                  int32_t priority);
+/* Counts an error of that status. */
+void request_metrics_error(struct request_metrics *rm, struct str model, struct str target,
+                           const char *fairness_id, int32_t priority, int status);
 
 /* ---- endpoints (endpoints.c) ---- */
 
 struct endpoint {
     struct gateway *g;
-    char *address; /* as given */
+    struct endpoint *next; /* gone */
+    uint64_t uid;
+    uint64_t gone_ns; /* when it left; 0: it is there */
+    uint32_t note_id; /* its number in the own notes (prefix.c) */
+    char *address;    /* as given */
+    char *id;         /* "namespace/name", or the address */
+    struct sched_label *label;
+    uint32_t label_count;
     char host[256];
     uint16_t port;
     enum sched_role role;
     bool role_given;
 
-    enum sched_use use;
+    _Atomic(enum sched_use) use;
     const char *reason;       /* a sentence for status, static */
     struct http_call *scrape; /* NULL: none is running */
     struct http_call *models;
@@ -106,7 +195,8 @@ struct endpoint {
     uint32_t model_count, max_model_len;
 
     uint64_t bookings;
-    uint32_t inflight, decoding;
+    uint32_t inflight;
+    _Atomic uint32_t decoding;
     uint32_t inflight_peak,
         inflight_peak_before; /* since the last scrape began, and the one before */
     double foreign;           /* requests there that are not ours, by the last scrape */
@@ -118,31 +208,44 @@ struct endpoint {
     uint64_t ejected_until_ms, paused_until_ms, slow_until_ms;
     bool on_probe; /* one request is finding out whether it is well again */
 
-    struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_requests,
-        *m_prefill, *m_decode, *m_ejected;
+    struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_older_queue,
+        *m_inflight_requests, *m_inflight_tokens, *m_requests, *m_prefill, *m_decode, *m_ejected;
+    uint32_t cache_blocks; /* its KV cache holds; 0: not said */
+    char *lora_text;       /* what the lists below point into */
+    struct str lora_active[ENDPOINT_ADAPTERS_MAX], lora_waiting[ENDPOINT_ADAPTERS_MAX];
+    uint32_t lora_active_count, lora_waiting_count, lora_max;
+    struct flow_limit limit; /* requests in flight that keep it busy, learned */
 };
 
-int endpoints_init(struct gateway *g, const struct gateway_opts *o, struct err *e) MUST_CHECK;
+/* Makes the list what is given: new ones are added, missing ones leave, the rest stays as it is.
+ * On an error what came before it in the list has been done. */
+int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                  struct err *e) MUST_CHECK;
 void endpoints_fini(struct gateway *g);
 void endpoints_tick(struct gateway *g);
+/* Functions below that say (locked) are called with the gateway's lock held; the others take it. */
+
 /* The model of a request that names none; empty when nothing is known. */
-struct str endpoints_model(const struct gateway *g);
-bool endpoint_serves(const struct endpoint *ep, struct str model);
-/* All endpoints as a request for `model` (p == NULL: any) finds them. */
+#define MODEL_NAME_MAX 255
+struct str endpoints_model(struct gateway *g, char out[MODEL_NAME_MAX + 1]);
+bool endpoint_serves(const struct endpoint *ep, struct str model); /* (locked) */
+/* Some endpoints have said which models they serve, and none of them serves this one. */
+bool endpoints_lack_model(struct gateway *g, struct str model);
+/* All endpoints as a request for `model` (p == NULL: any) finds them.  (locked) */
 void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap);
-/* Sets use and reason from what is known now. */
+/* Sets use and reason from what is known now.  (locked) */
 void endpoints_judge(struct endpoint *ep);
-/* Some endpoint that leads to an answer is in rotation. */
 /* Nobody serves the model now, but somebody did until lately. */
-bool endpoints_may_return(const struct gateway *g, struct str model);
-bool endpoints_any_usable(const struct gateway *g);
+bool endpoints_may_return(struct gateway *g, struct str model);
+/* Some endpoint that leads to an answer is in rotation. */
+bool endpoints_any_usable(struct gateway *g);
 /* The books of errors: that a request goes there, and what it ended with. */
-void endpoint_dispatched(struct endpoint *ep);
+void endpoint_dispatched(struct endpoint *ep); /* (locked) */
 void endpoint_succeeded(struct endpoint *ep);
 void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns);
 void endpoint_pause(struct endpoint *ep, uint32_t ms);
 
-/* ---- who holds what (prefix.c) ---- */
+/* ---- who holds what (prefix.c); (locked), all of it ---- */
 
 struct prefix;
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e);
@@ -150,8 +253,11 @@ void prefix_free(struct prefix *p);
 /* matched: one per endpoint of the gateway. */
 void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched);
 /* The endpoint was sent this prompt: it will hold its blocks. */
-void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r);
-void prefix_forget(struct prefix *p, uint32_t endpoint);
+void prefix_note(struct prefix *p, const struct endpoint *ep, const struct reading *r);
+void prefix_forget(struct prefix *p, const struct endpoint *ep);
+/* An endpoint came, or left for good. */
+int prefix_endpoint_add(struct prefix *p, struct endpoint *ep, struct err *e) MUST_CHECK;
+void prefix_endpoint_drop(struct prefix *p, struct endpoint *ep);
 void prefix_tick(struct prefix *p);
 /* Unfinished requests by prefix. */
 void prefix_enter(struct prefix *p, const struct reading *r);
@@ -166,30 +272,65 @@ uint64_t prefix_own_blocks(const struct prefix *p);
 enum route_kind { ROUTE_CHAT, ROUTE_COMPLETION, ROUTE_OTHER };
 
 struct candidate {
-    uint32_t endpoint, inflight;
+    const struct endpoint *endpoint;
+    uint32_t inflight;
     enum sched_use use;
     struct sched_cost cost;
 };
 
-struct exchange {
-    struct exchange *next, *prev;
-    struct gateway *g;
-    struct http_req *req;     /* NULL: answered, or the client is gone */
-    struct http_call *call;   /* NULL: between attempts */
-    struct reader_job *job;   /* NULL: not being read by the thread */
-    struct loop_timer *timer; /* back-off */
-    enum route_kind kind;
-    const char *path; /* the route's, static */
-    char id[REQUEST_ID_MAX + 1];
-    struct reading reading;
-    bool was_read, explain, entered, gone, waited;
+struct routed_header { /* that a plugin adds */
+    struct str name;   /* static */
+    char value[256];
+};
 
-    bool *tried; /* per endpoint */
-    uint32_t attempts, resets;
-    uint32_t last_failure; /* proxy.c's enum attempt_end */
+/* A configuration in use (policy.c). */
+struct policy {
+    struct policy *next;
+    struct sched_config *config;     /* NULL: no configuration file */
+    struct sched_pipeline *pipeline; /* NULL with it */
+    struct admission *admission;
+    uint32_t users; /* requests that began with it */
+};
+
+/* What a request knows of its own way; embedded in whoever carries it: an exchange of the proxy, or
+ * a stream of Envoy's. */
+struct routing {
+    struct gateway *g;
+    struct front *f; /* whose loop it lives on */
+    enum route_kind kind;
+    const char *path; /* static */
+    char id[REQUEST_ID_MAX + 1];
+    struct http_headers headers; /* of the request; borrowed, until it is dispatched */
+    char peer[64];
+    struct reading reading;
+    bool was_read, entered;
+    struct trace trace;
+    size_t body_bytes, reply_bytes;
+    const struct request_cells *cells;     /* once its model is known */
+    char fairness_id[FAIRNESS_ID_MAX + 1]; /* tenant, or what the client said it is */
+    double weight;                         /* of its share; 0 = 1 */
+    int32_t priority;
+    enum sched_strategy strategy;
+
+    struct policy *policy; /* from the first look at its headers on */
+    /* of the last decision by a configuration */
+    struct endpoint *other[SCHED_PICKS_MAX - 1]; /* further picks, in order of preference */
+    uint32_t other_count;
+    uint16_t port; /* in place of the endpoint's own; 0 = none */
+    struct routed_header to_worker[4], to_client[4];
+    uint32_t to_worker_count, to_client_count;
+    int refused_status; /* 0: it did not refuse */
+    const char *refused_reason;
+    char refused_text[200];
+    const struct str *subset; /* only endpoints at these addresses; has_subset: even when none */
+    size_t subset_count;
+    bool has_subset;
+
+    const struct endpoint *tried[ATTEMPTS_MAX];
+    uint32_t tried_count, attempts;
     struct sched_decision decision;
     struct candidate candidate[CANDIDATES_SHOWN]; /* of the last decision, for the receipt */
-    uint32_t candidate_count;
+    uint32_t candidate_count, candidates_left_out;
     struct endpoint *decode, *prefill; /* who is booked for this attempt; prefill NULL: not split */
     double booked_tokens, uncached_tokens, queued_tokens;
     bool prefill_booked, decode_booked;
@@ -198,24 +339,49 @@ struct exchange {
     uint32_t predicted_cached;
     const char *sent_to, *sent_prefill; /* addresses of the last attempt, for the receipt */
 
-    int status; /* upstream's; 0: no head yet */
-    uint32_t retry_after_s;
-    bool streaming, started;
-    bool ended;         /* upstream is done; only pending bytes keep this alive */
-    bool cut;           /* ended, and the client must see that something is missing */
-    struct buf body;    /* whole answers; streams: an unfinished event */
-    struct buf pending; /* bytes that the client was too slow for */
-    bool paused;
-    char content_type[128];
+    bool streaming;
     struct answer_usage usage;
     struct answer_seen seen;
     double streams_sum; /* other streams beside it, summed per event */
 
-    /* clock_ns; 0 = not yet */
-    uint64_t t_start, t_read, t_dispatch, t_first, t_last, t_wrote;
+    uint64_t t_start, t_read, t_dispatch, t_first, t_last; /* clock_ns; 0 = not yet */
     int answered;        /* status given to the client; 0 = none */
     const char *failure; /* why it ended badly, static; NULL = well */
 };
+
+struct exchange {
+    struct routing rt;
+    struct exchange *next, *prev;
+    struct http_req *req;     /* NULL: answered, or the client is gone */
+    struct http_call *call;   /* NULL: between attempts */
+    struct reader_job *job;   /* NULL: not being read by the thread */
+    struct loop_timer *timer; /* back-off */
+    bool explain, gone, waited;
+    struct admit_ticket ticket;
+    bool early; /* its head went out while it waited: comments tell its place in the queue */
+
+    uint32_t resets;
+    uint32_t last_failure; /* proxy.c's enum attempt_end */
+
+    const char *dropped; /* why flow control refused it, static; NULL: it did not */
+    int status;          /* upstream's; 0: no head yet */
+    uint32_t retry_after_s;
+    bool started;
+    bool ended;         /* upstream is done; only pending bytes keep this alive */
+    bool cut;           /* ended, and the client must see that something is missing */
+    struct buf body;    /* whole answers; streams: an unfinished event */
+    struct buf name;    /* of the target model, as JSON */
+    struct buf pending; /* bytes that the client was too slow for */
+    bool paused;
+    char content_type[128];
+    uint64_t t_wrote, t_event; /* clock_ns */
+};
+
+/* The model that its worker is asked for; p == NULL: none was named. */
+static inline struct str routing_model(const struct routing *x)
+{
+    return x->reading.target.p != NULL ? x->reading.target : x->reading.model;
+}
 
 /* Headers (forward.c). */
 bool forward_is_steering(struct str name);
@@ -226,23 +392,64 @@ bool forward_id_is_good(struct str id);
 
 /* Where a request goes, and the books of it (route.c). */
 /* Decides and books; false: nobody. */
-bool route_decide(struct exchange *x);
+bool route_decide(struct routing *x);
+/* No further attempt goes there. */
+void route_tried(struct routing *x, const struct endpoint *ep);
 /* The first byte came: its prompt is computed. */
-void route_first_byte(struct exchange *x);
+void route_first_byte(struct routing *x);
 /* Takes the booking of this attempt back. */
-void route_release(struct exchange *x);
+void route_release(struct routing *x);
+/* The request is over: nobody shares its prefix with it any more. */
+void route_leave(struct routing *x);
+/* Tells flow control what it cost its tenant: the prompt that was computed, and the answer. */
+void route_settle(struct routing *x, struct admit_ticket *t);
 /* What a finished request teaches. */
-void route_learn(struct exchange *x);
+void route_learn(struct routing *x);
 
-void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path);
+void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, const char *path);
 /* Streams whose worker is frozen; comments on quiet streams. */
-void proxy_sweep(struct gateway *g);
-/* Ends everything that runs: an error event or an error answer. */
-void proxy_break_all(struct gateway *g, const char *code, const char *message);
-void proxy_drop_all(struct gateway *g);
+void proxy_sweep(struct front *f);
+/* Ends everything that runs on this loop: an error event or an error answer. */
+void proxy_break_all(struct front *f, const char *code, const char *message);
+void proxy_drop_all(struct front *f);
 /* An error answer in OpenAI's shape, with retry advice where the status wants it. */
 void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char *type,
                   const char *code, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+/* ---- the books of a request (books.c) ---- */
+
+/* Its model is known: it counts as running. */
+void books_open(struct routing *x);
+/* A whole event of a stream came. */
+void books_event(struct routing *x, uint64_t now_ns, uint64_t last_ns);
+/* It ended: metrics, receipt, access log, trace. */
+void books_close(struct routing *x, const struct admit_ticket *t, bool client_gone);
+
+/* ---- policies (policy.c) ---- */
+
+#define QUEUE_BYTES_MAX 1000000000 /* of a priority's queue without a configuration file */
+
+/* The policy of requests from now on; config is taken over, NULL: our own rules. */
+void policy_set(struct gateway *g, struct sched_config *config);
+void policy_enter(struct routing *x);
+void policy_leave(struct routing *x);
+void policies_pump(struct gateway *g, struct front *f);
+void policies_fini(struct gateway *g);
+void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
+/* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
+bool policy_decide(struct routing *x, struct sched_request *r);
+
+/* ---- a request's beginning, whoever carries it (begin.c) ---- */
+
+/* x is zeroed.  headers: borrowed until it is dispatched. */
+void routing_init(struct routing *x, struct front *f, enum route_kind kind, const char *path,
+                  const struct http_headers *headers, const char *peer, size_t body_bytes);
+/* Reads the body: done runs now, or later from the loop when it is long (then *job is set).
+ * False: too many long ones are being read. */
+bool routing_read(struct routing *x, struct str body, struct reader_job **job,
+                  void (*done)(void *ctx, struct reading *r), void *ctx);
+/* Gives back what the rest of the gateway holds of it. */
+void routing_fini(struct routing *x);
 
 /* ---- receipts (receipt.c) ---- */
 
@@ -250,9 +457,10 @@ struct receipts;
 struct receipts *receipts_new(void);
 void receipts_free(struct receipts *rs);
 /* final: what really came of it, too. */
-void receipt_write(const struct exchange *x, bool final, struct buf *out);
-void receipts_keep(struct receipts *rs, const struct exchange *x);
-struct str receipts_get(const struct receipts *rs, struct str id); /* p == NULL: not kept */
+void receipt_write(const struct routing *x, bool final, struct buf *out);
+void receipts_keep(struct receipts *rs, const struct routing *x);
+/* Appends the kept text to out; false: not kept.  Any thread. */
+bool receipts_get(struct receipts *rs, struct str id, struct buf *out);
 
 /* ---- pages (status.c) ---- */
 
@@ -261,49 +469,99 @@ void status_models(struct gateway *g, struct http_req *r, struct str id); /* id 
 void status_metrics(struct gateway *g, struct http_req *r);
 void status_ready(struct gateway *g, struct http_req *r);
 
-struct gateway {
+/* One loop's part: connections, requests and everything they own.  Touched by its loop only, save
+ * for oldest_ns. */
+struct front {
+    struct gateway *g;
+    uint32_t index;
     struct loop *loop;
     struct http_server *server;
     struct http_client *client; /* requests */
-    struct http_client *probes; /* scrapes: never behind a request */
-    struct loop_timer *tick, *sweep, *drain_timer;
-    struct metrics *metrics;
-    struct metric_cell *m_inflight;
-    struct rng rng;
     struct reader *reader;
+    struct request_metrics *request_metrics;
+    struct trace_exporter *traces; /* NULL: off */
+    struct retry_budget budget;
+    struct rng rng;
+    struct loop_timer *sweep;
+    struct picker *picker; /* NULL: Envoy is not served */
+    struct exchange *live;
+    bool is_pumping;            /* admit.c */
+    _Atomic uint64_t oldest_ns; /* no live request began before it */
+};
+
+/* What the loops share.  lock guards the endpoints, their books, the prefixes, the queues and a
+ * decision's scratch: a decision sees every other one.  It is held for microseconds and never
+ * while bytes are read, parsed, or sent; bodies of answers pass without it.  (docs/design/loops.md)
+ */
+struct gateway {
+    pthread_mutex_t lock;
+    struct front *front;
+    uint32_t front_count;
+    struct http_client *probes;            /* scrapes, on the first loop: never behind a request */
+    struct loop_timer *tick, *drain_timer; /* on the first loop */
+    struct metrics *metrics;
+    struct access_log *access_log; /* NULL: off */
+    double trace_ratio;
+    struct metric_cell *m_decision[2], *m_configured[2], *m_older_decision[2]; /* split or not */
+    struct metric_cell *m_strategy[SCHED_STRATEGIES];
+    struct metric_cell *m_inflight, *m_decide, *m_older_decide, *m_read;
     struct prefix *prefix;
     struct receipts *receipts;
-    struct retry_budget budget;
 
     struct sched_conf conf;
+    enum sched_strategy strategy;
+    uint64_t turn; /* of round robin */
+    bool strategy_given;
+    struct policy *policy;   /* the one for new requests; older ones behind it */
+    struct objects *objects; /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
-    uint32_t first_byte_ms, gap_ms, total_ms, wait_ms;
+    uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;
     bool no_split;
     char *cache;
     char address[300]; /* where it listens */
 
-    struct endpoint *endpoints;
-    uint32_t endpoint_count;
+    struct endpoint **endpoints; /* in rotation or not; those that left are in gone */
+    struct endpoint *gone;       /* linked; kept while a request may still point to them */
+    uint32_t endpoint_count, endpoint_cap;
+    uint64_t endpoint_uid; /* of the last one made */
 
     /* a decision's scratch, one per endpoint */
     struct sched_endpoint *snap;
     struct sched_cost *costs;
     uint32_t *matched;
+    bool *excluded;
+    struct sched_endpoint *view; /* candidates alone, and which endpoints they are */
+    uint32_t *view_at, *view_matched;
+    double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
     bool rates_changed;
+    struct rng rng;
 
-    struct exchange *live;
-    uint32_t inflight;
+    _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
+    _Atomic bool draining;
 
-    bool draining, drained, drain_broken;
+    bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */
     loop_fn *drain_fn;
     void *drain_ctx;
     double started_s;
 };
 
+static inline void gateway_lock(struct gateway *g)
+{
+    pthread_mutex_lock(&g->lock);
+}
+
+static inline void gateway_unlock(struct gateway *g)
+{
+    pthread_mutex_unlock(&g->lock);
+}
+
 struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
                                  const char *b);
+/* With as many label values as the family has. */
+struct metric_cell *gateway_cell_of(struct gateway *g, enum gateway_metric m,
+                                    const char *const *values);
 /* After an exchange ended: drain may be over. */
 void gateway_exchange_ended(struct gateway *g);
 #endif

@@ -23,6 +23,7 @@
 #include "gateway/gateway_priv.h"
 #include "kv/replica.h"
 #include <inttypes.h>
+#include <stdio.h>
 
 #define NOTE_MS         5000
 #define NOTES_MAX       (1u << 18) /* keys that can expire; past it the oldest expire early */
@@ -41,8 +42,8 @@ struct prefix {
     struct kv_index *notes;
     struct note *ring; /* NOTES_MAX; the oldest first */
     size_t first, count;
-    uint32_t *note_id;        /* the gateway's endpoint to the index's */
-    uint32_t *found;          /* scratch: one per endpoint */
+    uint32_t free_id[GATEWAY_ENDPOINTS_MAX], free_count; /* numbers in notes of those that left */
+    uint32_t *found, found_cap;                          /* scratch: one per number in notes */
     uint32_t *held, held_cap; /* scratch: one per endpoint of the replica */
     uint64_t *keys;           /* scratch: NOTE_KEYS_MAX */
     struct replica *replica;  /* NULL: no cache manager was named */
@@ -62,7 +63,8 @@ static int follow_cache(struct prefix *p, const struct gateway_opts *o,
         return e->code;
     r.host = host;
     r.index.blocks_max = 0;
-    return replica_new(p->g->loop, &r, &p->replica, e);
+    r.lock = &p->g->lock;
+    return replica_new(p->g->front[0].loop, &r, &p->replica, e);
 }
 
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e)
@@ -76,16 +78,7 @@ struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struc
     p->g = g;
     p->notes = kv_index_new(&k);
     p->ring = mem_alloc(NOTES_MAX * sizeof(*p->ring));
-    p->note_id = mem_zalloc((size_t)g->endpoint_count * sizeof(*p->note_id));
-    p->found = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*p->found));
     p->keys = mem_zalloc(NOTE_KEYS_MAX * sizeof(*p->keys));
-    for (uint32_t i = 0; i < g->endpoint_count; i++)
-        if (kv_index_endpoint(p->notes, str_of(g->endpoints[i].address), STR(""), &p->note_id[i]) !=
-            0) {
-            (void)err_set(e, ERR_LIMIT, "too many endpoints for the index");
-            prefix_free(p);
-            return NULL;
-        }
     if (follow_cache(p, o, &k, e) != 0) {
         prefix_free(p);
         return NULL;
@@ -101,7 +94,6 @@ void prefix_free(struct prefix *p)
     kv_index_free(p->notes);
     map_fini(&p->sharing);
     mem_free(p->ring);
-    mem_free(p->note_id);
     mem_free(p->found);
     mem_free(p->held);
     mem_free(p->keys);
@@ -157,7 +149,7 @@ static void match_notes(struct prefix *p, const struct reading *r, uint32_t *mat
 
     kv_index_match(p->notes, p->keys, keys, p->found, n);
     for (uint32_t i = 0; i < p->g->endpoint_count; i++)
-        matched[i] = noted_blocks(p->found[p->note_id[i]]);
+        matched[i] = noted_blocks(p->found[p->g->endpoints[i]->note_id]);
 }
 
 static void match_replica(struct prefix *p, const struct reading *r, uint32_t *matched)
@@ -173,7 +165,7 @@ static void match_replica(struct prefix *p, const struct reading *r, uint32_t *m
     for (uint32_t i = 0; i < p->g->endpoint_count; i++) {
         uint32_t id;
 
-        if (kv_index_find(x, str_of(p->g->endpoints[i].address), &id) && id < n)
+        if (kv_index_find(x, str_of(p->g->endpoints[i]->address), &id) && id < n)
             matched[i] = MAX(matched[i], p->held[id]);
     }
 }
@@ -199,10 +191,10 @@ static void note_drop(struct prefix *p)
     p->count--;
 }
 
-void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r)
+void prefix_note(struct prefix *p, const struct endpoint *ep, const struct reading *r)
 {
     uint64_t now = clock_ms();
-    uint32_t n = noted_keys(r, p->keys), id = p->note_id[endpoint];
+    uint32_t n = noted_keys(r, p->keys), id = ep->note_id;
 
     for (uint32_t i = 0; i < n; i++) {
         kv_index_add(p->notes, id, p->keys[i]);
@@ -214,9 +206,34 @@ void prefix_note(struct prefix *p, uint32_t endpoint, const struct reading *r)
     }
 }
 
-void prefix_forget(struct prefix *p, uint32_t endpoint)
+void prefix_forget(struct prefix *p, const struct endpoint *ep)
 {
-    kv_index_clear(p->notes, p->note_id[endpoint]);
+    kv_index_clear(p->notes, ep->note_id);
+}
+
+/* Numbers are used again: a fleet whose endpoints come and go must not use them up. */
+int prefix_endpoint_add(struct prefix *p, struct endpoint *ep, struct err *e)
+{
+    char name[32];
+
+    if (p->free_count > 0) {
+        ep->note_id = p->free_id[--p->free_count];
+        return 0;
+    }
+    snprintf(name, sizeof(name), "%u", kv_index_endpoint_count(p->notes));
+    if (kv_index_endpoint(p->notes, str_of(name), STR(""), &ep->note_id) != 0)
+        return err_set(e, ERR_LIMIT, "too many endpoints for the index");
+    if (ep->note_id >= p->found_cap) {
+        p->found_cap = MAX(16u, ep->note_id * 2);
+        p->found = mem_realloc(p->found, p->found_cap * sizeof(*p->found));
+    }
+    return 0;
+}
+
+void prefix_endpoint_drop(struct prefix *p, struct endpoint *ep)
+{
+    prefix_forget(p, ep);
+    p->free_id[p->free_count++] = ep->note_id;
 }
 
 void prefix_tick(struct prefix *p)

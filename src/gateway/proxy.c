@@ -15,28 +15,31 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "gateway/picker.h"
 #include "gateway/proxy_priv.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#define READ_INLINE_BYTES          ((size_t)16 << 10) /* with a tokenizer: about a millisecond */
-#define READ_INLINE_BYTES_ESTIMATE ((size_t)2 << 20)  /* without */
-#define HEADERS_OUT_MAX            112
-#define BACKOFF_MS                 25
-#define WAIT_STEP_MS               50
-#define BACKOFF_MS_MAX             1000
-#define RESETS_MAX                 1 /* a reset may have cost work already: one more try, no more */
-#define DEADLINE_LEFT_MS           250 /* no attempt with less */
+#define HEADERS_OUT_MAX  112
+#define BACKOFF_MS       25
+#define BODY_NAME_BYTES  ((size_t)2 << 10)
+#define WAIT_STEP_MS     50
+#define BACKOFF_MS_MAX   1000
+#define RESETS_MAX       1   /* a reset may have cost work already: one more try, no more */
+#define DEADLINE_LEFT_MS 250 /* no attempt with less */
+
+#define COUNT_TO_CLIENT (sizeof(((struct routing *)0)->to_client) / sizeof(struct routed_header))
 
 static void attempt(struct exchange *x);
+static void admit(struct exchange *x);
 
 /* ---- refusals ---- */
 
 static void reply_error(struct gateway *g, struct http_req *r, const struct oai_error *e,
-                        const char *id, uint32_t retry_after_s)
+                        const char *id, uint32_t retry_after_s, const char *dropped)
 {
-    struct http_header extra[4];
+    struct http_header extra[5];
     struct http_headers headers = { extra, 0 };
     char seconds[16], ms[16], code[8];
     struct buf b;
@@ -54,6 +57,9 @@ static void reply_error(struct gateway *g, struct http_req *r, const struct oai_
                                e->status == 429 || e->status >= 502 ? STR("true") : STR("false") };
     if (id != NULL)
         extra[headers.count++] = (struct http_header) { STR("x-request-id"), str_of(id) };
+    if (dropped != NULL)
+        extra[headers.count++] =
+            (struct http_header) { STR("x-llm-d-request-dropped-reason"), str_of(dropped) };
     buf_init(&b, (size_t)8 << 10);
     oai_error_body(e, &b);
     metric_add(gateway_cell(g, M_L_REQUESTS, code, NULL), 1);
@@ -80,88 +86,39 @@ void proxy_refuse(struct gateway *g, struct http_req *r, int status, const char 
     va_start(ap, fmt);
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
-    reply_error(g, r, &e, NULL, 1);
+    reply_error(g, r, &e, NULL, 1, NULL);
 }
 
 /* ---- life ---- */
 
-static void books_close(struct exchange *x)
-{
-    struct gateway *g = x->g;
-    struct str model = x->reading.model.p != NULL ? x->reading.model : STR("none");
-    char *name = str_dup(model);
-    double seconds = (double)(clock_ns() - x->t_start) * 1e-9;
-
-    metric_add(gateway_cell(g, M_REQUESTS, name, NULL), 1);
-    metric_observe(gateway_cell(g, M_REQUEST_SECONDS, name, NULL), seconds);
-    if (x->was_read)
-        metric_observe(gateway_cell(g, M_INPUT_TOKENS, name, NULL),
-                       x->usage.known ? x->usage.prompt_tokens : x->reading.prompt_tokens);
-    if (x->t_first != 0) {
-        double ttft = (double)(x->t_first - x->t_start) * 1e-9;
-
-        metric_observe(gateway_cell(g, M_TTFT, name, x->streaming ? "true" : "false"), ttft);
-        metric_observe(gateway_cell(g, M_L_TTFT, NULL, NULL), ttft);
-    }
-    if (x->usage.known)
-        metric_observe(gateway_cell(g, M_OUTPUT_TOKENS, name, NULL), x->usage.completion_tokens);
-    if (x->usage.known && x->usage.cached_known) {
-        metric_observe(gateway_cell(g, M_CACHED_TOKENS, name, NULL), x->usage.cached_tokens);
-        metric_add(gateway_cell(g, M_L_REAL, NULL, NULL), x->usage.cached_tokens);
-        metric_add(gateway_cell(g, M_L_PREDICTED, NULL, NULL), x->predicted_cached);
-    }
-    mem_free(name);
-}
-
-/* Failures are told; what went well, and clients that left, only to who asks. */
-static void log_end(const struct exchange *x)
-{
-    double ms = (double)(clock_ns() - x->t_start) * 1e-6;
-    const char *to = x->sent_to != NULL ? x->sent_to : "none";
-
-    if (x->failure == NULL || x->gone)
-        LOG_DEBUG("request id=%s path=%s status=%d%s prompt_tokens=%" PRIu32 " endpoint=%s ms=%.0f",
-                  x->id, x->path, x->answered, x->gone ? " client=gone" : "",
-                  x->reading.prompt_tokens, to, ms);
-    else if (x->answered >= 400 && x->answered < 500)
-        LOG_INFO("request refused id=%s path=%s status=%d reason=%s", x->id, x->path, x->answered,
-                 x->failure);
-    else
-        LOG_WARN("request failed id=%s path=%s status=%d reason=%s attempts=%" PRIu32
-                 " endpoint=%s ms=%.0f",
-                 x->id, x->path, x->answered, x->failure, x->attempts, to, ms);
-}
+static void release(void *ctx);
 
 void exchange_end(struct exchange *x)
 {
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
+    struct front *f = x->rt.f;
 
     if (x->call != NULL)
         http_call_cancel(x->call);
     x->call = NULL;
     reader_drop(x->job);
-    if (x->decode != NULL)
-        x->decode->on_probe = false;
-    route_release(x);
-    if (x->entered)
-        prefix_leave(g->prefix, &x->reading);
-    receipts_keep(g->receipts, x);
-    books_close(x);
-    log_end(x);
+    route_settle(&x->rt, &x->ticket);
+    route_release(&x->rt);
+    route_leave(&x->rt);
+    books_close(&x->rt, &x->ticket, x->gone);
     if (x->prev != NULL)
         x->prev->next = x->next;
     else
-        g->live = x->next;
+        x->rt.f->live = x->next;
     if (x->next != NULL)
         x->next->prev = x->prev;
-    g->inflight--;
-    metric_set(g->m_inflight, g->inflight);
     loop_timer_free(x->timer);
-    reading_free(&x->reading);
     buf_fini(&x->body);
     buf_fini(&x->pending);
-    mem_free(x->tried);
-    mem_free(x);
+    buf_fini(&x->name);
+    if (admit_leave(&x->ticket))
+        release(x);
+    policies_pump(g, f);
     gateway_exchange_ended(g);
 }
 
@@ -179,10 +136,14 @@ static void exchange_fail(struct exchange *x, int status, const char *type, cons
     va_start(ap, fmt);
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
+    if (x->early) {
+        stream_cut(x, code, e.message);
+        return;
+    }
     x->req = NULL;
-    x->answered = status;
-    x->failure = code;
-    reply_error(x->g, r, &e, x->id, x->retry_after_s);
+    x->rt.answered = status;
+    x->rt.failure = code;
+    reply_error(x->rt.g, r, &e, x->rt.id, x->retry_after_s, x->dropped);
     exchange_end(x);
 }
 
@@ -191,11 +152,11 @@ static void client_gone(void *ctx)
     struct exchange *x = ctx;
 
     x->req = NULL;
-    x->failure = "client_gone";
+    x->rt.failure = "client_gone";
     x->gone = true;
-    metric_add(gateway_cell(x->g, M_L_CLIENT_GONE, NULL, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_CLIENT_GONE, NULL, NULL), 1);
     if (x->started)
-        metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
+        metric_add(gateway_cell(x->rt.g, M_L_WASTED, NULL, NULL), x->rt.seen.events);
     exchange_end(x);
 }
 
@@ -246,25 +207,27 @@ static void backed_off(void *ctx)
 static void arm(struct exchange *x, uint64_t ms)
 {
     if (x->timer == NULL)
-        x->timer = loop_timer_new(x->g->loop, backed_off, x);
+        x->timer = loop_timer_new(x->rt.f->loop, backed_off, x);
     loop_timer_arm(x->timer, ms, 0);
 }
 
 static bool may_retry(const struct exchange *x, enum attempt_end why)
 {
-    uint64_t left_ms =
-        x->g->total_ms - MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)x->g->total_ms);
+    uint64_t left_ms = x->rt.g->total_ms -
+                       MIN((clock_ns() - x->rt.t_start) / 1000000, (uint64_t)x->rt.g->total_ms);
 
-    return why != ATT_BROKEN && x->attempts <= x->g->retries_max && left_ms >= DEADLINE_LEFT_MS &&
+    return why != ATT_BROKEN && x->rt.attempts <= x->rt.g->retries_max &&
+           left_ms >= DEADLINE_LEFT_MS &&
            !(why != ATT_CONNECT && why != ATT_BUSY && x->resets > RESETS_MAX);
 }
 
 /* This attempt came to nothing, before a byte went to the client. */
 static void attempt_failed(struct exchange *x, enum attempt_end why)
 {
-    struct gateway *g = x->g;
-    struct endpoint *ep = x->decode;
-    uint32_t backoff = MIN((uint32_t)BACKOFF_MS << MIN(x->attempts, 6u), (uint32_t)BACKOFF_MS_MAX);
+    struct gateway *g = x->rt.g;
+    struct endpoint *ep = x->rt.decode;
+    uint32_t backoff =
+        MIN((uint32_t)BACKOFF_MS << MIN(x->rt.attempts, 6u), (uint32_t)BACKOFF_MS_MAX);
 
     if (x->call != NULL)
         http_call_cancel(x->call);
@@ -272,64 +235,94 @@ static void attempt_failed(struct exchange *x, enum attempt_end why)
     if (why == ATT_BUSY)
         endpoint_pause(ep, MAX(x->retry_after_s, 1u) * 1000);
     else
-        endpoint_failed(ep, x->t_dispatch);
-    x->tried[ep - g->endpoints] = true;
+        endpoint_failed(ep, x->rt.t_dispatch);
+    route_tried(&x->rt, ep);
     x->resets += why != ATT_CONNECT && why != ATT_BUSY;
-    route_release(x);
+    route_release(&x->rt);
     if (!may_retry(x, why)) {
         attempt_refuse(x, why);
         return;
     }
-    if (!retry_budget_take(&g->budget, clock_ms())) {
+    if (!retry_budget_take(&x->rt.f->budget, clock_ms())) {
         metric_add(gateway_cell(g, M_L_RETRY_REFUSED, NULL, NULL), 1);
         attempt_refuse(x, why);
         return;
     }
     x->last_failure = why;
-    arm(x, rng_below(&g->rng, backoff));
+    arm(x, rng_below(&x->rt.f->rng, backoff));
 }
 
-static struct http_headers request_headers(struct exchange *x, struct http_header *out)
+static struct http_headers request_headers(struct exchange *x, struct http_header *out,
+                                           char *traceparent)
 {
     uint32_t stripped;
-    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 3, &stripped);
+    size_t n = forward_headers(http_req_headers(x->req), out, HEADERS_OUT_MAX - 8, &stripped);
 
-    if (stripped != 0 && x->attempts == 1)
-        metric_add(gateway_cell(x->g, M_L_STRIPPED, NULL, NULL), stripped);
-    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->id) };
-    if (x->prefill != NULL)
+    if (stripped != 0 && x->rt.attempts == 1)
+        metric_add(gateway_cell(x->rt.g, M_L_STRIPPED, NULL, NULL), stripped);
+    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
+    trace_format(&x->rt.trace, traceparent);
+    out[n++] = (struct http_header) { STR("traceparent"), str_of(traceparent) };
+    for (uint32_t i = 0; i < x->rt.to_worker_count; i++)
         out[n++] =
-            (struct http_header) { STR("x-prefiller-host-port"), str_of(x->prefill->address) };
+            (struct http_header) { x->rt.to_worker[i].name, str_of(x->rt.to_worker[i].value) };
+    if (x->rt.prefill != NULL && x->rt.strategy != SCHED_CONFIGURED)
+        out[n++] =
+            (struct http_header) { STR("x-prefiller-host-port"), str_of(x->rt.prefill->address) };
     return (struct http_headers) { out, n };
 }
 
 static const struct http_call_ops call_ops;
 
+/* The body as received, with another model's name in the place of the client's.  What is received
+ * stays until the call is gone (exchange_end); the name is the exchange's. */
+static size_t body_pieces(struct exchange *x, struct str piece[3])
+{
+    const struct reading *r = &x->rt.reading;
+    struct str body = http_req_body(x->req);
+    struct json_w w;
+
+    if (r->target.p == NULL || r->model_bytes == 0) {
+        piece[0] = body;
+        return 1;
+    }
+    buf_reset(&x->name);
+    json_w_init(&w, &x->name);
+    json_w_str(&w, r->target);
+    piece[0] = str_sub(body, 0, r->model_at);
+    piece[1] = buf_view(&x->name);
+    piece[2] = str_sub(body, r->model_at + r->model_bytes, SIZE_MAX);
+    return 3;
+}
+
 static void dispatch(struct exchange *x)
 {
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
+    char traceparent[TRACEPARENT_BYTES + 1];
+    struct str piece[3];
     struct http_call_opts o = {
-        .host = x->decode->host,
-        .port = x->decode->port,
+        .host = x->rt.decode->host,
+        .port = x->rt.port != 0 ? x->rt.port : x->rt.decode->port,
         .method = STR("POST"),
-        .path = str_of(x->path),
-        .headers = request_headers(x, headers),
-        .body = http_req_body(x->req),
+        .path = str_of(x->rt.path),
+        .headers = request_headers(x, headers, traceparent),
+        .pieces = piece,
         .connect_ms = 1000,
         .first_byte_ms = g->first_byte_ms,
         .gap_ms = g->gap_ms,
-        .total_ms = g->total_ms -
-                    (uint32_t)MIN((clock_ns() - x->t_start) / 1000000, (uint64_t)g->total_ms - 1),
+        .total_ms = g->total_ms - (uint32_t)MIN((clock_ns() - x->rt.t_start) / 1000000,
+                                                (uint64_t)g->total_ms - 1),
     };
     struct err e;
 
-    x->t_dispatch = clock_ns();
-    x->sent_to = x->decode->address;
-    x->sent_prefill = x->prefill != NULL ? x->prefill->address : NULL;
-    if (http_call_start(g->client, &o, &call_ops, x, &x->call, &e) != 0) {
+    o.piece_count = body_pieces(x, piece);
+    x->rt.t_dispatch = clock_ns();
+    x->rt.sent_to = x->rt.decode->address;
+    x->rt.sent_prefill = x->rt.prefill != NULL ? x->rt.prefill->address : NULL;
+    if (http_call_start(x->rt.f->client, &o, &call_ops, x, &x->call, &e) != 0) {
         x->call = NULL;
-        LOG_WARN("cannot call endpoint=%s error=\"%s\"", x->decode->address, e.msg);
+        LOG_WARN("cannot call endpoint=%s error=\"%s\"", x->rt.decode->address, e.msg);
         attempt_failed(x, ATT_CONNECT);
     }
 }
@@ -338,16 +331,16 @@ static void dispatch(struct exchange *x)
  * request that has cost nothing yet can wait for that. */
 static bool wait_for_return(struct exchange *x)
 {
-    struct gateway *g = x->g;
-    uint64_t waited_ms = (clock_ns() - x->t_start) / 1000000;
-    bool was_refused = x->attempts > 0 && x->last_failure == ATT_BUSY;
+    struct gateway *g = x->rt.g;
+    uint64_t waited_ms = (clock_ns() - x->rt.t_start) / 1000000;
+    bool was_refused = x->rt.attempts > 0 && x->last_failure == ATT_BUSY;
 
-    if (g->draining || was_refused || x->attempts > g->retries_max || waited_ms >= g->wait_ms ||
-        !endpoints_may_return(g, x->reading.model))
+    if (g->draining || was_refused || x->rt.attempts > g->retries_max || waited_ms >= g->wait_ms ||
+        !endpoints_may_return(g, routing_model(&x->rt)))
         return false;
     /* who could not be reached may be tried anew; who broke off may not */
-    if (x->attempts > 0 && x->last_failure == ATT_CONNECT)
-        memset(x->tried, 0, g->endpoint_count * sizeof(*x->tried));
+    if (x->rt.attempts > 0 && x->last_failure == ATT_CONNECT)
+        x->rt.tried_count = 0;
     if (!x->waited)
         metric_add(gateway_cell(g, M_L_WAITED, NULL, NULL), 1);
     x->waited = true;
@@ -358,21 +351,27 @@ static bool wait_for_return(struct exchange *x)
 /* Nobody is there for it: why is worth saying exactly. */
 static void refuse_nobody(struct exchange *x)
 {
-    struct gateway *g = x->g;
-    struct str model = x->reading.model;
-    uint32_t knowing = 0, serving = 0;
+    struct gateway *g = x->rt.g;
+    struct str model = routing_model(&x->rt);
 
     if (wait_for_return(x))
         return;
-    if (x->attempts > 0) {
+    if (x->rt.attempts > 0) {
         attempt_refuse(x, (enum attempt_end)x->last_failure);
         return;
     }
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        knowing += g->endpoints[i].model_count != 0;
-        serving += endpoint_serves(&g->endpoints[i], model);
+    if (x->rt.refused_status != 0) {
+        x->dropped = x->rt.refused_reason;
+        exchange_fail(x, x->rt.refused_status,
+                      x->rt.refused_status == 429   ? "RateLimitError"
+                      : x->rt.refused_status == 503 ? "ServiceUnavailableError"
+                      : x->rt.refused_status < 500  ? "BadRequestError"
+                                                    : "InternalServerError",
+                      x->dropped != NULL ? x->dropped : "refused_by_plugin", "%s",
+                      x->rt.refused_text);
+        return;
     }
-    if (knowing != 0 && serving == 0)
+    if (endpoints_lack_model(g, model))
         exchange_fail(x, 404, "NotFoundError", "model_not_found", "the model `%.*s` does not exist",
                       (int)MIN(model.n, (size_t)200), model.p != NULL ? model.p : "");
     else
@@ -384,76 +383,116 @@ static void attempt(struct exchange *x)
 {
     x->status = 0;
     x->retry_after_s = 0;
-    x->streaming = false;
-    x->t_first = x->t_last = 0;
-    x->usage = (struct answer_usage) { 0 };
-    x->seen = (struct answer_seen) { 0 };
-    x->streams_sum = 0;
+    x->rt.streaming = false;
+    x->rt.t_first = x->rt.t_last = 0;
+    x->rt.usage = (struct answer_usage) { 0 };
+    x->rt.seen = (struct answer_seen) { 0 };
+    x->rt.streams_sum = 0;
     buf_reset(&x->body);
-    if (!route_decide(x)) {
+    if (!route_decide(&x->rt)) {
         refuse_nobody(x);
         return;
     }
-    x->attempts++;
-    if (x->attempts > 1)
-        metric_add(gateway_cell(x->g, M_L_RETRIES, attempt_names[x->last_failure], NULL), 1);
+    x->rt.attempts++;
+    if (x->rt.attempts > 1)
+        metric_add(gateway_cell(x->rt.g, M_L_RETRIES, attempt_names[x->last_failure], NULL), 1);
     dispatch(x);
 }
 
 /* ---- the answer ---- */
 
 /* What a client that asked gets to know of the decision. */
-static struct http_headers answer_headers(struct exchange *x, struct http_header out[3],
+static struct http_headers answer_headers(struct exchange *x,
+                                          struct http_header out[2 + COUNT_TO_CLIENT],
                                           struct buf *receipt, bool final)
 {
     size_t n = 0;
 
-    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->id) };
+    out[n++] = (struct http_header) { STR("x-request-id"), str_of(x->rt.id) };
+    for (uint32_t i = 0; i < x->rt.to_client_count; i++)
+        out[n++] =
+            (struct http_header) { x->rt.to_client[i].name, str_of(x->rt.to_client[i].value) };
     if (x->explain) {
-        receipt_write(x, final, receipt);
+        receipt_write(&x->rt, final, receipt);
         if (!receipt->failed)
             out[n++] = (struct http_header) { STR("x-llmd-receipt"), buf_view(receipt) };
     }
     return (struct http_headers) { out, n };
 }
 
-void exchange_start_stream(struct exchange *x)
+static void send_head(struct exchange *x)
 {
-    struct http_header extra[3];
+    struct http_header extra[2 + COUNT_TO_CLIENT];
     struct http_headers headers;
     struct buf receipt;
     char code[8];
 
     buf_init(&receipt, RECEIPT_BYTES_MAX);
     headers = answer_headers(x, extra, &receipt, false);
-    x->started = true;
-    x->answered = x->status;
+    x->rt.answered = x->status;
     snprintf(code, sizeof(code), "%d", x->status);
-    metric_add(gateway_cell(x->g, M_L_REQUESTS, code, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     http_reply_start(x->req, x->status, x->content_type, &headers);
     buf_fini(&receipt);
+}
+
+void exchange_start_stream(struct exchange *x)
+{
+    x->started = true;
+    if (!x->early)
+        send_head(x);
+}
+
+/* The head of a stream that has to wait first: from here on an error is an event. */
+static void start_early(struct exchange *x)
+{
+    x->early = true;
+    x->status = 200;
+    snprintf(x->content_type, sizeof(x->content_type), "text/event-stream");
+    send_head(x);
+    stream_place(x, admit_position(&x->ticket), clock_ns());
+}
+
+/* The client hears the name that it asked for. */
+static void rename_whole(struct exchange *x)
+{
+    const struct reading *r = &x->rt.reading;
+    struct buf b;
+
+    if (r->target.p == NULL || r->model.p == NULL)
+        return;
+    buf_init(&b, ANSWER_BYTES_MAX * 2);
+    answer_rename(buf_view(&x->body), r->target, r->model, &b);
+    if (!b.failed) {
+        buf_fini(&x->body);
+        x->body = b;
+    } else {
+        buf_fini(&b);
+    }
 }
 
 /* A whole answer, as the worker gave it. */
 static void answer_whole(struct exchange *x)
 {
-    struct http_header extra[3];
+    struct http_header extra[2 + COUNT_TO_CLIENT];
     struct http_headers headers;
     struct http_req *r = x->req;
     struct buf receipt;
     char code[8];
 
     buf_init(&receipt, RECEIPT_BYTES_MAX);
-    answer_find_usage(buf_view(&x->body), &x->usage);
-    x->answered = x->status;
+    answer_find_usage(buf_view(&x->body), &x->rt.usage);
+    x->rt.answered = x->status;
     if (x->status == 200) {
-        endpoint_succeeded(x->decode);
-        route_learn(x);
+        endpoint_succeeded(x->rt.decode);
+        route_learn(&x->rt);
     }
     headers = answer_headers(x, extra, &receipt, true);
     snprintf(code, sizeof(code), "%d", x->status);
-    metric_add(gateway_cell(x->g, M_L_REQUESTS, code, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_REQUESTS, code, NULL), 1);
     x->req = NULL;
+    rename_whole(x);
+    x->rt.reply_bytes = x->body.len;
     http_reply(r, x->status, x->content_type[0] != 0 ? x->content_type : "application/json",
                buf_view(&x->body), &headers);
     buf_fini(&receipt);
@@ -468,22 +507,22 @@ static void on_head(void *ctx, int status, const struct http_headers *h)
 
     x->status = status;
     snprintf(x->content_type, sizeof(x->content_type), "%.*s", STR_ARG(type));
-    x->streaming = status == 200 && str_starts(type, STR("text/event-stream"));
+    x->rt.streaming = status == 200 && str_starts(type, STR("text/event-stream"));
     if (after.p != NULL && str_u64(after, &seconds))
         x->retry_after_s = (uint32_t)MIN(seconds, (uint64_t)3600);
     buf_fini(&x->body);
-    buf_init(&x->body, x->streaming ? EVENT_BYTES_MAX : ANSWER_BYTES_MAX);
+    buf_init(&x->body, x->rt.streaming ? EVENT_BYTES_MAX : ANSWER_BYTES_MAX);
 }
 
 static void on_body(void *ctx, struct str bytes)
 {
     struct exchange *x = ctx;
 
-    x->t_last = clock_ns();
-    if (x->t_first == 0)
-        x->t_first = x->t_last;
-    route_first_byte(x);
-    if (x->streaming)
+    x->rt.t_last = clock_ns();
+    if (x->rt.t_first == 0)
+        x->rt.t_first = x->rt.t_last;
+    route_first_byte(&x->rt);
+    if (x->rt.streaming)
         stream_body(x, bytes);
     else
         (void)buf_str(&x->body, bytes);
@@ -492,7 +531,7 @@ static void on_body(void *ctx, struct str bytes)
 /* The worker's answer is complete but not a stream. */
 static void whole_end(struct exchange *x)
 {
-    x->t_last = clock_ns();
+    x->rt.t_last = clock_ns();
     if (x->body.failed) {
         exchange_fail(x, 502, "InternalServerError", "upstream_too_large",
                       "the worker's answer is too large");
@@ -500,12 +539,14 @@ static void whole_end(struct exchange *x)
         attempt_failed(x, ATT_BUSY);
     } else if (x->status >= 500) {
         /* its text may quote the prompt: ours is given instead */
-        endpoint_failed(x->decode, x->t_dispatch);
+        endpoint_failed(x->rt.decode, x->rt.t_dispatch);
         exchange_fail(x,
                       x->status == 504   ? 504
                       : x->status == 501 ? 501
                                          : 502,
                       "InternalServerError", "upstream_error", "the worker failed");
+    } else if (x->early) {
+        stream_cut(x, "upstream_error", "the worker refused the request");
     } else {
         answer_whole(x);
     }
@@ -518,7 +559,7 @@ static void on_end(void *ctx, int rc, bool sent, bool got)
     x->call = NULL;
     if (x->started)
         stream_end(x, rc);
-    else if (rc == 0 && !x->streaming)
+    else if (rc == 0 && !x->rt.streaming)
         whole_end(x);
     else if (rc == ERR_TIMEOUT && sent)
         attempt_failed(x, ATT_TIMEOUT);
@@ -530,145 +571,178 @@ static void on_end(void *ctx, int rc, bool sent, bool got)
 
 static const struct http_call_ops call_ops = { on_head, on_body, on_end };
 
-/* ---- reading ---- */
+/* ---- waiting for room ---- */
 
-static bool model_is_unknown(const struct exchange *x)
+static void count_refused(const struct exchange *x, enum flow_outcome o)
 {
-    const struct gateway *g = x->g;
-    uint32_t knowing = 0;
+    struct gateway *g = x->rt.g;
+    char priority[16];
+    const char *outcome[] = { flow_outcome_name(o), priority, gateway_pool };
+    const char *waited[] = { x->rt.fairness_id, priority, outcome[0], gateway_pool, "", "" };
 
-    for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        if (endpoint_serves(&g->endpoints[i], x->reading.model))
-            return false;
-        knowing += g->endpoints[i].model_count != 0;
-    }
-    return knowing != 0;
+    snprintf(priority, sizeof(priority), "%" PRId32, x->rt.priority);
+    metric_add(gateway_cell_of(g, M_FLOW_REQUESTS, outcome), 1);
+    metric_observe(gateway_cell_of(g, M_FLOW_QUEUE_SECONDS, waited),
+                   (double)(clock_ns() - x->ticket.entered_ns) * 1e-9);
 }
+
+static void admitted(void *ctx)
+{
+    struct exchange *x = ctx;
+
+    metric_add(x->rt.cells->dispatched, 1);
+    metric_observe(x->rt.cells->queued, (double)(x->ticket.left_ns - x->ticket.entered_ns) * 1e-9);
+    retry_budget_request(&x->rt.f->budget, clock_ms());
+    attempt(x);
+}
+
+static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
+{
+    struct exchange *x = ctx;
+    int status = flow_outcome_status(why, pool_is_empty);
+
+    count_refused(x, why);
+    x->dropped = flow_outcome_reason(why, pool_is_empty);
+    x->retry_after_s = admit_retry_after_s(&x->ticket, rng_u64(&x->rt.f->rng));
+    exchange_fail(x, status, status == 429 ? "RateLimitError" : "ServiceUnavailableError",
+                  x->dropped != NULL ? x->dropped : "saturated", "%s",
+                  status == 503                   ? "no worker that serves the model is in rotation"
+                  : why == FLOW_REJECTED_CAPACITY ? "too many requests are waiting already"
+                                                  : "no worker had room for the request in time");
+}
+
+static void release(void *ctx)
+{
+    struct exchange *x = ctx;
+
+    routing_fini(&x->rt);
+    mem_free(x);
+}
+
+static const struct admit_ops admit_ops = { admitted, refused, release };
+
+/* Whether the client wants to be told of its place in the queue while it waits. */
+static bool wants_comments(const struct exchange *x)
+{
+    return x->rt.reading.stream &&
+           str_eqz(http_header_get(http_req_headers(x->req), "x-llmd-queue-comments"), "1");
+}
+
+static void admit(struct exchange *x)
+{
+    struct gateway *g = x->rt.g;
+    enum flow_outcome why;
+
+    x->ticket.item.fairness_id = str_of(x->rt.fairness_id);
+    x->ticket.item.weight = x->rt.weight;
+    x->ticket.item.priority = x->rt.priority;
+    x->ticket.item.bytes = http_req_body(x->req).n;
+    x->ticket.item.received_ms = x->rt.t_start / 1000000;
+    switch (admit_enter(x->rt.policy->admission, &x->ticket, &x->rt, &admit_ops, x, &why)) {
+    case ADMIT_GO: admitted(x); return;
+    case ADMIT_REFUSED: refused(x, why, !endpoints_any_usable(g)); return;
+    case ADMIT_WAIT:
+        if (wants_comments(x))
+            start_early(x);
+        return;
+    }
+}
+
+/* ---- reading ---- */
 
 static void read_done(void *ctx, struct reading *r)
 {
     struct exchange *x = ctx;
-    struct gateway *g = x->g;
+    struct gateway *g = x->rt.g;
 
     x->job = NULL;
-    x->reading = *r;
-    x->was_read = true;
-    x->t_read = clock_ns();
-    metric_observe(gateway_cell(g, M_L_READ_SECONDS, NULL, NULL),
-                   (double)(x->t_read - x->t_start) * 1e-9);
-    if (x->reading.error.status != 0) {
-        struct oai_error e = x->reading.error;
+    x->rt.reading = *r;
+    x->rt.was_read = true;
+    x->rt.t_read = clock_ns();
+    metric_observe(g->m_read, (double)(x->rt.t_read - x->rt.t_start) * 1e-9);
+    if (x->rt.reading.error.status != 0) {
+        struct oai_error e = x->rt.reading.error;
         struct http_req *req = x->req;
 
         x->req = NULL;
-        x->answered = e.status;
-        x->failure = e.code;
-        reply_error(g, req, &e, x->id, 0);
+        x->rt.answered = e.status;
+        x->rt.failure = e.code;
+        reply_error(g, req, &e, x->rt.id, 0, NULL);
         exchange_end(x);
         return;
     }
-    if (x->kind != ROUTE_OTHER && x->reading.estimated) {
-        if (x->reading.render_failed)
+    if (x->rt.kind != ROUTE_OTHER && x->rt.reading.estimated) {
+        if (x->rt.reading.render_failed)
             metric_add(gateway_cell(g, M_L_RENDER_FAILED, NULL, NULL), 1);
         else
             metric_add(gateway_cell(g, M_L_ESTIMATE, NULL, NULL), 1);
     }
-    if (model_is_unknown(x)) {
+    books_open(&x->rt);
+    if (endpoints_lack_model(g, routing_model(&x->rt))) {
         refuse_nobody(x);
         return;
     }
-    retry_budget_request(&g->budget, clock_ms());
-    attempt(x);
+    admit(x);
 }
 
-static enum reading_kind reading_kind_of(enum route_kind k)
-{
-    return k == ROUTE_CHAT         ? READING_CHAT
-           : k == ROUTE_COMPLETION ? READING_COMPLETION
-                                   : READING_OTHER;
-}
-
-static void read_body(struct exchange *x)
-{
-    struct gateway *g = x->g;
-    struct str body = http_req_body(x->req);
-    enum reading_kind kind = reading_kind_of(x->kind);
-    size_t limit = reader_has_model(g->reader) ? READ_INLINE_BYTES : READ_INLINE_BYTES_ESTIMATE;
-    struct reading r;
-
-    if (body.n > limit) {
-        x->job = reader_start(g->reader, kind, body, endpoints_model(g), read_done, x);
-        if (x->job == NULL)
-            exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
-                          "too many long requests are being read");
-        return;
-    }
-    reader_read(g->reader, kind, body, endpoints_model(g), &r);
-    read_done(x, &r);
-}
-
-static void make_id(struct exchange *x)
-{
-    struct str id = http_header_get(http_req_headers(x->req), "x-request-id");
-
-    if (id.p != NULL && forward_id_is_good(id))
-        snprintf(x->id, sizeof(x->id), "%.*s", STR_ARG(id));
-    else
-        snprintf(x->id, sizeof(x->id), "%016" PRIx64 "%016" PRIx64, rng_u64(&x->g->rng),
-                 rng_u64(&x->g->rng));
-}
-
-static struct exchange *exchange_new(struct gateway *g, struct http_req *r, enum route_kind kind,
+static struct exchange *exchange_new(struct front *f, struct http_req *r, enum route_kind kind,
                                      const char *path)
 {
     struct exchange *x = mem_zalloc(sizeof(*x));
+    const struct http_headers *h = http_req_headers(r);
 
-    x->tried = mem_zalloc(MAX(g->endpoint_count, 1u) * sizeof(*x->tried));
-    x->g = g;
+    routing_init(&x->rt, f, kind, path, h, http_req_peer(r), http_req_body(r).n);
     x->req = r;
-    x->kind = kind;
-    x->path = path;
-    x->t_start = clock_ns();
-    x->explain = str_eqz(http_header_get(http_req_headers(r), "x-llmd-explain"), "1");
+    x->explain = str_eqz(http_header_get(h, "x-llmd-explain"), "1");
     buf_init(&x->body, EVENT_BYTES_MAX);
     buf_init(&x->pending, PENDING_BYTES_MAX);
-    make_id(x);
-    x->next = g->live;
-    if (g->live != NULL)
-        g->live->prev = x;
-    g->live = x;
-    g->inflight++;
-    metric_set(g->m_inflight, g->inflight);
+    buf_init(&x->name, BODY_NAME_BYTES);
+    x->next = f->live;
+    if (f->live != NULL)
+        f->live->prev = x;
+    f->live = x;
     http_req_on_gone(r, client_gone, x);
     http_req_on_drain(r, stream_drained, x);
     return x;
 }
 
-void proxy_request(struct gateway *g, struct http_req *r, enum route_kind kind, const char *path)
+void proxy_request(struct front *f, struct http_req *r, enum route_kind kind, const char *path)
 {
+    struct gateway *g = f->g;
+
     if (g->draining)
         proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
                      "server is shutting down");
     else if (g->inflight >= g->inflight_max)
         proxy_refuse(g, r, 429, "RateLimitError", "too_many_requests",
-                     "%" PRIu32 " requests are being served already", g->inflight);
-    else
-        read_body(exchange_new(g, r, kind, path));
+                     "%" PRIu32 " requests are being served already", (uint32_t)g->inflight);
+    else {
+        struct exchange *x = exchange_new(f, r, kind, path);
+
+        if (!routing_read(&x->rt, http_req_body(r), &x->job, read_done, x))
+            exchange_fail(x, 503, "ServiceUnavailableError", "overloaded",
+                          "too many long requests are being read");
+    }
 }
 
 /* ---- from outside ---- */
 
-void proxy_sweep(struct gateway *g)
+void proxy_sweep(struct front *f)
 {
-    uint64_t now = clock_ns();
+    struct gateway *g = f->g;
+    uint64_t now = clock_ns(), oldest = now;
 
-    for (struct exchange *x = g->live, *next; x != NULL; x = next) {
-        uint64_t quiet_from = MAX(x->t_dispatch, x->t_last);
+    policies_pump(g, f);
+    for (struct exchange *x = f->live, *next; x != NULL; x = next) {
+        uint64_t quiet_from = MAX(x->rt.t_dispatch, x->rt.t_last);
 
         next = x->next;
+        oldest = MIN(oldest, x->rt.t_start);
+        if (x->early && x->call == NULL)
+            stream_place(x, admit_position(&x->ticket), now);
         if (x->call == NULL)
             continue;
-        if (x->decode->use == SCHED_FROZEN && !x->paused &&
+        if (x->rt.decode->use == SCHED_FROZEN && !x->paused &&
             now - quiet_from >= (uint64_t)g->frozen_ms * 1000000) {
             if (x->started)
                 stream_cut(x, "upstream_cut", "the worker stopped answering");
@@ -678,11 +752,13 @@ void proxy_sweep(struct gateway *g)
             stream_quiet(x, now);
         }
     }
+    oldest = picker_oldest_ns(f->picker, oldest);
+    atomic_store_explicit(&f->oldest_ns, oldest, memory_order_release);
 }
 
-void proxy_break_all(struct gateway *g, const char *code, const char *message)
+void proxy_break_all(struct front *f, const char *code, const char *message)
 {
-    for (struct exchange *x = g->live, *next; x != NULL; x = next) {
+    for (struct exchange *x = f->live, *next; x != NULL; x = next) {
         next = x->next;
         if (x->started && !x->ended)
             stream_cut(x, code, message);
@@ -691,14 +767,14 @@ void proxy_break_all(struct gateway *g, const char *code, const char *message)
     }
 }
 
-void proxy_drop_all(struct gateway *g)
+void proxy_drop_all(struct front *f)
 {
-    while (g->live != NULL) {
-        struct exchange *x = g->live;
+    while (f->live != NULL) {
+        struct exchange *x = f->live;
         struct http_req *r = x->req;
 
         x->req = NULL;
-        x->failure = "dropped";
+        x->rt.failure = "dropped";
         exchange_end(x);
         if (r != NULL)
             http_reply_abort(r);

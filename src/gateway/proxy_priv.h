@@ -15,6 +15,8 @@ void stream_body(struct exchange *x, struct str bytes);
 void stream_end(struct exchange *x, int rc);
 /* Ends a started stream in an error event, without the end mark, visibly cut. */
 void stream_cut(struct exchange *x, const char *code, const char *message);
+/* Tells a client that waits its place in the queue. */
+void stream_place(struct exchange *x, uint32_t position, uint64_t now_ns);
 /* The client has room again. */
 void stream_drained(void *ctx);
 /* Nothing came for a while: a comment keeps the connection alive. */

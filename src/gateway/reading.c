@@ -7,7 +7,8 @@
  *   loop: reader_start -> queue -> thread: reader_read -> loop_post -> loop: done(ctx, reading)
  *
  * reader_drop only marks a job; whoever meets the mark frees it, on the loop.
- * Model, tokenizer, template and the index that computes keys are immutable once opened. */
+ * Models (tokenizer, template) and the index that computes keys are immutable once opened; the
+ * caches of tokenized prefixes have their locks. */
 // SPDX-License-Identifier: Apache-2.0
 #include "gateway/reading.h"
 #include "base/arena.h"
@@ -15,15 +16,20 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kv/index.h"
-#include "model/gguf.h"
 #include "text/chat.h"
+#include "text/text_model.h"
+#include "text/token_cache.h"
 #include "text/tokenizer.h"
 #include <pthread.h>
 #include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define READING_BYTES_MAX ((size_t)128 << 20) /* tree, tokens and keys of one body */
 #define TOKENS_MAX        ((size_t)4 << 20)
 #define BYTES_PER_TOKEN   4
+#define NAMED_DEPTH       2 /* where the members that are read by name lie: stream_options' */
+#define CACHE_BYTES_MAX   ((size_t)64 << 20) /* ids of prefixes, 16 million, all models together */
 
 struct reader_job {
     struct reader *r;
@@ -38,13 +44,20 @@ struct reader_job {
     bool dropped; /* loop only */
 };
 
+struct reader_entry {
+    char *name; /* NULL: for all others */
+    struct text_model *text;
+    struct token_cache *cache; /* has its own lock */
+};
+
 struct reader {
+    struct str (*rewrite)(void *ctx, struct str model, char *out);
+    void *rewrite_ctx;
     struct loop *loop;
-    struct gguf *gguf;
-    struct tokenizer *tok;
-    struct chat_template *template;
-    struct str bos, eos;
+    struct reader_entry *model;
+    size_t model_count;
     struct kv_index *keys; /* never holds a block: it only knows how keys are made */
+    uint64_t guess_seed;
     uint32_t block_tokens;
     bool allow_special;
 
@@ -74,29 +87,6 @@ static int tokens_from_ids(struct token_list *out, const struct json *ids)
     return 0;
 }
 
-/* Bytes that begin alike give ids that begin alike, which is all that routing needs of them. */
-static int tokens_from_bytes(struct token_list *out, struct str bytes)
-{
-    size_t n = (bytes.n + BYTES_PER_TOKEN - 1) / BYTES_PER_TOKEN;
-    uint32_t *id;
-
-    if (n > TOKENS_MAX - MIN(out->count, TOKENS_MAX))
-        return ERR_LIMIT;
-    if (n == 0)
-        return 0;
-    if (out->count + n > out->cap) {
-        id = mem_try_realloc(out->id, (out->count + n) * sizeof(*id));
-        if (id == NULL)
-            return ERR_NOMEM;
-        out->id = id;
-        out->cap = out->count + n;
-    }
-    out->id[out->count + n - 1] = 0; /* the last may be of fewer bytes */
-    memcpy(out->id + out->count, bytes.p, bytes.n);
-    out->count += n;
-    return 0;
-}
-
 /* The bytes of a list without its closing bracket, so that a longer list begins alike. */
 static struct str open_span(const struct json *j)
 {
@@ -107,39 +97,57 @@ static struct str open_span(const struct json *j)
     return s;
 }
 
-static int read_chat(const struct reader *r, struct arena *tree, const struct json *root,
-                     struct token_list *out)
+/* The model whose name the body has, or the one for all others, or NULL. */
+static const struct reader_entry *entry_of(const struct reader *r, struct str name)
 {
+    const struct reader_entry *other = NULL;
+
+    for (size_t i = 0; i < r->model_count; i++) {
+        if (r->model[i].name == NULL)
+            other = &r->model[i];
+        else if (str_eqz(name, r->model[i].name))
+            return &r->model[i];
+    }
+    return other;
+}
+
+static int read_chat(const struct reader *r, const struct reader_entry *entry, struct arena *tree,
+                     const struct json *root, struct token_list *out, struct err *e)
+{
+    const struct text_model *m = entry->text;
+    const struct chat_template *template;
     struct oai_request q;
     struct oai_error refused;
     struct chat_render_opts o = {
         .allow_special_in_content = r->allow_special,
-        .bos_token = r->bos,
-        .eos_token = r->eos,
+        .bos_token = m->bos,
+        .eos_token = m->eos,
         .now_s = clock_wall_s(),
+        .cache = entry->cache,
     };
-    struct err e;
 
-    if (r->template == NULL)
-        return ERR_UNSUPPORTED;
     if (oai_chat_prompt(tree, root, &q, &refused) != 0)
-        return ERR_INVAL; /* the worker says so, in its own words */
+        return err_set(e, ERR_INVAL, "%s", refused.message); /* the worker uses its own words */
+    template = q.tools != NULL && m->tool_template != NULL ? m->tool_template : m->chat_template;
+    if (template == NULL)
+        return err_set(e, ERR_UNSUPPORTED, "the model has no chat template");
     o.messages = q.messages;
     o.tools = q.tools;
     o.kwargs = q.chat_template_kwargs;
     o.add_generation_prompt = q.add_generation_prompt;
     o.continue_final_message = q.continue_final_message;
-    return chat_tokenize(r->template, &o, r->tok, out, &e);
+    return chat_tokenize(template, &o, m->tokenizer, out, e);
 }
 
-static int read_prompt(const struct reader *r, const struct json *prompt, bool add_special,
+static int read_prompt(const struct text_model *m, const struct json *prompt, bool add_special,
                        struct token_list *out)
 {
     struct str text;
 
     if (json_str(prompt, &text))
-        return tokenizer_encode(
-            r->tok, text, TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u), out);
+        return tokenizer_encode(m->tokenizer, text,
+                                TOKENIZE_PARSE_SPECIAL | (add_special ? TOKENIZE_ADD_SPECIAL : 0u),
+                                out);
     return ERR_INVAL;
 }
 
@@ -156,53 +164,114 @@ static const struct json *first_prompt(const struct json *root, uint32_t *extra)
     return p;
 }
 
-static int read_exact(const struct reader *r, enum reading_kind kind, struct arena *tree,
-                      const struct json *root, struct token_list *out, uint32_t *extra)
+static int read_exact(const struct reader *r, const struct reader_entry *entry,
+                      enum reading_kind kind, struct arena *tree, const struct json *root,
+                      struct token_list *out, uint32_t *extra, struct err *e)
 {
-    const struct json *prompt;
+    const struct text_model *m = entry != NULL ? entry->text : NULL;
+    const struct json *prompt = NULL;
     bool add_special = true;
 
     *extra = 0;
-    if (kind == READING_CHAT)
-        return r->tok == NULL ? ERR_UNSUPPORTED : read_chat(r, tree, root, out);
-    if (kind != READING_COMPLETION)
-        return ERR_UNSUPPORTED;
-    prompt = first_prompt(root, extra);
-    if (json_is(prompt, JSON_ARRAY))
-        return tokens_from_ids(out, prompt);
-    (void)json_bool(json_get(root, "add_special_tokens"), &add_special);
-    return r->tok == NULL ? ERR_UNSUPPORTED : read_prompt(r, prompt, add_special, out);
+    if (kind == READING_COMPLETION) {
+        prompt = first_prompt(root, extra);
+        if (json_is(prompt, JSON_ARRAY))
+            return tokens_from_ids(out, prompt);
+        (void)json_bool(json_get(root, "add_special_tokens"), &add_special);
+    }
+    if (m == NULL || kind == READING_OTHER)
+        return err_set(e, ERR_UNSUPPORTED, "no model to tokenize this with");
+    return kind == READING_CHAT ? read_chat(r, entry, tree, root, out, e)
+                                : read_prompt(m, prompt, add_special, out);
 }
 
-static int read_estimate(enum reading_kind kind, const struct json *root, struct token_list *out,
-                         uint32_t *extra)
-{
-    const struct json *messages = json_get(root, "messages"), *main;
-    int rc = 0;
+/* A prompt without its model: bytes of the body stand for tokens, four each.  The parts follow one
+ * another, each filled up to whole tokens; bytes that begin alike give keys that begin alike, which
+ * is all that routing needs of them. */
+#define GUESS_PARTS 4
 
+struct guess {
+    struct str part[GUESS_PARTS];
+    unsigned count;
+};
+
+static void guess_add(struct guess *g, struct str bytes)
+{
+    if (bytes.n != 0)
+        g->part[g->count++] = bytes;
+}
+
+static void read_estimate(enum reading_kind kind, const struct json *root, struct guess *out,
+                          uint32_t *extra)
+{
+    /* templates put tools, and other APIs their instructions, in front */
+    static const char *const front[GUESS_PARTS - 1] = { "tools", "system", "instructions" };
+    const struct json *messages = json_get(root, "messages"), *main, *j;
+
+    *out = (struct guess) { 0 };
     *extra = 0;
     main = messages != NULL && kind != READING_COMPLETION ? messages
            : kind == READING_COMPLETION                   ? first_prompt(root, extra)
                                                           : json_get(root, "input");
-    /* templates put tools, and other APIs their instructions, in front */
-    if (json_get(root, "tools") != NULL)
-        rc = tokens_from_bytes(out, json_get(root, "tools")->span);
-    if (rc == 0 && json_get(root, "system") != NULL)
-        rc = tokens_from_bytes(out, json_get(root, "system")->span);
-    if (rc == 0 && json_get(root, "instructions") != NULL)
-        rc = tokens_from_bytes(out, json_get(root, "instructions")->span);
-    if (rc == 0)
-        rc = tokens_from_bytes(out, open_span(main));
-    return rc;
+    for (size_t i = 0; i < COUNT(front); i++)
+        if ((j = json_get(root, front[i])) != NULL)
+            guess_add(out, j->span);
+    guess_add(out, open_span(main));
 }
 
-static void read_fields(const struct json *root, struct reading *out)
+static size_t guess_tokens(const struct guess *g)
+{
+    size_t n = 0;
+
+    for (unsigned i = 0; i < g->count; i++)
+        n += (g->part[i].n + BYTES_PER_TOKEN - 1) / BYTES_PER_TOKEN;
+    return n;
+}
+
+/* Keys of the full blocks of `bytes` each.  They meet only keys that were made here, so the hash
+ * is the fastest there is; block: room for one that spans two parts. */
+static uint32_t guess_keys(const struct guess *g, uint64_t key, size_t bytes, char *block,
+                           uint64_t *out)
+{
+    uint32_t n = 0;
+    size_t had = 0;
+
+    for (unsigned i = 0; i < g->count; i++) {
+        struct str s = g->part[i];
+
+        while (s.n > 0) {
+            bool in_place = had == 0 && s.n >= bytes;
+            size_t take = MIN(bytes - had, s.n);
+
+            if (!in_place)
+                memcpy(block + had, s.p, take);
+            had += take;
+            for (; take == s.n && had % BYTES_PER_TOKEN != 0; had++)
+                block[had] = 0;
+            if (had == bytes) {
+                key = XXH3_64bits_withSeed(in_place ? s.p : block, bytes, key);
+                out[n++] = key;
+                had = 0;
+            }
+            s = str_sub(s, take, s.n);
+        }
+    }
+    return n;
+}
+
+static void read_fields(const struct json *root, struct str body, struct reading *out)
 {
     static const char *const limits[] = { "max_completion_tokens", "max_tokens",
                                           "max_output_tokens" };
     const struct json *options = json_get(root, "stream_options");
 
-    (void)json_str(json_get(root, "model"), &out->model);
+    const struct json *model = json_get(root, "model");
+
+    if (model != NULL) {
+        out->model_at = (size_t)(model->span.p - body.p);
+        out->model_bytes = model->span.n;
+    }
+    (void)json_str(model, &out->model);
     if (out->model.n == 0)
         out->model = STR_NONE;
     (void)json_bool(json_get(root, "stream"), &out->stream);
@@ -250,30 +319,73 @@ static struct str put(char **at, struct str s)
     return copy;
 }
 
-/* Makes the keys, and copies what still points into the body or its tree, which are not ours to
- * keep: one block of just the size, since it lives as long as the answer streams. */
-static void keep(const struct reader *r, struct str model, struct reading *out,
-                 const struct token_list *tokens)
+/* Copies what still points into the body or its tree, which are not ours to keep, with room for
+ * the keys: one block of just the size, since it lives as long as the answer streams. */
+static uint64_t *keep(struct reading *out, size_t key_count)
 {
-    size_t key_bytes = tokens->count / r->block_tokens * sizeof(*out->keys);
-    uint64_t *keys = mem_try(key_bytes + out->model.n + out->salt.n);
+    size_t key_bytes = key_count * sizeof(*out->keys);
+    uint64_t *keys = mem_try(key_bytes + out->model.n + out->salt.n + out->target.n);
     char *at;
 
     if (keys == NULL) {
-        out->model = out->salt = STR_NONE;
+        out->model = out->salt = out->target = STR_NONE;
         (void)oai_fail(&out->error, 503, "ServiceUnavailableError", "overloaded", NULL,
                        "no memory for the request");
-        return;
+        return NULL;
     }
     out->memory = (char *)keys;
     at = out->memory + key_bytes;
     out->model = put(&at, out->model);
     out->salt = put(&at, out->salt);
-    if (key_bytes == 0)
+    out->target = put(&at, out->target);
+    if (key_count != 0)
+        out->keys = keys;
+    return keys;
+}
+
+/* The name that its worker knows it by. */
+static struct str worker_model(const struct reading *out, struct str otherwise)
+{
+    if (out->target.p != NULL)
+        return out->target;
+    return out->model.p != NULL ? out->model : otherwise;
+}
+
+static void keep_exact(const struct reader *r, struct str model, struct reading *out,
+                       const struct token_list *tokens, uint32_t extra)
+{
+    uint64_t *keys = keep(out, tokens->count / r->block_tokens);
+
+    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens->count + extra, (uint64_t)UINT32_MAX);
+    if (keys != NULL && tokens->count > 0)
+        out->key_count = kv_index_keys(r->keys, worker_model(out, model), out->salt, tokens->id,
+                                       (uint32_t)tokens->count, keys);
+}
+
+static void keep_guess(const struct reader *r, enum reading_kind kind, struct arena *tree,
+                       const struct json *root, struct str model, struct reading *out)
+{
+    size_t block_bytes = (size_t)r->block_tokens * BYTES_PER_TOKEN, tokens;
+    struct guess g;
+    uint64_t *keys, key;
+    uint32_t extra;
+    char *block;
+
+    read_estimate(kind, root, &g, &extra);
+    tokens = guess_tokens(&g);
+    out->estimated = true;
+    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens + extra, (uint64_t)UINT32_MAX);
+    block = arena_try(tree, block_bytes);
+    if (tokens > TOKENS_MAX || block == NULL)
+        g.count = 0; /* routed without its prefix */
+    keys = keep(out, g.count == 0 ? 0 : tokens / r->block_tokens);
+    if (keys == NULL || g.count == 0)
         return;
-    out->key_count = kv_index_keys(r->keys, out->model.p != NULL ? out->model : model, out->salt,
-                                   tokens->id, (uint32_t)tokens->count, keys);
-    out->keys = keys;
+    model = worker_model(out, model);
+    key = XXH3_64bits_withSeed(model.p, model.n, r->guess_seed);
+    if (out->salt.n != 0)
+        key = XXH3_64bits_withSeed(out->salt.p, out->salt.n, key + 1);
+    out->key_count = guess_keys(&g, key, block_bytes, block, keys);
 }
 
 static void refuse_body(struct reading *out, int rc)
@@ -288,45 +400,71 @@ static void refuse_body(struct reading *out, int rc)
 static void read_prompt_of(const struct reader *r, enum reading_kind kind, struct arena *tree,
                            const struct json *root, struct str model, struct reading *out)
 {
+    const struct reader_entry *entry = entry_of(r, worker_model(out, model));
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
-    int rc = read_exact(r, kind, tree, root, &tokens, &extra);
 
-    if (rc != 0) {
-        out->render_failed = r->tok != NULL && kind != READING_OTHER;
-        out->estimated = true;
-        tokens.count = 0;
-        rc = read_estimate(kind, root, &tokens, &extra);
+    if (read_exact(r, entry, kind, tree, root, &tokens, &extra, NULL) == 0) {
+        keep_exact(r, model, out, &tokens, extra);
+    } else {
+        out->render_failed = entry != NULL && kind != READING_OTHER;
+        keep_guess(r, kind, tree, root, model, out);
     }
-    out->prompt_tokens = (uint32_t)MIN((uint64_t)tokens.count + extra, (uint64_t)UINT32_MAX);
-    if (rc != 0)
-        tokens.count = 0; /* routed without its prefix */
-    keep(r, model, out, &tokens);
     token_list_fini(&tokens);
 }
 
 void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
                  struct reading *out)
 {
+    /* without a model only spans of what is nested are looked at: no need to decode it */
+    struct json_limits limits = { .decode_depth_max = r->model_count == 0 ? NAMED_DEPTH : 0 };
     struct arena tree;
     const struct json *root;
     const char *reserved;
+    char target[READER_NAME_MAX + 1];
     struct err e;
     int rc;
 
     memset(out, 0, sizeof(*out));
     arena_init(&tree, READING_BYTES_MAX);
-    rc = json_parse(&tree, body, NULL, &root, &e);
+    rc = json_parse(&tree, body, &limits, &root, &e);
     if (rc != 0 || !json_is(root, JSON_OBJECT)) {
         refuse_body(out, rc);
     } else if ((reserved = reserved_field(root)) != NULL) {
         (void)oai_fail(&out->error, 400, "BadRequestError", "reserved_field", reserved,
                        "%s is set by the scheduler, not by clients", reserved);
     } else {
-        read_fields(root, out);
+        read_fields(root, body, out);
+        if (r->rewrite != NULL)
+            out->target = r->rewrite(r->rewrite_ctx, out->model, target);
         read_prompt_of(r, kind, &tree, root, model, out);
     }
     arena_fini(&tree);
+}
+
+int reader_tokens(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+                  struct token_list *out, struct err *e)
+{
+    struct arena tree;
+    const struct json *root;
+    size_t count = out->count;
+    struct str named;
+    uint32_t extra;
+    int rc;
+
+    *e = (struct err) { 0 };
+    arena_init(&tree, READING_BYTES_MAX);
+    rc = json_parse(&tree, body, NULL, &root, e);
+    if (rc == 0) {
+        if (json_str(json_get(root, "model"), &named) && named.n != 0)
+            model = named;
+        rc = read_exact(r, entry_of(r, model), kind, &tree, root, out, &extra, e);
+    }
+    arena_fini(&tree);
+    if (rc == 0)
+        return 0;
+    out->count = count;
+    return e->msg[0] != '\0' ? rc : err_set(e, rc, "no prompt to tokenize: %s", err_name(rc));
 }
 
 void reading_free(struct reading *r)
@@ -346,9 +484,12 @@ static void job_free(struct reader_job *j)
 
 static void reader_destroy(struct reader *r)
 {
-    chat_template_free(r->template);
-    tokenizer_free(r->tok);
-    gguf_close(r->gguf);
+    for (size_t i = 0; i < r->model_count; i++) {
+        token_cache_free(r->model[i].cache);
+        text_model_close(r->model[i].text);
+        mem_free(r->model[i].name);
+    }
+    mem_free(r->model);
     kv_index_free(r->keys);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->wake);
@@ -435,21 +576,30 @@ void reader_drop(struct reader_job *job)
 
 /* ---- opening ---- */
 
-static int open_model(struct reader *r, const char *path, struct err *e)
+static int open_model(struct reader *r, const char *name, const char *path, size_t models,
+                      struct err *e)
 {
-    struct str source;
-    int rc = gguf_open(&r->gguf, path, e);
+    struct reader_entry *entry = &r->model[r->model_count];
+    int rc = text_model_open(&entry->text, path, e);
 
-    if (rc == 0)
-        rc = tokenizer_new(&r->tok, r->gguf, e);
     if (rc != 0)
         return rc;
-    if (tokenizer_bos(r->tok) != UINT32_MAX)
-        r->bos = tokenizer_text(r->tok, tokenizer_bos(r->tok));
-    if (tokenizer_eos(r->tok) != UINT32_MAX)
-        r->eos = tokenizer_text(r->tok, tokenizer_eos(r->tok));
-    if (gguf_str(r->gguf, "tokenizer.chat_template", &source))
-        rc = chat_template_new(&r->template, source, e);
+    entry->cache = token_cache_new(entry->text->tokenizer, CACHE_BYTES_MAX / models);
+    entry->name = name != NULL ? mem_strdup(name) : NULL;
+    r->model_count++;
+    return 0;
+}
+
+static int open_models(struct reader *r, const struct reader_opts *o, struct err *e)
+{
+    size_t models = o->model_count + (o->model != NULL);
+    int rc = 0;
+
+    r->model = mem_zalloc((o->model_count + 1) * sizeof(*r->model));
+    if (o->model != NULL)
+        rc = open_model(r, NULL, o->model, models, e);
+    for (size_t i = 0; i < o->model_count && rc == 0; i++)
+        rc = open_model(r, o->models[i].name, o->models[i].path, models, e);
     return rc;
 }
 
@@ -459,18 +609,20 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
     struct kv_index_opts k = {
         .block_tokens = o->block_tokens, .hash = INDEX_HASH_XXH64, .seed = o->seed, .blocks_max = 16
     };
-    int rc = 0;
+    int rc;
 
     *out = NULL;
     r->loop = l;
+    r->rewrite = o->rewrite;
+    r->rewrite_ctx = o->rewrite_ctx;
     r->block_tokens = o->block_tokens;
+    r->guess_seed = o->seed != NULL ? str_hash(str_of(o->seed)) : 0;
     r->allow_special = o->allow_special_in_content;
     r->tail = &r->head;
     r->keys = kv_index_new(&k);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);
-    if (o->model != NULL)
-        rc = open_model(r, o->model, e);
+    rc = open_models(r, o, e);
     if (rc == 0 && pthread_create(&r->thread, NULL, reader_main, r) != 0)
         rc = err_set(e, ERR_NOMEM, "cannot start the thread that reads requests");
     if (rc != 0) {
@@ -506,5 +658,5 @@ void reader_free(struct reader *r)
 
 bool reader_has_model(const struct reader *r)
 {
-    return r->tok != NULL;
+    return r->model_count != 0;
 }

@@ -16,6 +16,7 @@ struct kept {
 };
 
 struct receipts {
+    pthread_mutex_t lock;
     struct kept ring[RECEIPTS_MAX];
     size_t next;
     struct map by_id; /* keys point into ring[].id */
@@ -23,7 +24,10 @@ struct receipts {
 
 struct receipts *receipts_new(void)
 {
-    return mem_zalloc(sizeof(struct receipts));
+    struct receipts *rs = mem_zalloc(sizeof(*rs));
+
+    pthread_mutex_init(&rs->lock, NULL);
+    return rs;
 }
 
 void receipts_free(struct receipts *rs)
@@ -33,6 +37,7 @@ void receipts_free(struct receipts *rs)
     for (size_t i = 0; i < RECEIPTS_MAX; i++)
         mem_free(rs->ring[i].text);
     map_fini(&rs->by_id);
+    pthread_mutex_destroy(&rs->lock);
     mem_free(rs);
 }
 
@@ -47,14 +52,14 @@ static double tenths(double v)
     return (double)(int64_t)(MIN(v, 1e12) * 10 + 0.5) / 10;
 }
 
-static void candidates(struct json_w *w, const struct exchange *x)
+static void candidates(struct json_w *w, const struct routing *x)
 {
     json_w_karr(w, "candidates");
     for (uint32_t i = 0; i < x->candidate_count; i++) {
         const struct candidate *c = &x->candidate[i];
 
         json_w_obj(w);
-        json_w_kz(w, "endpoint", x->g->endpoints[c->endpoint].address);
+        json_w_kz(w, "endpoint", c->endpoint->address);
         if (c->use != SCHED_USED)
             json_w_kz(w, "not_used", sched_use_name(c->use));
         json_w_kf64(w, "cost_ms", tenths(c->cost.total_ms));
@@ -66,11 +71,11 @@ static void candidates(struct json_w *w, const struct exchange *x)
         json_w_end(w, '}');
     }
     json_w_end(w, ']');
-    if (x->candidate_count < x->g->endpoint_count)
-        json_w_ku64(w, "candidates_left_out", x->g->endpoint_count - x->candidate_count);
+    if (x->candidates_left_out != 0)
+        json_w_ku64(w, "candidates_left_out", x->candidates_left_out);
 }
 
-static void outcome(struct json_w *w, const struct exchange *x)
+static void outcome(struct json_w *w, const struct routing *x)
 {
     json_w_ki64(w, "status", x->answered);
     if (x->failure != NULL)
@@ -88,7 +93,7 @@ static void outcome(struct json_w *w, const struct exchange *x)
     json_w_end(w, '}');
 }
 
-void receipt_write(const struct exchange *x, bool final, struct buf *out)
+void receipt_write(const struct routing *x, bool final, struct buf *out)
 {
     struct json_w w;
 
@@ -120,31 +125,37 @@ void receipt_write(const struct exchange *x, bool final, struct buf *out)
     json_w_end(&w, '}');
 }
 
-void receipts_keep(struct receipts *rs, const struct exchange *x)
+void receipts_keep(struct receipts *rs, const struct routing *x)
 {
-    struct kept *k = &rs->ring[rs->next];
+    struct kept *k;
     struct buf b;
     uint64_t at;
 
+    buf_init(&b, RECEIPT_BYTES_MAX * 2);
+    receipt_write(x, true, &b);
+    pthread_mutex_lock(&rs->lock);
+    k = &rs->ring[rs->next];
     /* an id that a later request took over points elsewhere by now */
     if (k->text != NULL && map_gets(&rs->by_id, str_of(k->id), &at) && at == rs->next)
         (void)map_dels(&rs->by_id, str_of(k->id));
     mem_free(k->text);
-    buf_init(&b, RECEIPT_BYTES_MAX * 2);
-    receipt_write(x, true, &b);
     k->text = buf_take(&b, &k->bytes);
     memcpy(k->id, x->id, sizeof(k->id));
     /* the same id twice: the old entry's key must not stay, its text is borrowed from that slot */
     (void)map_dels(&rs->by_id, str_of(k->id));
     (void)map_puts(&rs->by_id, str_of(k->id), rs->next);
     rs->next = (rs->next + 1) % RECEIPTS_MAX;
+    pthread_mutex_unlock(&rs->lock);
 }
 
-struct str receipts_get(const struct receipts *rs, struct str id)
+bool receipts_get(struct receipts *rs, struct str id, struct buf *out)
 {
     uint64_t at;
+    bool found;
 
-    if (!map_gets(&rs->by_id, id, &at))
-        return STR_NONE;
-    return (struct str) { rs->ring[at].text, rs->ring[at].bytes };
+    pthread_mutex_lock(&rs->lock);
+    found = map_gets(&rs->by_id, id, &at) &&
+            buf_str(out, (struct str) { rs->ring[at].text, rs->ring[at].bytes });
+    pthread_mutex_unlock(&rs->lock);
+    return found;
 }

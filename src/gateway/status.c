@@ -3,31 +3,34 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mem.h"
+#include "gateway/access_log.h"
 #include "gateway/gateway_priv.h"
+#include <math.h>
 
-#define PAGE_BYTES_MAX   ((size_t)4 << 20)
+#define PAGE_BYTES_MAX   ((size_t)16 << 20)
 #define MODELS_SHOWN_MAX 1024
-#define POOL             "llmd"
 
 static double tenths(double v)
 {
     return (double)(int64_t)(v * 10 + 0.5) / 10;
 }
 
-static void part_of_self(struct json_w *w, const struct gateway *g)
+static void part_of_self(struct json_w *w, struct gateway *g)
 {
+    bool usable = endpoints_any_usable(g);
+
     json_w_obj(w);
     json_w_kz(w, "name", "scheduler");
     json_w_kz(w, "role", "scheduler");
     json_w_kz(w, "address", g->address);
-    json_w_kz(w, "state", g->draining ? "draining" : endpoints_any_usable(g) ? "ready" : "waiting");
+    json_w_kz(w, "state", g->draining ? "draining" : usable ? "ready" : "waiting");
     json_w_kz(w, "reason",
-              g->draining               ? "is shutting down"
-              : endpoints_any_usable(g) ? ""
-                                        : "no worker is in rotation");
+              g->draining ? "is shutting down"
+              : usable    ? ""
+                          : "no worker is in rotation");
     json_w_ku64(w, "inflight", g->inflight);
     json_w_ku64(w, "uptime_s", (uint64_t)(clock_wall_s() - g->started_s));
-    json_w_kbool(w, "estimates_tokens", !reader_has_model(g->reader));
+    json_w_kbool(w, "estimates_tokens", !reader_has_model(g->front[0].reader));
     json_w_end(w, '}');
 }
 
@@ -105,10 +108,12 @@ void status_page(struct gateway *g, struct http_req *r)
     json_w_kz(&w, "version", LLMD_VERSION);
     json_w_karr(&w, "parts");
     part_of_self(&w, g);
+    gateway_lock(g);
     if (g->cache != NULL)
         part_of_cache(&w, g);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
-        part_of_endpoint(&w, &g->endpoints[i]);
+        part_of_endpoint(&w, g->endpoints[i]);
+    gateway_unlock(g);
     json_w_end(&w, ']');
     json_w_end(&w, '}');
     reply_json(r, 200, &b);
@@ -121,7 +126,7 @@ static uint32_t merged_models(const struct gateway *g, struct str *out, uint32_t
 
     *len = 0;
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         if (ep->use != SCHED_USED && ep->use != SCHED_STALE)
             continue;
@@ -138,14 +143,49 @@ static uint32_t merged_models(const struct gateway *g, struct str *out, uint32_t
     return n;
 }
 
+struct served {
+    const struct str *ids;
+    uint32_t count;
+    bool found;
+};
+
+static void look_for(void *ctx, struct str target)
+{
+    struct served *s = ctx;
+
+    for (uint32_t i = 0; i < s->count; i++)
+        s->found |= str_eq(s->ids[i], target);
+}
+
+/* Further names, of models that are there. */
+static uint32_t add_names(const struct gateway *g, struct str *ids, uint32_t n, uint32_t max)
+{
+    struct served s = { ids, n, false };
+    size_t names = objects_names(g->objects);
+
+    for (size_t i = 0; i < names && n < max; i++) {
+        struct served own = { ids, n, false };
+
+        s.found = false;
+        objects_targets(g->objects, i, look_for, &s);
+        look_for(&own, objects_name(g->objects, i));
+        if (s.found && !own.found)
+            ids[n++] = objects_name(g->objects, i);
+    }
+    return n;
+}
+
 void status_models(struct gateway *g, struct http_req *r, struct str id)
 {
     struct str *ids = mem_alloc(MODELS_SHOWN_MAX * sizeof(*ids));
-    uint32_t len, n = merged_models(g, ids, MODELS_SHOWN_MAX, &len);
     bool found = id.n == 0;
+    uint32_t len, n;
     struct buf b;
 
     buf_init(&b, PAGE_BYTES_MAX);
+    gateway_lock(g); /* the names are the endpoints' */
+    n = merged_models(g, ids, MODELS_SHOWN_MAX, &len);
+    n = add_names(g, ids, n, MODELS_SHOWN_MAX);
     for (uint32_t i = 0; i < n && !found; i++)
         if (str_eq(ids[i], id)) {
             struct json_w w;
@@ -163,6 +203,7 @@ void status_models(struct gateway *g, struct http_req *r, struct str id)
         }
     if (id.n == 0)
         oai_models_reply(&b, ids, n, (int64_t)g->started_s, len);
+    gateway_unlock(g);
     mem_free(ids);
     if (n == 0)
         proxy_refuse(g, r, 503, "ServiceUnavailableError", "no_endpoint",
@@ -175,32 +216,73 @@ void status_models(struct gateway *g, struct http_req *r, struct str id)
     buf_fini(&b);
 }
 
-void status_metrics(struct gateway *g, struct http_req *r)
+struct spread {
+    double sum, squares;
+};
+
+static void spread_add(struct spread *s, double v)
 {
-    double waiting = 0, running = 0, usage = 0;
+    s->sum += v;
+    s->squares += v * v;
+}
+
+/* Average, its older twin, and the deviation, over n endpoints. */
+static void spread_set(struct gateway *g, const struct spread *s, uint32_t n,
+                       enum gateway_metric average, enum gateway_metric older,
+                       enum gateway_metric deviation)
+{
+    double mean = n != 0 ? s->sum / n : 0;
+    double variance = n != 0 ? s->squares / n - mean * mean : 0;
+
+    metric_set(gateway_cell(g, average, gateway_pool, NULL), mean);
+    metric_set(gateway_cell(g, older, gateway_pool, NULL), mean);
+    metric_set(gateway_cell(g, deviation, gateway_pool, NULL), sqrt(MAX(variance, 0.0)));
+}
+
+static void pool_gauges(struct gateway *g)
+{
+    struct spread waiting = { 0, 0 }, running = { 0, 0 }, usage = { 0, 0 };
     uint32_t n = 0;
-    struct buf b;
 
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
-        const struct endpoint *ep = &g->endpoints[i];
+        const struct endpoint *ep = g->endpoints[i];
 
         metric_set(ep->m_queue, ep->waiting);
+        metric_set(ep->m_older_queue, ep->waiting);
+        metric_set(ep->m_inflight_requests, ep->inflight);
+        metric_set(ep->m_inflight_tokens, ep->prefill_tokens);
         if (ep->use != SCHED_USED && ep->use != SCHED_STALE)
             continue;
         n++;
-        waiting += ep->waiting;
-        running += ep->running;
-        usage += ep->kv_usage;
+        spread_add(&waiting, ep->waiting);
+        spread_add(&running, ep->running);
+        spread_add(&usage, ep->kv_usage);
     }
-    metric_set(gateway_cell(g, M_READY_ENDPOINTS, POOL, NULL), n);
-    metric_set(gateway_cell(g, M_QUEUE_SIZE, POOL, NULL), n != 0 ? waiting / n : 0);
-    metric_set(gateway_cell(g, M_RUNNING, POOL, NULL), n != 0 ? running / n : 0);
-    metric_set(gateway_cell(g, M_KV_USAGE, POOL, NULL), n != 0 ? usage / n : 0);
+    metric_set(gateway_cell(g, M_READY_ENDPOINTS, gateway_pool, NULL), n);
+    metric_set(gateway_cell(g, O_READY_PODS, gateway_pool, NULL), n);
+    spread_set(g, &waiting, n, M_QUEUE_SIZE, O_QUEUE_SIZE, M_DEV_QUEUE);
+    spread_set(g, &running, n, M_POOL_RUNNING, O_POOL_RUNNING, M_DEV_RUNNING);
+    spread_set(g, &usage, n, M_KV_USAGE, O_KV_USAGE, M_DEV_KV);
+}
+
+void status_metrics(struct gateway *g, struct http_req *r)
+{
+    struct buf b;
+
+    gateway_lock(g);
+    pool_gauges(g);
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "own", NULL),
+               (double)prefix_own_blocks(g->prefix));
+    metric_set(gateway_cell(g, M_PREFIX_SIZE, "llmd", "llmd"),
                (double)prefix_own_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_INDEX_BLOCKS, "cache", NULL),
                (double)prefix_cache_blocks(g->prefix));
     metric_set(gateway_cell(g, M_L_REPLICA_UP, NULL, NULL), prefix_cache_up(g->prefix));
+    gateway_unlock(g);
+    if (g->access_log != NULL)
+        metric_set(gateway_cell(g, M_L_LOG_DROPPED, NULL, NULL),
+                   (double)access_log_dropped(g->access_log));
+    admit_metrics(g->policy->admission);
     buf_init(&b, PAGE_BYTES_MAX);
     metrics_render(g->metrics, &b);
     http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);

@@ -13,9 +13,11 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "gateway/proxy_priv.h"
+#include <stdio.h>
 
 #define SLICE_BYTES ((size_t)64 << 10) /* of pending bytes, at a time */
 #define COMMENT_NS  UINT64_C(15000000000)
+#define PLACE_NS    UINT64_C(1000000000)
 
 static void finish(struct exchange *x)
 {
@@ -46,6 +48,7 @@ static void give(struct exchange *x, struct str bytes)
     if (bytes.n == 0)
         return;
     x->t_wrote = clock_ns();
+    x->rt.reply_bytes += bytes.n;
     if (x->pending.len == 0) {
         int rc = http_reply_chunk(x->req, bytes);
 
@@ -59,6 +62,22 @@ static void give(struct exchange *x, struct str bytes)
     }
 }
 
+/* The client hears the name that it asked for. */
+static void give_renamed(struct exchange *x, struct str events)
+{
+    const struct reading *r = &x->rt.reading;
+    struct buf b;
+
+    if (r->target.p == NULL || r->model.p == NULL) {
+        give(x, events);
+        return;
+    }
+    buf_init(&b, events.n * 2 + EVENT_BYTES_MAX);
+    answer_rename(events, r->target, r->model, &b);
+    give(x, b.failed ? events : buf_view(&b));
+    buf_fini(&b);
+}
+
 void stream_cut(struct exchange *x, const char *code, const char *message)
 {
     struct oai_error e;
@@ -67,11 +86,11 @@ void stream_cut(struct exchange *x, const char *code, const char *message)
     if (x->call != NULL)
         http_call_cancel(x->call);
     x->call = NULL;
-    x->failure = code;
-    metric_add(gateway_cell(x->g, M_L_CUT, code, NULL), 1);
-    metric_add(gateway_cell(x->g, M_L_WASTED, NULL, NULL), x->seen.events);
-    if (x->decode != NULL && str_eqz(STR("upstream_cut"), code))
-        endpoint_failed(x->decode, x->t_dispatch);
+    x->rt.failure = code;
+    metric_add(gateway_cell(x->rt.g, M_L_CUT, code, NULL), 1);
+    metric_add(gateway_cell(x->rt.g, M_L_WASTED, NULL, NULL), x->rt.seen.events);
+    if (x->rt.decode != NULL && str_eqz(STR("upstream_cut"), code))
+        endpoint_failed(x->rt.decode, x->rt.t_dispatch);
     (void)oai_fail(&e, 502, "InternalServerError", code, NULL, "%s", message);
     buf_init(&b, (size_t)4 << 10);
     oai_sse_error(&b, &e);
@@ -85,7 +104,7 @@ void stream_cut(struct exchange *x, const char *code, const char *message)
 
 void stream_body(struct exchange *x, struct str bytes)
 {
-    uint32_t events = x->seen.events;
+    uint32_t events = x->rt.seen.events;
     struct str whole = bytes;
     size_t n;
 
@@ -102,11 +121,13 @@ void stream_body(struct exchange *x, struct str bytes)
     if (n > 0) {
         struct str ready = str_sub(whole, 0, n);
 
-        answer_inspect(ready, &x->seen, &x->usage);
-        x->streams_sum += (double)(x->seen.events - events) * (x->decode->decoding - 1);
+        answer_inspect(ready, &x->rt.seen, &x->rt.usage);
+        books_event(&x->rt, x->rt.t_last, x->t_event);
+        x->t_event = x->rt.t_last;
+        x->rt.streams_sum += (double)(x->rt.seen.events - events) * (x->rt.decode->decoding - 1);
         if (!x->started)
             exchange_start_stream(x);
-        give(x, ready);
+        give_renamed(x, ready);
         if (x->pending.failed) {
             stream_cut(x, "slow_client", "the client reads too slowly");
             return;
@@ -122,21 +143,21 @@ void stream_body(struct exchange *x, struct str bytes)
 
 void stream_end(struct exchange *x, int rc)
 {
-    bool complete = rc == 0 && (x->seen.done || x->seen.error || x->kind == ROUTE_OTHER);
+    bool complete = rc == 0 && (x->rt.seen.done || x->rt.seen.error || x->rt.kind == ROUTE_OTHER);
 
     /* The end mark is the answer's end, whatever becomes of the connection after it. */
-    if (!complete && !x->seen.done) {
+    if (!complete && !x->rt.seen.done) {
         stream_cut(x, "upstream_cut",
                    rc == ERR_TIMEOUT ? "the worker fell silent"
                                      : "the worker broke its answer off");
         return;
     }
-    if (x->seen.error)
-        x->failure = "upstream_error";
+    if (x->rt.seen.error)
+        x->rt.failure = "upstream_error";
     else
-        endpoint_succeeded(x->decode);
-    if (x->failure == NULL)
-        route_learn(x);
+        endpoint_succeeded(x->rt.decode);
+    if (x->rt.failure == NULL)
+        route_learn(&x->rt);
     x->ended = true;
     if (x->pending.len == 0)
         finish(x);
@@ -146,7 +167,7 @@ void stream_drained(void *ctx)
 {
     struct exchange *x = ctx;
 
-    if (!x->started)
+    if (!x->started && !x->early)
         return;
     flush(x);
     if (x->pending.len > 0)
@@ -155,7 +176,7 @@ void stream_drained(void *ctx)
         finish(x);
     } else if (x->paused) {
         x->paused = false;
-        x->t_last = clock_ns(); /* the silence was the client's */
+        x->rt.t_last = clock_ns(); /* the silence was the client's */
         if (x->call != NULL)
             http_call_resume(x->call);
     }
@@ -165,4 +186,15 @@ void stream_quiet(struct exchange *x, uint64_t now_ns)
 {
     if (x->pending.len == 0 && x->t_wrote != 0 && now_ns - x->t_wrote >= COMMENT_NS)
         give(x, STR(":\n\n"));
+}
+
+void stream_place(struct exchange *x, uint32_t position, uint64_t now_ns)
+{
+    char line[48];
+    int n;
+
+    if (x->pending.len != 0 || now_ns - x->t_wrote < PLACE_NS)
+        return;
+    n = snprintf(line, sizeof(line), ": queue position %u\n\n", position);
+    give(x, (struct str) { line, (size_t)n });
 }

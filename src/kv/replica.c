@@ -13,6 +13,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kv/replica.h"
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
@@ -28,6 +29,7 @@
 #define SLACK_BLOCKS     ((uint64_t)1 << 20) /* the manager evicts, the copy must not */
 
 struct replica {
+    pthread_mutex_t *lock; /* NULL: none */
     struct loop *loop;
     struct http_client *client;
     struct http_call *call;
@@ -189,10 +191,22 @@ static int on_frame(void *ctx, const struct kv_frame *f)
 
 /* ---- connection ---- */
 
+static void hold(struct replica *r)
+{
+    if (r->lock != NULL)
+        pthread_mutex_lock(r->lock);
+}
+
+static void let_go(struct replica *r)
+{
+    if (r->lock != NULL)
+        pthread_mutex_unlock(r->lock);
+}
+
 /* The stream is no more (its call is over or cancelled): the view ages, a new try comes. */
 static void lost(struct replica *r, const char *why)
 {
-    uint64_t now = loop_now_ms(r->loop);
+    uint64_t now = clock_ms();
 
     r->call = NULL;
     if (r->lost_ms == 0)
@@ -218,8 +232,10 @@ static void on_head(void *ctx, int status, const struct http_headers *h)
 {
     struct replica *r = ctx;
 
+    hold(r);
     if (status != 200 || !str_eqz(http_header_get(h, "content-type"), KV_STREAM_TYPE))
         give_up(r, "the answer is no index stream");
+    let_go(r);
 }
 
 static void on_body(void *ctx, struct str bytes)
@@ -229,17 +245,23 @@ static void on_body(void *ctx, struct str bytes)
 
     if (r->call == NULL)
         return;
-    r->heard_ms = MAX(loop_now_ms(r->loop), (uint64_t)1);
+    hold(r);
+    r->heard_ms = MAX(clock_ms(), (uint64_t)1);
     rc = kv_stream_feed(&r->reader, bytes, on_frame, r);
     if (rc != 0)
         give_up(r, rc == ERR_MISMATCH ? "mismatch" : "malformed");
+    let_go(r);
 }
 
 static void on_end(void *ctx, int rc, bool sent, bool got)
 {
+    struct replica *r = ctx;
+
     (void)sent;
     (void)got;
-    lost(ctx, rc == 0 ? "ended" : err_name(rc));
+    hold(r);
+    lost(r, rc == 0 ? "ended" : err_name(rc));
+    let_go(r);
 }
 
 static void start(void *ctx)
@@ -256,8 +278,11 @@ static void start(void *ctx)
                                 .total_ms = UINT32_MAX };
     struct err e;
 
-    if (http_call_start(r->client, &o, &ops, r, &r->call, &e) != 0)
-        lost(r, e.msg);
+    if (http_call_start(r->client, &o, &ops, r, &r->call, &e) == 0)
+        return;
+    hold(r);
+    lost(r, e.msg);
+    let_go(r);
 }
 
 /* Empties a view that has been without its manager for too long. */
@@ -265,12 +290,13 @@ static void on_tick(void *ctx)
 {
     struct replica *r = ctx;
 
-    if (r->lost_ms == 0 || loop_now_ms(r->loop) - r->lost_ms < r->keep_ms ||
-        kv_index_total(r->view) == 0)
+    if (r->lost_ms == 0 || clock_ms() - r->lost_ms < r->keep_ms || kv_index_total(r->view) == 0)
         return;
     LOG_WARN("index view dropped: no manager for %u ms", r->keep_ms);
+    hold(r);
     for (uint32_t i = 0; i < kv_index_endpoint_count(r->view); i++)
         kv_index_clear(r->view, i);
+    let_go(r);
 }
 
 int replica_new(struct loop *l, const struct replica_opts *o, struct replica **out, struct err *e)
@@ -289,10 +315,11 @@ int replica_new(struct loop *l, const struct replica_opts *o, struct replica **o
     r->opts.seed = r->seed;
     if (r->opts.block_tokens == 0)
         r->opts.block_tokens = BLOCKKEY_TOKENS_DEFAULT;
+    r->lock = o->lock;
     r->keep_ms = o->keep_ms != 0 ? o->keep_ms : KEEP_MS;
     r->backoff_ms = BACKOFF_FIRST_MS;
     r->view = kv_index_new(&r->opts);
-    r->lost_ms = MAX(loop_now_ms(l), (uint64_t)1);
+    r->lost_ms = MAX(clock_ms(), (uint64_t)1);
     kv_stream_reader_init(&r->reader);
     r->client = http_client_new(l);
     r->retry = loop_timer_new(l, start, r);
@@ -317,8 +344,7 @@ uint32_t replica_age_ms(const struct replica *r)
 {
     if (r->heard_ms == 0)
         return UINT32_MAX;
-    return (uint32_t)MIN(MAX(loop_now_ms(r->loop), r->heard_ms) - r->heard_ms,
-                         (uint64_t)UINT32_MAX - 1);
+    return (uint32_t)MIN(MAX(clock_ms(), r->heard_ms) - r->heard_ms, (uint64_t)UINT32_MAX - 1);
 }
 
 uint64_t replica_snapshots(const struct replica *r)

@@ -4,12 +4,13 @@
  * again with back-off, and begins anew with a snapshot each time.  While the
  * manager is away the last view is kept for keep_ms, then it is emptied: a hint
  * that nobody corrects grows wrong.
- * Threads: everything on its loop. */
+ * Threads: everything on its loop; readers elsewhere hold opts.lock. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef KV_REPLICA_H
 #define KV_REPLICA_H
 #include "kv/index.h"
 #include "net/loop.h"
+#include <pthread.h>
 
 struct replica;
 
@@ -20,6 +21,9 @@ struct replica_opts {
      * is refused (and said so in the log).  blocks_max is the manager's. */
     struct kv_index_opts index;
     uint32_t keep_ms; /* 0 = 10 s */
+    /* Held while the view changes: with it, other threads may read under the same lock.  NULL: only
+     * the loop reads.  Borrowed. */
+    pthread_mutex_t *lock;
 };
 
 int replica_new(struct loop *l, const struct replica_opts *o, struct replica **out,

@@ -24,12 +24,14 @@
 #include "net/conn_tls_priv.h"
 #include "net/loop_priv.h"
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define WRITE_MAX_DEFAULT  ((size_t)1 << 20)
 #define CONNECT_MS_DEFAULT 1000
@@ -820,6 +822,22 @@ static void listener_own_close(struct loop_own *o)
     listener_close(CONTAINER_OF(o, struct listener, own));
 }
 
+/* libuv makes its socket in bind; one that shares its port must be made before. */
+static int socket_shared(uv_tcp_t *tcp, int family)
+{
+    int on = 1, rc, fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (fd < 0)
+        return -errno;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on)) != 0)
+        rc = -errno;
+    else
+        rc = uv_tcp_open(tcp, fd);
+    if (rc != 0)
+        (void)close(fd);
+    return rc;
+}
+
 int listener_open(struct loop *l, const char *host, uint16_t port, const struct conn_opts *opts,
                   void (*on_accept)(void *ctx, struct conn *c), void *ctx, struct listener **out,
                   struct err *e)
@@ -842,7 +860,9 @@ int listener_open(struct loop *l, const char *host, uint16_t port, const struct 
     uv_tcp_init(&l->uv, &s->tcp);
     s->tcp.data = s;
     loop_own_add(l, &s->own, listener_own_close);
-    rc = uv_tcp_bind(&s->tcp, (struct sockaddr *)&sa, 0);
+    rc = s->opts.shares_port ? socket_shared(&s->tcp, sa.ss_family) : 0;
+    if (rc == 0)
+        rc = uv_tcp_bind(&s->tcp, (struct sockaddr *)&sa, 0);
     if (rc == 0)
         rc = uv_listen((uv_stream_t *)&s->tcp, BACKLOG, incoming);
     if (rc == 0)

@@ -32,6 +32,7 @@ struct conn_opts {
     size_t write_max;    /* queued bytes; 0 = 1 MiB */
     uint32_t connect_ms; /* 0 = 1000 */
     uint32_t dead_ms;    /* unacknowledged bytes (TCP_USER_TIMEOUT); 0 = 10 s */
+    bool shares_port;    /* listeners: several share a port, the kernel spreads (SO_REUSEPORT) */
     bool no_keepalive;   /* else 5 s idle, 3 probes 2 s apart */
     /* Encrypt, as the one or the other side; borrowed, must outlive the connections. */
     struct tls_server *tls_server;

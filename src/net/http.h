@@ -37,6 +37,7 @@ typedef void http_handler(void *ctx, struct http_req *r);
 struct http_server_opts {
     const char *host;
     uint16_t port;               /* 0 = any free */
+    bool shares_port;            /* other servers of this process listen there, too */
     size_t head_bytes_max;       /* 0 = 64 KiB */
     size_t headers_max;          /* 0 = 100 */
     size_t body_bytes_max;       /* 0 = 16 MiB */
@@ -113,18 +114,23 @@ struct http_call_ops {
     void (*on_end)(void *ctx, int rc, bool sent, bool got);
 };
 
+#define HTTP_PIECES_MAX 4
+
 struct http_call_opts {
     const char *host;
     uint16_t port;
     struct str method, path;     /* path with query */
     struct http_headers headers; /* besides Host, Content-Length, Connection */
     struct str body;             /* copied */
-    uint32_t connect_ms;         /* 0 = 1 s */
-    uint32_t first_byte_ms;      /* 0 = 600 s */
-    uint32_t gap_ms;             /* between reply bytes; 0 = 120 s */
-    uint32_t total_ms;           /* 0 = 3600 s */
-    size_t body_bytes_max;       /* 0 = unbounded (streamed through) */
-    struct tls_client *tls;      /* NULL: plain; connections are kept apart by it (net/tls.h) */
+    /* Instead of body, sent one after the other: borrowed until the call ends or is cancelled. */
+    const struct str *pieces;
+    size_t piece_count;     /* at most HTTP_PIECES_MAX */
+    uint32_t connect_ms;    /* 0 = 1 s */
+    uint32_t first_byte_ms; /* 0 = 600 s */
+    uint32_t gap_ms;        /* between reply bytes; 0 = 120 s */
+    uint32_t total_ms;      /* 0 = 3600 s */
+    size_t body_bytes_max;  /* 0 = unbounded (streamed through) */
+    struct tls_client *tls; /* NULL: plain; connections are kept apart by it (net/tls.h) */
 };
 
 struct http_client *http_client_new(struct loop *l);

@@ -72,8 +72,9 @@ struct http_call {
     uint16_t port;
     struct tls_client *tls;
     struct buf head;
-    char *body; /* owned; kept for a second try */
-    size_t body_bytes;
+    char *body; /* owned, or NULL: then the pieces are the caller's; kept for a second try */
+    struct str piece[HTTP_PIECES_MAX];
+    size_t piece_count;
     uint64_t body_bytes_max;
     uint32_t connect_ms, first_byte_ms, gap_ms, total_ms;
     uint64_t begun, written_at, active_at;
@@ -240,11 +241,12 @@ static void call_end(struct http_call *call, int rc, bool keep)
 static void call_write(struct cconn *cc)
 {
     struct http_call *call = cc->call;
-    struct str piece[2] = { buf_view(&call->head), { call->body, call->body_bytes } };
+    struct str piece[1 + HTTP_PIECES_MAX] = { buf_view(&call->head) };
 
+    memcpy(&piece[1], call->piece, call->piece_count * sizeof(*piece));
     call->written_at = call->active_at = loop_now_ms(cc->client->loop);
     call->sent = true;
-    if (conn_writev(cc->conn, piece, 2, true) != 0)
+    if (conn_writev(cc->conn, piece, 1 + call->piece_count, true) != 0)
         conn_close(cc->conn); /* and conn_closed ends the call */
 }
 
@@ -495,7 +497,10 @@ static int head_build(struct http_call *call, const struct http_call_opts *o, st
 {
     struct buf *b = &call->head;
     bool v6 = strchr(o->host, ':') != NULL;
+    size_t body_bytes = o->piece_count == 0 ? o->body.n : 0;
 
+    for (size_t i = 0; i < o->piece_count; i++)
+        body_bytes += o->pieces[i].n;
     if (!http1_name_ok(o->method) || !target_ok(o->path))
         return err_set(e, ERR_INVAL, "http: bad method or path");
     buf_str(b, o->method);
@@ -514,11 +519,27 @@ static int head_build(struct http_call *call, const struct http_call_opts *o, st
         buf_str(b, h->value);
         buf_z(b, "\r\n");
     }
-    if (o->body.n != 0 || str_eqz(o->method, "POST") || str_eqz(o->method, "PUT") ||
+    if (body_bytes != 0 || str_eqz(o->method, "POST") || str_eqz(o->method, "PUT") ||
         str_eqz(o->method, "PATCH"))
-        buf_f(b, "Content-Length: %zu\r\n", o->body.n);
+        buf_f(b, "Content-Length: %zu\r\n", body_bytes);
     buf_z(b, "\r\n");
     return b->failed ? err_set(e, ERR_LIMIT, "http: request head is too large") : 0;
+}
+
+static int take_body(struct http_call *call, const struct http_call_opts *o, struct err *e)
+{
+    ASSERT(o->piece_count <= HTTP_PIECES_MAX);
+    if (o->piece_count != 0) {
+        memcpy(call->piece, o->pieces, o->piece_count * sizeof(*o->pieces));
+        call->piece_count = o->piece_count;
+    } else if (o->body.n != 0) {
+        call->body = mem_try(o->body.n);
+        if (call->body == NULL)
+            return err_set(e, ERR_NOMEM, "http: no memory for the body");
+        memcpy(call->body, o->body.p, o->body.n);
+        call->piece[call->piece_count++] = (struct str) { call->body, o->body.n };
+    }
+    return 0;
 }
 
 int http_call_start(struct http_client *cl, const struct http_call_opts *o,
@@ -552,15 +573,9 @@ int http_call_start(struct http_client *cl, const struct http_call_opts *o,
     rc = head_build(call, o, e);
     if (rc != 0)
         goto fail;
-    if (o->body.n != 0) {
-        call->body = mem_try(o->body.n);
-        if (call->body == NULL) {
-            rc = err_set(e, ERR_NOMEM, "http: no memory for the body");
-            goto fail;
-        }
-        memcpy(call->body, o->body.p, o->body.n);
-        call->body_bytes = o->body.n;
-    }
+    rc = take_body(call, o, e);
+    if (rc != 0)
+        goto fail;
     pool_key(key, o->host, o->port, o->tls);
     cc = idle_take(cl, key);
     if (cc != NULL) {

@@ -607,6 +607,7 @@ int http_server_open(struct loop *l, const struct http_server_opts *o, http_hand
     ring_init(&s->reqs);
     co = (struct conn_opts) { .write_max = s->opts.write_bytes_max,
                               .dead_ms = s->opts.dead_ms,
+                              .shares_port = s->opts.shares_port,
                               .tls_server = s->opts.tls };
     rc = listener_open(l, o->host, o->port, &co, accepted, s, &s->listener, e);
     if (rc != 0) {

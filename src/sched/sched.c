@@ -30,6 +30,7 @@ static const char WHY_CACHED[] = "mostly_cached";
 static const char WHY_ALONE[] = "no_prefill_endpoint";
 static const char WHY_COST[] = "aggregated_is_cheaper";
 static const char WHY_OFF[] = "off";
+const char *const sched_why_off = WHY_OFF;
 static const char WHY_NOBODY[] = "no_endpoint";
 
 const char *const sched_why_not_split[] = { WHY_SHORT, WHY_CACHED, WHY_ALONE, WHY_COST,

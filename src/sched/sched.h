@@ -28,6 +28,15 @@ enum sched_use { /* used, or not used because */
 };
 const char *sched_use_name(enum sched_use u);
 
+struct sched_label {
+    struct str key, value;
+};
+
+struct sched_attribute { /* "key/producer" */
+    struct str key, producer;
+    double value;
+};
+
 struct sched_endpoint {
     struct str address; /* "127.0.0.1:8101" */
     enum sched_role role;
@@ -44,6 +53,23 @@ struct sched_endpoint {
     double decode_batch_slope;
     uint32_t slots;       /* concurrent sequences; 0 = unknown */
     uint32_t kvx_capable; /* can take part in a hand-over */
+
+    /* what llm-d's plugins look at (sched/plugin.h) */
+    uint64_t uid;  /* never used again for another endpoint */
+    struct str id; /* "namespace/name-rank-0"; file discovery: "namespace/name" */
+    const struct sched_label *label;
+    uint32_t label_count;
+    bool has_metrics, is_stale; /* scraped at all; older than the staleness threshold */
+    uint32_t metrics_age_ms;
+    double scraped_waiting, scraped_running, scraped_kv; /* as its page said */
+    uint32_t cache_block_tokens, cache_blocks;           /* 0 = not said */
+    const struct str *lora_active, *lora_waiting;        /* adapters */
+    uint32_t lora_active_count, lora_waiting_count, lora_max;
+    double inflight_limit;      /* learned (sched/flow.h); 0 = unknown */
+    uint32_t inflight_requests; /* every profile's picks count */
+    double inflight_tokens;
+    const struct sched_attribute *attribute; /* custom metrics and the like */
+    uint32_t attribute_count;
 };
 
 struct sched_request {
@@ -54,6 +80,21 @@ struct sched_request {
     uint64_t random;         /* for ties */
     uint32_t sharers;        /* unfinished requests that share the best matched prefix */
     bool no_split;           /* the caller rules a split out */
+
+    /* what llm-d's plugins look at (sched/plugin.h) */
+    struct str id, model, target_model; /* target: after rewriting */
+    struct str fairness_id, objective;
+    int32_t priority;
+    size_t body_bytes;
+    /* Chain keys of full blocks of block_tokens each; tail: of the last, shorter one (0 = none). */
+    const uint64_t *keys;
+    uint32_t key_count;
+    uint64_t tail_key;
+    /* Precise match per endpoint in blocks of block_tokens, by the index; NULL = no index. */
+    const uint32_t *indexed;
+    struct str (*header)(const void *ctx, const char *name); /* NULL = no headers */
+    const void *header_ctx;
+    uint32_t media_items; /* images, audio, video parts of the prompt */
 };
 
 struct sched_conf {
@@ -91,11 +132,30 @@ struct sched_decision {
 
 /* Every reason, for metric labels; NULL-ended. */
 extern const char *const sched_why_not_split[];
+extern const char *const sched_why_off; /* the one that says: not asked for */
 
 /* costs: one per endpoint (as aggregated candidate), may be NULL. */
 void sched_decide(const struct sched_conf *c, const struct sched_endpoint *ep, uint32_t count,
                   const struct sched_request *r, struct sched_decision *out,
                   struct sched_cost *costs);
+
+/* ---- which rule decides ---- */
+
+enum sched_strategy {
+    SCHED_COST,       /* the estimated milliseconds above; the default without a configuration */
+    SCHED_CONFIGURED, /* the pipeline of the configuration file */
+    SCHED_ROUND_ROBIN,
+    SCHED_RANDOM,
+    SCHED_LEAST_REQUESTS, /* fewest in flight, ties at random */
+    SCHED_STRATEGIES
+};
+const char *sched_strategy_name(enum sched_strategy s); /* cost config round_robin ... */
+bool sched_strategy_parse(struct str s, enum sched_strategy *out);
+
+/* The last three: among candidates that decode.  turn: of round robin, counted on by the caller.
+ * Never splits. */
+void sched_decide_plainly(enum sched_strategy s, const struct sched_endpoint *ep, uint32_t count,
+                          const struct sched_request *r, uint64_t turn, struct sched_decision *out);
 
 /* ---- what is learned from answers (sched/learn.c) ---- */
 

@@ -11,37 +11,29 @@
 #include "text/merge.h"
 #include <stdatomic.h>
 
-static inline uint64_t pair_hash(uint64_t pair)
-{
-    pair *= 0x9e3779b97f4a7c15u;
-    return pair ^ pair >> 32;
-}
-
-static inline struct pair_slot *pair_probe(const struct tokenizer *t, uint64_t pair)
-{
-    uint64_t i = pair_hash(pair) & t->pair_mask;
-
-    while (t->pair[i].pair != pair && t->pair[i].pair != UINT64_MAX)
-        i = (i + 1) & t->pair_mask;
-    return &t->pair[i];
-}
-
-static inline bool find_pair(const struct tokenizer *t, const uint8_t *text,
-                             const struct merge_sym *l, const struct merge_sym *r, uint32_t *rank,
-                             uint32_t *id)
-{
-    uint64_t pair = (uint64_t)l->id << 32 | r->id;
-    const struct pair_slot *s = pair_probe(t, pair);
-
-    (void)text;
-    if (s->pair != pair)
-        return false;
-    *rank = s->rank;
-    *id = s->merged;
-    return true;
-}
-
 /* ---- loading ---- */
+
+int bpe_pairs(struct tokenizer *t, uint64_t count)
+{
+    uint64_t slots = 64;
+
+    while (slots < count * 2)
+        slots *= 2;
+    t->pair = mem_try(slots * sizeof(*t->pair));
+    if (t->pair == NULL)
+        return ERR_NOMEM;
+    memset(t->pair, 0xff, slots * sizeof(*t->pair));
+    t->pair_mask = slots - 1;
+    return 0;
+}
+
+void bpe_pair_set(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
+                  uint32_t merged)
+{
+    uint64_t pair = (uint64_t)left << 32 | right;
+
+    *pair_probe(t, pair) = (struct pair_slot) { pair, rank, merged };
+}
 
 static int intern(struct vocab *v, const uint8_t *p, size_t n, uint32_t *id)
 {
@@ -81,30 +73,30 @@ static int load_merge(struct tokenizer *t, struct str s, uint32_t rank, uint8_t 
     return 0;
 }
 
+int bpe_byte_ids(struct tokenizer *t)
+{
+    int rc = 0;
+
+    for (uint32_t b = 0; b < 256 && rc == 0; b++)
+        rc = intern(&t->vocab, &(uint8_t) { (uint8_t)b }, 1, &t->byte_id[b]);
+    return rc;
+}
+
 int bpe_load_merges(struct tokenizer *t, const struct str *merge, uint64_t count, struct err *e)
 {
-    uint64_t slots = 64;
     size_t longest = 0;
     uint8_t *tmp = NULL;
-    int rc = 0;
+    int rc;
 
     if (count > UINT32_MAX / 8)
         return err_set(e, ERR_LIMIT, "tokenizer.ggml.merges: %llu are too many",
                        (unsigned long long)count);
-    while (slots < count * 2)
-        slots *= 2;
-    t->pair = mem_try(slots * sizeof(*t->pair));
     for (uint64_t i = 0; i < count; i++)
         longest = merge[i].n > longest ? merge[i].n : longest;
     tmp = mem_try(longest + 1);
-    if (t->pair == NULL || tmp == NULL)
-        rc = ERR_NOMEM;
-    if (rc == 0) {
-        memset(t->pair, 0xff, slots * sizeof(*t->pair));
-        t->pair_mask = slots - 1;
-    }
-    for (uint32_t b = 0; b < 256 && rc == 0; b++)
-        rc = intern(&t->vocab, &(uint8_t) { (uint8_t)b }, 1, &t->byte_id[b]);
+    rc = tmp == NULL ? ERR_NOMEM : bpe_pairs(t, count);
+    if (rc == 0)
+        rc = bpe_byte_ids(t);
     for (uint64_t i = 0; i < count && rc == 0; i++)
         rc = load_merge(t, merge[i], (uint32_t)i, tmp);
     mem_free(tmp);
@@ -166,7 +158,7 @@ static int merge_long(struct enc *e, const uint8_t *p, size_t n, bool *is_whole)
     return 0;
 }
 
-static int encode_piece(struct enc *e, const uint8_t *p, size_t n)
+int bpe_encode_piece(struct enc *e, const uint8_t *p, size_t n)
 {
     const struct tokenizer *t = e->t;
     bool is_whole = false;
@@ -201,7 +193,7 @@ int bpe_encode(struct enc *e, struct str text)
     }
     pretok_init(&s, e->t->pre, text);
     while (pretok_next(&s, &piece)) {
-        rc = encode_piece(e, (const uint8_t *)piece.p, piece.n);
+        rc = bpe_encode_piece(e, (const uint8_t *)piece.p, piece.n);
         if (rc != 0)
             return rc;
     }

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "text/jinja_priv.h"
+#include "text/token_cache.h"
 #include <string.h>
 
 #define OUTPUT_MAX       ((size_t)8 << 20)
@@ -293,6 +294,21 @@ int chat_render(const struct chat_template *t, const struct chat_render_opts *o,
     return rc;
 }
 
+static int tokenize(const struct chat_render_opts *o, const struct tokenizer *tok,
+                    const struct jtext *text, struct token_list *out)
+{
+    bool all = o->allow_special_in_content || (text->taint == NULL && !text->tainted);
+    const uint8_t *mark = all ? NULL : text->taint;
+    struct str s = { text->p, text->n };
+
+    if (!all && mark == NULL) /* nothing of it is the template's */
+        return tokenizer_encode(tok, s, 0, out);
+    if (o->cache != NULL)
+        return token_cache_encode(o->cache, s, mark, out);
+    return all ? tokenizer_encode(tok, s, TOKENIZE_PARSE_SPECIAL, out)
+               : tokenizer_encode_marked(tok, s, mark, out);
+}
+
 int chat_tokenize(const struct chat_template *t, const struct chat_render_opts *o,
                   const struct tokenizer *tok, struct token_list *out, struct err *e)
 {
@@ -303,14 +319,7 @@ int chat_tokenize(const struct chat_template *t, const struct chat_render_opts *
     arena_init(&a, JINJA_RENDER_BYTES);
     rc = render(t, o, &a, &text, e);
     if (rc == 0) {
-        struct str s = { text.p, text.n };
-
-        if (o->allow_special_in_content || (text.taint == NULL && !text.tainted))
-            rc = tokenizer_encode(tok, s, TOKENIZE_PARSE_SPECIAL, out);
-        else if (text.taint == NULL)
-            rc = tokenizer_encode(tok, s, 0, out);
-        else
-            rc = tokenizer_encode_marked(tok, s, text.taint, out);
+        rc = tokenize(o, tok, &text, out);
         if (rc != 0)
             rc = err_set(e, rc, "the rendered conversation cannot be tokenized: %s", err_name(rc));
     }

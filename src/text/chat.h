@@ -15,6 +15,7 @@
 #include "text/tokenizer.h"
 
 struct chat_template;
+struct token_cache;
 
 /* source is copied.  ERR_PARSE (line and what), ERR_LIMIT. */
 int chat_template_new(struct chat_template **out, struct str source, struct err *e) MUST_CHECK;
@@ -28,7 +29,8 @@ struct chat_render_opts {
     bool continue_final_message;
     bool allow_special_in_content; /* vLLM's behaviour: content may hold control tokens */
     struct str bos_token, eos_token;
-    double now_s; /* strftime_now; seconds since 1970 */
+    double now_s;              /* strftime_now; seconds since 1970 */
+    struct token_cache *cache; /* chat_tokenize only: of the same tokenizer, or NULL */
 };
 
 /* Appends the rendered text.  ERR_INVAL (raise_exception: e has its text), ERR_LIMIT. */

@@ -71,7 +71,7 @@ bool tokenizer_piece(const struct tokenizer *t, uint32_t id, bool special, struc
         return put_byte(text, out);
     if ((attr & TOK_NORMAL) == 0)
         return true;
-    if (t->kind == TOK_KIND_SPM)
+    if (t->kind != TOK_KIND_BPE)
         return put_unescaped(text, out);
     if (t->vocab.at[id + 1] > t->vocab.at[id])
         return buf_str(out, vocab_get(&t->vocab, id));

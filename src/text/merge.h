@@ -32,6 +32,40 @@ struct merge_item {
 typedef bool merge_find(const struct tokenizer *t, const uint8_t *text, const struct merge_sym *l,
                         const struct merge_sym *r, uint32_t *rank, uint32_t *id);
 
+/* ---- merges that are listed pairs of ids ---- */
+
+static inline uint64_t pair_hash(uint64_t pair)
+{
+    pair *= 0x9e3779b97f4a7c15u;
+    return pair ^ pair >> 32;
+}
+
+static inline struct pair_slot *pair_probe(const struct tokenizer *t, uint64_t pair)
+{
+    uint64_t i = pair_hash(pair) & t->pair_mask;
+
+    while (t->pair[i].pair != pair && t->pair[i].pair != UINT64_MAX)
+        i = (i + 1) & t->pair_mask;
+    return &t->pair[i];
+}
+
+static inline bool find_pair(const struct tokenizer *t, const uint8_t *text,
+                             const struct merge_sym *l, const struct merge_sym *r, uint32_t *rank,
+                             uint32_t *id)
+{
+    uint64_t pair = (uint64_t)l->id << 32 | r->id;
+    const struct pair_slot *s = pair_probe(t, pair);
+
+    (void)text;
+    if (s->pair != pair)
+        return false;
+    *rank = s->rank;
+    *id = s->merged;
+    return true;
+}
+
+/* ---- short rows ---- */
+
 /* Merges sym[0..n), n <= MERGE_SMALL, in place; returns how many remain. */
 static inline __attribute__((always_inline)) uint32_t merge_small(const struct tokenizer *t,
                                                                   const uint8_t *text,

@@ -130,6 +130,14 @@ static size_t contraction(const uint8_t *p, size_t pos, size_t end, uint8_t fold
     return (b == 'e' && (a == 'r' || a == 'v')) || (b == 'l' && a == 'l') ? 3 : 0;
 }
 
+/* Case folding makes the long s (U+017F) an s. */
+static size_t contraction_folded(const uint8_t *p, size_t pos, size_t end)
+{
+    if (end - pos > 2 && p[pos + 1] == 0xc5 && p[pos + 2] == 0xbf)
+        return 3;
+    return contraction(p, pos, end, 0x20);
+}
+
 /* \s+(?!\S)|\s+ : all blanks but the last when something follows; with lines, first
  * \s*[\r\n]+ : up to the last line end.  At least one blank is at pos. */
 static size_t scan_blanks(const uint8_t *p, size_t pos, size_t end, bool lines)
@@ -171,13 +179,15 @@ static size_t scan_gpt2(const uint8_t *p, size_t pos, size_t end)
 /* (?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?{letter}+|
  * \p{N}{1,digits}| ?[^\s{letter}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
  * where {letter} is \p{L}, or [\p{L}\p{M}] in newer Qwen. */
-static size_t scan_llama3(const uint8_t *p, size_t pos, size_t end, unsigned letter, int digits)
+static size_t scan_llama3(const uint8_t *p, size_t pos, size_t end, unsigned letter, int digits,
+                          bool fold)
 {
     size_t next, after, n;
     unsigned k;
     uint8_t c = p[pos];
 
-    if (c == '\'' && (n = contraction(p, pos, end, 0x20)) != 0)
+    if (c == '\'' &&
+        (n = fold ? contraction_folded(p, pos, end) : contraction(p, pos, end, 0x20)) != 0)
         return pos + n;
     k = class_at(p, pos, &next);
     if (c != '\r' && c != '\n' && k != CL_NUMBER) {
@@ -200,6 +210,95 @@ static size_t scan_llama3(const uint8_t *p, size_t pos, size_t end, unsigned let
         return next;
     }
     return scan_blanks(p, pos, end, true);
+}
+
+enum { CASE_UP = 1, CASE_LOW = 2, CASE_NONE = 4 /* Lm, Lo, marks: go with either */ };
+
+static unsigned case_at(const uint8_t *p, size_t pos, size_t *next)
+{
+    unsigned k = class_at(p, pos, next);
+    uint32_t cp;
+
+    if (p[pos] < 0x80)
+        return k != CL_LETTER ? 0 : p[pos] < 'a' ? CASE_UP : CASE_LOW;
+    if (k == CL_MARK)
+        return CASE_NONE;
+    if (k != CL_LETTER)
+        return 0;
+    cp = p[pos] & (0x7fu >> (*next - pos));
+    for (size_t i = pos + 1; i < *next; i++)
+        cp = cp << 6 | (p[i] & 0x3f);
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LT: return CASE_UP;
+    case UTF8PROC_CATEGORY_LL: return CASE_LOW;
+    default: return CASE_NONE;
+    }
+}
+
+/* [Lu Lt Lm Lo M]*[Ll Lm Lo M]+ from pos, or pos when it does not match.  The first part takes all
+ * it can and gives back until the second has a character: its last one without case. */
+static size_t scan_cased(const uint8_t *p, size_t pos, size_t end, size_t *upper_end)
+{
+    size_t at = pos, match = pos, next = pos;
+    unsigned k = 0;
+
+    while (at < end && ((k = case_at(p, at, &next)) & (CASE_UP | CASE_NONE)) != 0) {
+        at = next;
+        if (k == CASE_NONE)
+            match = at;
+    }
+    *upper_end = at;
+    if (at == end || k != CASE_LOW)
+        return match;
+    while (at < end && (case_at(p, at, &next) & (CASE_LOW | CASE_NONE)) != 0)
+        at = next;
+    return at;
+}
+
+/* A word with its contraction, or pos: first with the character before it, then without; first
+ * one that has a lower part, then one of capitals alone. */
+static size_t scan_cased_word(const uint8_t *p, size_t pos, size_t end)
+{
+    size_t next, upper = pos, upper_after = pos, at;
+    unsigned k = class_at(p, pos, &next);
+    bool prefix = k != CL_LETTER && k != CL_NUMBER && p[pos] != '\r' && p[pos] != '\n';
+
+    at = prefix ? scan_cased(p, next, end, &upper_after) : pos;
+    if (!prefix || at == next)
+        at = scan_cased(p, pos, end, &upper);
+    if (at == pos)
+        at = prefix && upper_after > next ? upper_after : upper;
+    if (at > pos && at < end && p[at] == '\'')
+        at += contraction_folded(p, at, end);
+    return at;
+}
+
+/* x?{upper}*{lower}+c?|x?{upper}+{lower}*c?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|
+ * \s+(?!\S)|\s+ where x is [^\r\n\p{L}\p{N}], {upper} [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}], {lower}
+ * [\p{Ll}\p{Lm}\p{Lo}\p{M}] and c a contraction. */
+static size_t scan_o200k(const uint8_t *p, size_t pos, size_t end)
+{
+    size_t next, after, at = scan_cased_word(p, pos, end);
+    unsigned k;
+    int digits = 3;
+
+    if (at > pos)
+        return at;
+    k = class_at(p, pos, &next);
+    if (k == CL_NUMBER) {
+        while (--digits > 0 && next < end && class_at(p, next, &after) == CL_NUMBER)
+            next = after;
+        return next;
+    }
+    if (p[pos] == ' ' && next < end)
+        k = class_at(p, next, &next);
+    if ((k & CL_WORD) != 0)
+        return scan_blanks(p, pos, end, true);
+    next = run_out(p, next, end, CL_WORD);
+    while (next < end && (p[next] == '\r' || p[next] == '\n' || p[next] == '/'))
+        next++;
+    return next;
 }
 
 /* [\p{P}$+<=>^~|]+ (Falcon: and the grave accent): runs of it and what is between. */
@@ -293,11 +392,16 @@ bool pretok_next(struct pretok *s, struct str *piece)
     switch (s->kind) {
     case PRETOK_GPT2: s->pos = scan_gpt2(s->p, from, s->end); break;
     case PRETOK_SMOLLM: s->pos = next_smollm(s); break;
-    case PRETOK_LLAMA3: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER, 3); break;
-    case PRETOK_QWEN2: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER, 1); break;
-    case PRETOK_QWEN35: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER | CL_MARK, 1); break;
+    case PRETOK_LLAMA3: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER, 3, false); break;
+    case PRETOK_QWEN2: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER, 1, false); break;
+    case PRETOK_QWEN35:
+        s->pos = scan_llama3(s->p, from, s->end, CL_LETTER | CL_MARK, 1, false);
+        break;
     case PRETOK_FALCON: s->pos = next_falcon(s); break;
     case PRETOK_DEFAULT: s->pos = next_default(s); break;
+    case PRETOK_LLAMA3_FOLD: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER, 3, true); break;
+    case PRETOK_QWEN2_FOLD: s->pos = scan_llama3(s->p, from, s->end, CL_LETTER, 1, true); break;
+    case PRETOK_O200K_FOLD: s->pos = scan_o200k(s->p, from, s->end); break;
     }
     DEBUG_ASSERT(s->pos > from && s->pos <= s->end);
     *piece = (struct str) { (const char *)s->p + from, s->pos - from };

@@ -16,7 +16,11 @@ enum pretok_kind {
     PRETOK_LLAMA3,
     PRETOK_QWEN2,
     PRETOK_QWEN35,
-    PRETOK_FALCON
+    PRETOK_FALCON,
+    /* as tokenizer.json writes them: "(?i:'s" is also the long s */
+    PRETOK_LLAMA3_FOLD,
+    PRETOK_QWEN2_FOLD,
+    PRETOK_O200K_FOLD
 };
 
 struct pretok_name {

@@ -14,17 +14,12 @@
 
 /* ---- building ---- */
 
-struct by_length {
-    size_t len;
-    uint32_t id;
-};
-
 static int longest_first(const void *a, const void *b)
 {
-    const struct by_length *x = a, *y = b;
+    const struct special_text *x = a, *y = b;
 
-    if (x->len != y->len)
-        return x->len > y->len ? -1 : 1;
+    if (x->text.n != y->text.n)
+        return x->text.n > y->text.n ? -1 : 1;
     return x->id < y->id ? -1 : x->id > y->id;
 }
 
@@ -87,34 +82,42 @@ static bool insert(struct special_set *s, struct str text, uint32_t rank, bool u
     return true;
 }
 
+int special_build_from(struct special_set *s, struct special_text *list, size_t n)
+{
+    *s = (struct special_set) { 0 };
+    s->id = mem_try_zero(n + 1, sizeof(*s->id));
+    s->len = mem_try_zero(n + 1, sizeof(*s->len));
+    if (s->id == NULL || s->len == NULL)
+        return ERR_NOMEM;
+    if (n > 0)
+        qsort(list, n, sizeof(*list), longest_first);
+    for (size_t i = 0; i < n; i++) {
+        s->id[i] = list[i].id;
+        s->len[i] = (uint32_t)list[i].text.n;
+        if (!insert(s, list[i].text, (uint32_t)i, list[i].user))
+            return ERR_NOMEM;
+    }
+    s->count = (uint32_t)n;
+    return 0;
+}
+
 int special_build(struct special_set *s, const struct tokenizer *t)
 {
-    struct by_length *list;
+    struct special_text *list;
     size_t n = 0;
-    int rc = 0;
+    int rc;
 
     *s = (struct special_set) { 0 };
     for (uint32_t id = 0; id < t->count; id++)
         n += (t->attr[id] & (TOK_SPECIAL | TOK_USER)) != 0 && t->text[id].n > 0;
     list = mem_try_zero(n + 1, sizeof(*list));
-    s->id = mem_try_zero(n + 1, sizeof(*s->id));
-    if (list == NULL || s->id == NULL) {
-        mem_free(list);
+    if (list == NULL)
         return ERR_NOMEM;
-    }
     n = 0;
     for (uint32_t id = 0; id < t->count; id++)
         if ((t->attr[id] & (TOK_SPECIAL | TOK_USER)) != 0 && t->text[id].n > 0)
-            list[n++] = (struct by_length) { t->text[id].n, id };
-    qsort(list, n, sizeof(*list), longest_first);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        uint32_t id = list[i].id;
-
-        s->id[i] = id;
-        if (!insert(s, t->text[id], (uint32_t)i, (t->attr[id] & TOK_SPECIAL) == 0))
-            rc = ERR_NOMEM;
-    }
-    s->count = (uint32_t)n;
+            list[n++] = (struct special_text) { t->text[id], id, (t->attr[id] & TOK_SPECIAL) == 0 };
+    rc = special_build_from(s, list, n);
     mem_free(list);
     return rc;
 }
@@ -123,6 +126,7 @@ void special_fini(struct special_set *s)
 {
     mem_free(s->node);
     mem_free(s->id);
+    mem_free(s->len);
     *s = (struct special_set) { 0 };
 }
 
@@ -142,16 +146,14 @@ struct finder {
     uint64_t *cover; /* a bit for each byte that was cut out; NULL until the first candidate */
 };
 
-/* The rank of the longest text at `at` of at most n bytes, or TOK_NONE. */
-static uint32_t longest_at(const struct finder *f, size_t at, size_t n)
+uint32_t special_longest(const struct special_set *s, struct str text, size_t at, size_t n,
+                         bool control, const uint8_t *mark)
 {
-    const struct special_set *s = &f->t->special;
-    const uint8_t *p = (const uint8_t *)f->text.p + at;
+    const uint8_t *p = (const uint8_t *)text.p + at;
     uint32_t node = s->root[p[0]], best = TOK_NONE;
-    bool control = f->control;
 
     for (size_t i = 1; node != 0; i++) {
-        control = control && (f->mark == NULL || f->mark[at + i - 1] == 0);
+        control = control && (mark == NULL || mark[at + i - 1] == 0);
         if (s->node[node].rank != TOK_NONE && (control || s->node[node].user))
             best = s->node[node].rank;
         if (i >= n)
@@ -159,6 +161,11 @@ static uint32_t longest_at(const struct finder *f, size_t at, size_t n)
         node = child_of(s, node, p[i]);
     }
     return best;
+}
+
+static uint32_t longest_at(const struct finder *f, size_t at, size_t n)
+{
+    return special_longest(&f->t->special, f->text, at, n, f->control, f->mark);
 }
 
 static bool push(struct finder *f, uint32_t rank, size_t at)
@@ -231,10 +238,7 @@ static bool collect(struct finder *f)
     for (size_t i = 0; i < n; i++) {
         uint32_t rank;
 
-        if (s->root[p[i]] == 0)
-            continue;
-        if (!s->single[p[i]] &&
-            (i + 1 == n || (s->second[p[i]][p[i + 1] >> 6] >> (p[i + 1] & 63) & 1) == 0))
+        if (!special_may_begin(s, p + i, n - i))
             continue;
         rank = longest_at(f, i, n - i);
         if (rank != TOK_NONE && !push(f, rank, i))

@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/gguf.h"
-#include "text/tokenizer_priv.h"
+#include "text/rules.h"
 #include <stdio.h>
 
 #define TOKENS_MAX (1u << 24)
@@ -56,6 +56,27 @@ bool token_list_room(struct token_list *l)
 bool token_list_add(struct token_list *l, uint32_t id)
 {
     return token_list_push(l, id);
+}
+
+bool token_list_append(struct token_list *l, const uint32_t *id, size_t count)
+{
+    size_t max = list_max(l), cap;
+    uint32_t *p;
+
+    if (count > max - MIN(max, l->count))
+        return false;
+    if (l->count + count > l->cap) {
+        cap = MIN(max, MAX(l->cap * 2, l->count + count));
+        p = mem_try_realloc(l->id, cap * sizeof(*p));
+        if (p == NULL)
+            return false;
+        l->id = p;
+        l->cap = cap;
+    }
+    if (count > 0)
+        memcpy(l->id + l->count, id, count * sizeof(*id));
+    l->count += count;
+    return true;
 }
 
 bool enc_tmp(struct enc *e, size_t n)
@@ -337,6 +358,17 @@ static void load_known(struct tokenizer *t, const struct gguf *g)
         mark(t, find_z(t, ends[i]), TOK_EOG | TOK_CONTROL);
 }
 
+void tokenizer_mark_ends(struct tokenizer *t)
+{
+    mark(t, t->eos, TOK_EOG);
+    for (size_t i = 0; i < COUNT(ends); i++) {
+        uint32_t id = find_z(t, ends[i]);
+
+        if (id < t->count && (t->attr[id] & (TOK_CONTROL | TOK_USER)) != 0)
+            mark(t, id, TOK_EOG);
+    }
+}
+
 /* Families whose texts mean something else than elsewhere. */
 static void load_exceptions(struct tokenizer *t)
 {
@@ -436,6 +468,8 @@ void tokenizer_free(struct tokenizer *t)
     mem_free(t->attr);
     mem_free(t->pair);
     mem_free(t->rank);
+    rules_free(t->rules);
+    arena_fini(&t->own);
     mem_free(t);
 }
 
@@ -468,26 +502,42 @@ static int encode_cut(struct enc *e, struct str text, const struct special_cuts 
     return encode_text(e, str_sub(text, from, text.n - from), true);
 }
 
-static int encode(const struct tokenizer *t, struct str text, unsigned flags, const uint8_t *mark,
-                  struct token_list *out)
+/* What the file wants before (or after) a text. */
+static int put_frame(const struct tokenizer *t, bool before, struct token_list *out)
 {
+    const struct rules *r = t->rules;
+    uint32_t id = before ? t->bos : t->eos;
+    bool ok = true;
+
+    if (r == NULL)
+        ok = !(before ? t->add_bos : t->add_eos) || id == TOK_NONE || token_list_push(out, id);
+    for (unsigned i = 0; r != NULL && i < (before ? r->head_count : r->tail_count); i++)
+        ok = ok && token_list_push(out, (before ? r->head : r->tail)[i]);
+    return ok ? 0 : token_list_error(out);
+}
+
+static int encode(const struct tokenizer *t, struct str text, size_t at, unsigned flags,
+                  const uint8_t *mark, struct token_list *out)
+{
+    bool control = (flags & TOKENIZE_PARSE_SPECIAL) != 0,
+         frame = (flags & TOKENIZE_ADD_SPECIAL) != 0;
     struct enc e = { .t = t, .out = out };
     struct special_cuts cuts = { 0 };
     size_t count = out->count;
-    int rc = 0;
+    int rc;
 
     if (text.n > TOKENIZER_TEXT_MAX)
         return ERR_LIMIT;
-    if ((flags & TOKENIZE_ADD_SPECIAL) != 0 && t->add_bos && t->bos != TOK_NONE &&
-        !token_list_push(out, t->bos))
-        rc = token_list_error(out);
-    if (rc == 0)
-        rc = special_find(t, text, (flags & TOKENIZE_PARSE_SPECIAL) != 0, mark, &cuts);
-    if (rc == 0)
-        rc = encode_cut(&e, text, &cuts);
-    if (rc == 0 && (flags & TOKENIZE_ADD_SPECIAL) != 0 && t->add_eos && t->eos != TOK_NONE &&
-        !token_list_push(out, t->eos))
-        rc = token_list_error(out);
+    rc = frame ? put_frame(t, true, out) : 0;
+    if (rc == 0 && t->rules != NULL) {
+        rc = rules_encode(&e, text, at, control, mark);
+    } else if (rc == 0) {
+        rc = special_find(t, text, control, mark, &cuts);
+        if (rc == 0)
+            rc = encode_cut(&e, text, &cuts);
+    }
+    if (rc == 0 && frame)
+        rc = put_frame(t, false, out);
     if (rc != 0)
         out->count = count;
     mem_free(cuts.cut);
@@ -500,13 +550,19 @@ static int encode(const struct tokenizer *t, struct str text, unsigned flags, co
 int tokenizer_encode(const struct tokenizer *t, struct str text, unsigned flags,
                      struct token_list *out)
 {
-    return encode(t, text, flags, NULL, out);
+    return encode(t, text, 0, flags, NULL, out);
 }
 
 int tokenizer_encode_marked(const struct tokenizer *t, struct str text, const uint8_t *mark,
                             struct token_list *out)
 {
-    return encode(t, text, TOKENIZE_PARSE_SPECIAL, mark, out);
+    return encode(t, text, 0, TOKENIZE_PARSE_SPECIAL, mark, out);
+}
+
+int tokenizer_encode_part(const struct tokenizer *t, struct str text, size_t at,
+                          const uint8_t *mark, struct token_list *out)
+{
+    return encode(t, text, at, TOKENIZE_PARSE_SPECIAL, mark, out);
 }
 
 /* ---- questions ---- */
@@ -555,14 +611,16 @@ uint32_t tokenizer_find(const struct tokenizer *t, struct str text)
 
     if (text.n == 0)
         return TOK_NONE;
-    if (t->kind == TOK_KIND_SPM)
+    if (t->kind == TOK_KIND_CHAR && map_gets(&t->odd, text, &odd))
+        return (uint32_t)odd;
+    if (t->kind != TOK_KIND_BPE)
         return vocab_find(&t->vocab, (const uint8_t *)text.p, text.n);
     if (text.n > sizeof(stack) && (tmp = mem_try(text.n)) == NULL)
         return TOK_NONE;
-    if (alphabet_decode(text, tmp, &n))
-        id = vocab_find(&t->vocab, tmp, n);
-    else if (map_gets(&t->odd, text, &odd))
+    if (map_gets(&t->odd, text, &odd))
         id = (uint32_t)odd;
+    else if (alphabet_decode(text, tmp, &n))
+        id = vocab_find(&t->vocab, tmp, n);
     if (tmp != stack)
         mem_free(tmp);
     return id < t->count ? id : TOK_NONE;

@@ -1,7 +1,9 @@
-/* text/tokenizer.h - text to token ids and back, from GGUF metadata.
+/* text/tokenizer.h - text to token ids and back, from GGUF metadata or a tokenizer.json.
  *
- * Byte-level BPE (pre-tokenizers smollm, gpt-2, llama-bpe, qwen2) and SPM, with
- * special tokens and byte fallback.  Ids equal llama.cpp's for the same file.
+ * GGUF: byte-level BPE (pre-tokenizers smollm, gpt-2, llama-bpe, qwen2) and SPM, with special
+ * tokens and byte fallback; ids equal llama.cpp's for the same file.
+ * tokenizer.json: BPE of bytes or of characters, with the file's own normalizer, pre-tokenizer
+ * and added tokens; ids equal those of Hugging Face's tokenizers.
  * A tokenizer is immutable after tokenizer_new: any thread may use it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef TEXT_TOKENIZER_H
@@ -14,6 +16,18 @@ struct tokenizer;
 
 /* g is borrowed and must outlive the tokenizer (token texts point into it). */
 int tokenizer_new(struct tokenizer **out, const struct gguf *g, struct err *e) MUST_CHECK;
+/* What tokenizer_config.json adds to a tokenizer.json. */
+struct tokenizer_json_opts {
+    bool is_configured;  /* bos and eos are all there is: do not look for customary ones */
+    struct str bos, eos; /* texts; p == NULL: none */
+    bool replace_frame;  /* add_bos and add_eos count, not the file's post_processor */
+    bool add_bos, add_eos;
+};
+
+/* Reads the text of a tokenizer.json, which is not needed afterwards; o may be NULL.
+ * ERR_PARSE, ERR_UNSUPPORTED (e names the part and says what to do), ERR_LIMIT, ERR_NOMEM. */
+int tokenizer_new_json(struct tokenizer **out, struct str json, const struct tokenizer_json_opts *o,
+                       struct err *e) MUST_CHECK;
 void tokenizer_free(struct tokenizer *t);
 
 struct token_list {

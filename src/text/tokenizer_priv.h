@@ -3,11 +3,13 @@
  * vocab.c    byte strings to ids and back, the byte alphabet of byte-level BPE
  * special.c  where control and user-defined tokens cut a text
  * pretok.c   where a pre-tokenizer cuts a text
- * bpe.c spm.c  pieces to ids, over the merge loop of merge.h
+ * bpe.c spm.c charbpe.c  pieces to ids, over the merge loop of merge.h
+ * rules.c normalize.c    what a tokenizer.json prescribes around the model; tokjson.c reads it
  * tokenizer.c  reading the file, putting the parts together; detok.c  the way back */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef TEXT_TOKENIZER_PRIV_H
 #define TEXT_TOKENIZER_PRIV_H
+#include "base/arena.h"
 #include "base/map.h"
 #include "text/pretok.h"
 #include "text/tokenizer.h"
@@ -71,7 +73,8 @@ struct special_set {
     struct special_node *node; /* [0] unused, so that 0 means none */
     uint32_t node_count, node_cap;
     uint32_t root[256];
-    uint32_t *id; /* by rank: longest text first */
+    uint32_t *id;  /* by rank: longest text first */
+    uint32_t *len; /* of the text, by rank */
     uint32_t count;
     uint64_t second[256][4]; /* second bytes that may follow a first byte */
     bool single[256];        /* texts of one byte */
@@ -88,16 +91,42 @@ struct special_cuts {
     size_t count, cap;
 };
 
+struct special_text {
+    struct str text; /* not empty */
+    uint32_t id;
+    bool user;
+};
+
 int special_build(struct special_set *s, const struct tokenizer *t) MUST_CHECK;
+/* Sorts list.  On failure s is to be special_fini'ed all the same. */
+int special_build_from(struct special_set *s, struct special_text *list, size_t n) MUST_CHECK;
 void special_fini(struct special_set *s);
 /* Longest texts first over the whole of `text`, each from the left, as llama.cpp does.
  * ERR_NOMEM. */
 int special_find(const struct tokenizer *t, struct str text, bool control, const uint8_t *mark,
                  struct special_cuts *out) MUST_CHECK;
 
+/* The rank of the longest text at `at` of at most n bytes, or TOK_NONE.  Texts that are not the
+ * user's are found only with control, and where no byte is marked (mark may be NULL). */
+uint32_t special_longest(const struct special_set *s, struct str text, size_t at, size_t n,
+                         bool control, const uint8_t *mark);
+
+/* Whether a text can begin at p, n > 0 bytes before the end: says no to nearly all places. */
+static inline bool special_may_begin(const struct special_set *s, const uint8_t *p, size_t n)
+{
+    return s->root[p[0]] != 0 &&
+           (s->single[p[0]] || (n > 1 && (s->second[p[0]][p[1] >> 6] >> (p[1] & 63) & 1) != 0));
+}
+
 /* ---- the tokenizer ---- */
 
-enum tok_kind { TOK_KIND_BPE, TOK_KIND_SPM };
+enum tok_kind {
+    TOK_KIND_BPE, /* of bytes, written in the alphabet */
+    TOK_KIND_SPM, /* of characters: any two neighbours that are a token, by score */
+    TOK_KIND_CHAR /* BPE of characters: the listed pairs, by their order */
+};
+
+struct rules; /* rules.h */
 
 struct pair_slot {
     uint64_t pair; /* left << 32 | right; UINT64_MAX = empty */
@@ -128,7 +157,11 @@ struct tokenizer {
     /* SPM */
     uint32_t *rank;         /* by id: smaller merges first, equal scores have equal ranks */
     uint32_t ascii_id[128]; /* tokens of one ASCII character: saves half of the look-ups */
-    bool glued[256];        /* a token has U+2581 after this byte: no cut there */
+    bool glued[256];        /* a token has U+2581 after this byte: no cut there (CHAR too) */
+    /* tokenizer.json only */
+    struct rules *rules; /* NULL: of a GGUF file */
+    struct arena own;    /* the texts */
+    bool byte_fallback, fuse_unk;
 };
 
 /* Scratch of one tokenizer_encode. */
@@ -154,12 +187,29 @@ static inline bool token_list_push(struct token_list *l, uint32_t id)
     return true;
 }
 
+/* All or nothing. */
+bool token_list_append(struct token_list *l, const uint32_t *id, size_t count);
+
+/* As TOKENIZE_PARSE_SPECIAL, with marks unless mark is NULL; text follows `at` bytes that end in a
+ * control token. */
+int tokenizer_encode_part(const struct tokenizer *t, struct str text, size_t at,
+                          const uint8_t *mark, struct token_list *out) MUST_CHECK;
+
 /* Why a push was refused. */
 int token_list_error(const struct token_list *l);
 
 /* Text between special tokens to ids.  0, ERR_NOMEM, ERR_LIMIT. */
 int bpe_encode(struct enc *e, struct str text) MUST_CHECK;
 int spm_encode(struct enc *e, struct str text, bool space_before) MUST_CHECK;
+void tokenizer_mark_ends(struct tokenizer *t); /* the customary texts that end generation */
+/* What a pre-tokenizer has cut out, not empty. */
+int bpe_encode_piece(struct enc *e, const uint8_t *p, size_t n) MUST_CHECK;
+int char_encode(struct enc *e, struct str text) MUST_CHECK;
+/* Room for count merges; then one by one, of equal pairs the last counts. */
+int bpe_pairs(struct tokenizer *t, uint64_t count) MUST_CHECK;
+void bpe_pair_set(struct tokenizer *t, uint32_t left, uint32_t right, uint32_t rank,
+                  uint32_t merged);
+int bpe_byte_ids(struct tokenizer *t) MUST_CHECK;
 int bpe_load_merges(struct tokenizer *t, const struct str *merge, uint64_t count,
                     struct err *e) MUST_CHECK;
 #endif

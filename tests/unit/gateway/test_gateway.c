@@ -19,7 +19,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define WORKERS   3
+#define WORKERS   4
 #define HELD_MAX  256
 #define WAIT_MS   5000
 #define SHOTS_MAX 256
@@ -38,6 +38,7 @@ struct worker {
     bool hold_after_first; /* of a stream */
     uint32_t event_bytes;
     const char *usage; /* JSON object or NULL */
+    const char *page;  /* of metrics; NULL: vLLM's names */
     /* what came of it */
     uint32_t requests, gone, live, foreign; /* foreign: running there, not from here */
     struct http_req *held[HELD_MAX];
@@ -198,7 +199,9 @@ static void worker_handle(void *ctx, struct http_req *r)
         http_req_on_gone(r, scrape_gone, NULL);
         return;
     }
-    if (str_eqz(path, "/metrics")) {
+    if (str_eqz(path, "/metrics") && k->page != NULL) {
+        http_reply(r, 200, "text/plain", str_of(k->page), NULL);
+    } else if (str_eqz(path, "/metrics")) {
         snprintf(body, sizeof(body),
                  "vllm:num_requests_running{engine=\"0\"} %u\n"
                  "vllm:num_requests_waiting{engine=\"0\"} "
@@ -363,7 +366,7 @@ static bool has(const struct shot *s, const char *text)
 static bool all_used(void)
 {
     for (uint32_t i = 0; i < w.g->endpoint_count; i++)
-        if (w.g->endpoints[i].use != SCHED_USED)
+        if (w.g->endpoints[i]->use != SCHED_USED)
             return false;
     return true;
 }
@@ -409,7 +412,7 @@ static void start_gateway(uint32_t count, struct gateway_opts o, const enum sche
                                                   .role_given = roles != NULL };
     o.endpoints = eps;
     o.endpoint_count = count;
-    if (gateway_open(&w.g, w.loop, &o, &e) != 0)
+    if (gateway_open(&w.g, &w.loop, 1, &o, &e) != 0)
         fail_msg("%s", e.msg);
 }
 
@@ -430,11 +433,11 @@ static void stop(void)
 {
     WAIT(idle);
     for (uint32_t i = 0; i < w.g->endpoint_count; i++) {
-        assert_int_equal(w.g->endpoints[i].inflight, 0);
-        assert_int_equal(w.g->endpoints[i].decoding, 0);
-        assert_true(w.g->endpoints[i].prefill_tokens == 0);
+        assert_int_equal(w.g->endpoints[i]->inflight, 0);
+        assert_int_equal(w.g->endpoints[i]->decoding, 0);
+        assert_true(w.g->endpoints[i]->prefill_tokens == 0);
     }
-    assert_null(w.g->live);
+    assert_null(w.g->front[0].live);
     gateway_close(w.g);
     for (uint32_t i = 0; i < WORKERS; i++)
         http_server_close(w.worker[i].server);
@@ -543,6 +546,102 @@ static void bad_requests_are_refused_here(void **state)
     stop();
 }
 
+/* Every engine's own names are read. */
+static void engines_are_understood_by_their_names(void **state)
+{
+    static const char *const pages[] = {
+        "vllm:num_requests_running 3\nvllm:num_requests_waiting 2\nvllm:kv_cache_usage_perc 0.5\n"
+        "vllm:cache_config_info{block_size=\"32\",num_gpu_blocks=\"900\"} 1\n"
+        "vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"old\"} 1\n"
+        "vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"a,b\","
+        "waiting_lora_adapters=\"c\"} 2\n",
+        "sglang:num_running_reqs 3\nsglang:num_queue_reqs 2\nsglang:token_usage 0.5\n"
+        "sglang:cache_config_info{page_size=\"32\",num_pages=\"900\"} 1\n",
+        "llamacpp:requests_processing 3\nllamacpp:requests_deferred 2\n"
+        "llamacpp:kv_cache_usage_ratio 0.5\n",
+        "trtllm_num_requests_running 3\ntrtllm_num_requests_waiting 2\n"
+        "trtllm_kv_cache_utilization 0.5\n",
+    };
+    const struct endpoint *ep;
+
+    (void)state;
+    start_workers(COUNT(pages));
+    for (size_t i = 0; i < COUNT(pages); i++)
+        w.worker[i].page = pages[i];
+    start_gateway(COUNT(pages), quick(), NULL);
+    WAIT(all_used);
+    for (uint32_t i = 0; i < COUNT(pages); i++) {
+        ep = w.g->endpoints[i];
+        assert_true(ep->running == 3 && ep->waiting == 2 && ep->kv_usage == 0.5);
+        if (i < 2)
+            assert_true(ep->block_tokens == 32 && ep->cache_blocks == 900);
+    }
+    ep = w.g->endpoints[0]; /* the newest sample counts */
+    assert_int_equal(ep->lora_active_count, 2);
+    assert_true(str_eqz(ep->lora_active[1], "b"));
+    assert_int_equal(ep->lora_waiting_count, 1);
+    assert_true(str_eqz(ep->lora_waiting[0], "c"));
+    assert_int_equal(ep->lora_max, 4);
+    stop();
+}
+
+/* The worker hears its own name and nothing else is changed; the client hears the one it used. */
+static void a_model_has_further_names(void **state)
+{
+    static const char *const aliases[] = { "nick=m" };
+    static const char body[] = "{ \"n\" : 12345678901234567890 , \"model\":\"nick\" ,"
+                               "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+    static const char sent[] = "{ \"n\" : 12345678901234567890 , \"model\":\"m\" ,"
+                               "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+    struct gateway_opts o = quick();
+    struct shot *s, *models;
+    struct err e;
+
+    (void)state;
+    start_workers(1);
+    assert_int_equal(objects_load(&o.objects, STR_NONE, "", aliases, 1, &e), 0);
+    start_gateway(1, o, NULL);
+    WAIT(all_used);
+    s = shoot(CHAT, body);
+    models = get("/v1/models");
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_string_equal(w.worker[0].last_body, sent);
+    assert_true(has(models, "\"nick\""));
+    stop();
+}
+
+static void endpoints_come_and_go(void **state)
+{
+    struct gateway_endpoint_opts one;
+    struct shot *s;
+    struct err e;
+
+    (void)state;
+    start(2);
+    one = (struct gateway_endpoint_opts) { .address = w.worker[1].address };
+    assert_int_equal(gateway_set_endpoints(w.g, &one, 1, &e), 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        s = shoot(CHAT, ASK);
+        WAIT(all_ended);
+        assert_int_equal(s->status, 200);
+    }
+    assert_int_equal(w.worker[0].requests, 0);
+    assert_int_equal(w.worker[1].requests, 4);
+    /* one that cannot be leaves the others alone */
+    one.address = "no port:x";
+    assert_int_not_equal(gateway_set_endpoints(w.g, &one, 1, &e), 0);
+    assert_int_equal(w.g->endpoint_count, 1);
+    one.address = w.worker[0].address;
+    assert_int_equal(gateway_set_endpoints(w.g, &one, 1, &e), 0);
+    WAIT(all_used);
+    s = shoot(CHAT, ASK);
+    WAIT(all_ended);
+    assert_int_equal(s->status, 200);
+    assert_int_equal(w.worker[0].requests, 1);
+    stop();
+}
+
 static void pages_tell_of_the_workers(void **state)
 {
     struct shot *models, *one, *none, *status, *ready, *metrics, *health;
@@ -577,7 +676,7 @@ static void pages_tell_of_the_workers(void **state)
 
 static bool first_unreachable(void)
 {
-    return w.g->endpoints[0].use == SCHED_UNREACHABLE;
+    return w.g->endpoints[0]->use == SCHED_UNREACHABLE;
 }
 
 static void nobody_usable_is_503_with_advice(void **state)
@@ -685,7 +784,7 @@ static void what_breaks_many_at_once_is_one_error(void **state)
     }
     k->held_count = 0;
     WAIT(all_ended);
-    assert_int_equal(w.g->endpoints[0].errors_row, 1);
+    assert_int_equal(w.g->endpoints[0]->errors_row, 1);
     for (int i = 0; i < 8; i++)
         assert_true(has(&shots[i], "upstream_cut"));
     stop();
@@ -700,7 +799,7 @@ static void a_worker_that_is_not_ready_gets_nothing(void **state)
     w.worker[0].not_ready = true;
     start_gateway(1, quick(), NULL);
     (void)wait_ms(never, 150);
-    assert_int_equal(w.g->endpoints[0].use, SCHED_LOADING);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_LOADING);
     s = shoot(CHAT, ASK);
     WAIT(all_ended);
     assert_int_equal(s->status, 503);
@@ -890,7 +989,7 @@ static void a_client_that_leaves_before_the_first_byte_too(void **state)
 
 static bool first_frozen(void)
 {
-    return w.g->endpoints[0].use == SCHED_FROZEN;
+    return w.g->endpoints[0]->use == SCHED_FROZEN;
 }
 
 static void a_frozen_worker_leaves_and_its_streams_end(void **state)
@@ -907,7 +1006,7 @@ static void a_frozen_worker_leaves_and_its_streams_end(void **state)
     t0 = clock_ms();
     WAIT(all_ended);
     assert_true(clock_ms() - t0 < 500 * 5 / 3 + 300); /* 5 s where frozen_ms is 3 s */
-    assert_int_equal(w.g->endpoints[0].use, SCHED_FROZEN);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_FROZEN);
     assert_true(has(s, "upstream_cut"));
     assert_false(has(s, "[DONE]"));
     other = shoot(CHAT, ASK);
@@ -1092,12 +1191,12 @@ static void load_of_others_counts_and_our_own_past_does_not(void **state)
     WAIT(all_held);
     (void)wait_ms(never, 60);
     for (uint32_t i = 0; i < 2; i++) {
-        assert_true(w.g->endpoints[i].running > 0);
+        assert_true(w.g->endpoints[i]->running > 0);
         release_all(&w.worker[i]);
     }
     WAIT(all_ended); /* the last scrapes still tell of them */
-    assert_true(w.g->endpoints[0].foreign == 0);
-    assert_true(w.g->endpoints[1].foreign == 0);
+    assert_true(w.g->endpoints[0]->foreign == 0);
+    assert_true(w.g->endpoints[1]->foreign == 0);
     stop();
 }
 
@@ -1203,32 +1302,34 @@ static void receipts_say_what_was_decided_and_what_came_of_it(void **state)
 static void the_last_thousand_receipts_are_kept(void **state)
 {
     struct receipts *rs = receipts_new();
-    struct exchange x = { .path = "/x" };
+    struct routing x = { .path = "/x" };
+    struct buf text;
     struct gateway g = { .endpoint_count = 0 };
 
     (void)state;
     x.g = &g;
+    buf_init(&text, 1 << 20);
     for (uint32_t i = 0; i < 2500; i++) {
         snprintf(x.id, sizeof(x.id), "id-%u", i % 1700); /* some come again */
         receipts_keep(rs, &x);
     }
     for (uint32_t i = 1500; i < 2500; i++) {
         char id[32], quoted[40];
-        struct str text;
 
         snprintf(id, sizeof(id), "id-%u", i % 1700);
         snprintf(quoted, sizeof(quoted), "\"%s\"", id);
-        text = receipts_get(rs, str_of(id));
-        assert_non_null(text.p);
-        assert_true(str_find(text, str_of(quoted)) != SIZE_MAX);
+        buf_reset(&text);
+        assert_true(receipts_get(rs, str_of(id), &text));
+        assert_true(str_find(buf_view(&text), str_of(quoted)) != SIZE_MAX);
     }
-    assert_null(receipts_get(rs, STR("id-1000")).p);
+    assert_false(receipts_get(rs, STR("id-1000"), &text));
+    buf_fini(&text);
     receipts_free(rs);
 }
 
 static bool first_is_paused(void)
 {
-    return w.g->live != NULL && w.g->live->paused;
+    return w.g->front[0].live != NULL && w.g->front[0].live->paused;
 }
 
 static void a_slow_client_holds_its_worker_back_and_gets_all(void **state)
@@ -1243,7 +1344,7 @@ static void a_slow_client_holds_its_worker_back_and_gets_all(void **state)
     s = shoot(CHAT, ASK_STREAM);
     http_call_pause(s->call);
     WAIT(first_is_paused);
-    assert_true(w.g->live->pending.len <= PENDING_BYTES_MAX);
+    assert_true(w.g->front[0].live->pending.len <= PENDING_BYTES_MAX);
     http_call_resume(s->call);
     WAIT(all_ended);
     buf_init(&want, (size_t)64 << 20);
@@ -1308,7 +1409,7 @@ static void a_worker_comes_back_by_a_probe(void **state)
 
     (void)state;
     start(2);
-    ep = &w.g->endpoints[0];
+    ep = w.g->endpoints[0];
     w.worker[0].refuse = 500;
     for (int i = 0; i < 60 && ep->ejections == 0; i++) {
         (void)shoot(CHAT, ASK);
@@ -1351,7 +1452,7 @@ static void a_new_process_starts_without_errors(void **state)
 
     (void)state;
     start(2);
-    ep = &w.g->endpoints[0];
+    ep = w.g->endpoints[0];
     k->refuse = 500;
     for (int i = 0; i < 60 && ep->ejections == 0; i++) {
         (void)shoot(CHAT, ASK);
@@ -1409,6 +1510,9 @@ int main(void)
         cmocka_unit_test(an_answer_comes_back_as_it_was),
         cmocka_unit_test(a_stream_comes_back_byte_by_byte),
         cmocka_unit_test(bad_requests_are_refused_here),
+        cmocka_unit_test(engines_are_understood_by_their_names),
+        cmocka_unit_test(a_model_has_further_names),
+        cmocka_unit_test(endpoints_come_and_go),
         cmocka_unit_test(pages_tell_of_the_workers),
         cmocka_unit_test(nobody_usable_is_503_with_advice),
         cmocka_unit_test(a_request_waits_for_a_worker_that_comes_back),

@@ -219,10 +219,9 @@ static void steering_and_connection_headers_stay_here(void **state)
 
     (void)state;
     assert_int_equal(stripped, 4);
-    assert_int_equal(n, 3);
+    assert_int_equal(n, 2); /* the trace goes on, too, but not as it came: the proxy writes it */
     assert_true(str_eqz(out[0].name, "Content-Type"));
-    assert_true(str_eqz(out[1].name, "traceparent"));
-    assert_true(str_eqz(out[2].name, "Authorization"));
+    assert_true(str_eqz(out[1].name, "Authorization"));
     assert_int_equal(forward_headers(&h, out, 1, &stripped), 1);
 }
 

@@ -11,6 +11,7 @@
 #include "mkmodel/mkmodel.h"
 #include "model/gguf.h"
 #include "text/chat.h"
+#include "text/text_model.h"
 #include "text/tokenizer.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,6 +200,15 @@ static struct keys keys_of(const struct reader *rd, enum reading_kind kind, cons
     return k;
 }
 
+static uint32_t shared(const struct keys *a, const struct keys *b)
+{
+    uint32_t n = 0;
+
+    while (n < a->count && n < b->count && a->key[n] == b->key[n])
+        n++;
+    return n;
+}
+
 static void text_parts_and_a_continued_answer_make_the_workers_tokens(void **state)
 {
     static const char parts[] =
@@ -229,13 +239,123 @@ static void text_parts_and_a_continued_answer_make_the_workers_tokens(void **sta
     reading_free(&r);
 }
 
-static uint32_t shared(const struct keys *a, const struct keys *b)
+static void tokens_of_a_body_are_those_of_its_keys(void **state)
 {
-    uint32_t n = 0;
+    static const struct {
+        enum reading_kind kind;
+        const char *body;
+        int rc;
+    } cases[] = {
+        { READING_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"" TEXT "\"}]}", 0 },
+        { READING_COMPLETION, "{\"model\":\"m\",\"prompt\":\"" TEXT "\"}", 0 },
+        { READING_COMPLETION, "{\"prompt\":[5,6,7]}", 0 },
+        { READING_CHAT, "{\"messages\":7}", ERR_INVAL },
+        { READING_COMPLETION, "{\"prompt\":7}", ERR_INVAL },
+        { READING_OTHER, "{\"input\":\"x\"}", ERR_UNSUPPORTED },
+        { READING_CHAT, "{", ERR_PARSE },
+    };
 
-    while (n < a->count && n < b->count && a->key[n] == b->key[n])
-        n++;
-    return n;
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct token_list l = { 0 };
+        struct reading r;
+        struct err e;
+
+        assert_int_equal(
+            reader_tokens(w.exact, cases[i].kind, str_of(cases[i].body), STR("default"), &l, &e),
+            cases[i].rc);
+        if (cases[i].rc == 0) {
+            read_it(w.exact, cases[i].kind, cases[i].body, &r);
+            assert_keys(&r, r.model.p != NULL ? "m" : "default", NULL, &l);
+            reading_free(&r);
+        } else {
+            assert_int_equal(l.count, 0);
+            assert_true(e.msg[0] != '\0');
+        }
+        token_list_fini(&l);
+        if (cases[i].kind == READING_CHAT)
+            assert_int_not_equal(reader_tokens(w.guessing, READING_CHAT, str_of(cases[i].body),
+                                               STR("default"), &l, &e),
+                                 0);
+        token_list_fini(&l);
+    }
+}
+
+static void the_bodys_name_picks_the_model(void **state)
+{
+    const struct reader_model models[] = { { "tiny", LLMD_TOKJSON "/bytes_nfc" },
+                                           { "other", LLMD_TOKJSON "/chars_first" },
+                                           { NULL, w.path } };
+    struct reader_opts o = {
+        .seed = "s", .block_tokens = BLOCK, .models = models, .model_count = COUNT(models)
+    };
+    static const char *const bodies[] = { "{\"model\":\"tiny\",\"prompt\":\"" TEXT "\"}",
+                                          "{\"model\":\"other\",\"prompt\":\"" TEXT "\"}",
+                                          "{\"model\":\"m\",\"prompt\":\"" TEXT "\"}",
+                                          "{\"prompt\":\"" TEXT "\"}" };
+    static const char *const names[] = { "tiny", "other", "m", "default" };
+    struct reader *r;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(reader_new(&r, w.loop, &o, &e), 0);
+    assert_true(reader_has_model(r));
+    for (size_t i = 0; i < COUNT(bodies); i++) {
+        struct token_list want = { 0 };
+        struct text_model *m;
+        struct reading got;
+
+        assert_int_equal(text_model_open(&m, models[MIN(i, (size_t)2)].path, &e), 0);
+        assert_int_equal(tokenizer_encode(m->tokenizer, STR(TEXT),
+                                          TOKENIZE_PARSE_SPECIAL | TOKENIZE_ADD_SPECIAL, &want),
+                         0);
+        read_it(r, READING_COMPLETION, bodies[i], &got);
+        assert_false(got.estimated);
+        assert_keys(&got, names[i], NULL, &want);
+        reading_free(&got);
+        token_list_fini(&want);
+        text_model_close(m);
+    }
+    reader_free(r);
+    o.model_count = 2; /* no model for other names */
+    assert_int_equal(reader_new(&r, w.loop, &o, &e), 0);
+    for (size_t i = 0; i < COUNT(bodies); i++) {
+        struct reading got;
+
+        read_it(r, READING_COMPLETION, bodies[i], &got);
+        assert_int_equal(got.estimated, i >= 2);
+        assert_false(got.render_failed);
+        reading_free(&got);
+    }
+    reader_free(r);
+}
+
+/* A guess is of the bytes as they stand, wherever the parts that it is made of end. */
+static void guessed_keys_follow_the_bytes(void **state)
+{
+    static const char tail[] = TEXT TEXT TEXT TEXT;
+    char body[2048];
+
+    (void)state;
+    for (int n = 0; n < 80; n++) {
+        struct keys a, b;
+        struct reading r;
+
+        /* tools of every length, the same message: equal keys exactly for equal bodies */
+        snprintf(body, sizeof(body), "{\"tools\":[\"%.*s\"],\"messages\":[\"%s\"]}", n, tail, tail);
+        a = keys_of(w.guessing, READING_CHAT, body);
+        b = keys_of(w.guessing, READING_CHAT, body);
+        assert_int_equal(a.count, b.count);
+        assert_memory_equal(a.key, b.key, a.count * sizeof(a.key[0]));
+        read_it(w.guessing, READING_CHAT, body, &r);
+        assert_int_equal(r.prompt_tokens, (n + 4 + 3) / 4 + (strlen(tail) + 3 + 3) / 4);
+        assert_int_equal(r.key_count, r.prompt_tokens / BLOCK);
+        reading_free(&r);
+        snprintf(body, sizeof(body), "{\"messages\":[\"%s\"],\"tools\":[\"%.*s!\"]}", tail, n,
+                 tail);
+        b = keys_of(w.guessing, READING_CHAT, body);
+        assert_int_equal(shared(&a, &b), (uint32_t)(n + 2) / 64);
+    }
 }
 
 static void a_longer_talk_begins_with_the_keys_of_the_shorter(void **state)
@@ -422,6 +542,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_chat_is_rendered_as_the_worker_renders_it),
         cmocka_unit_test(a_completion_is_text_or_ids),
+        cmocka_unit_test(tokens_of_a_body_are_those_of_its_keys),
+        cmocka_unit_test(the_bodys_name_picks_the_model),
+        cmocka_unit_test(guessed_keys_follow_the_bytes),
         cmocka_unit_test(text_parts_and_a_continued_answer_make_the_workers_tokens),
         cmocka_unit_test(a_longer_talk_begins_with_the_keys_of_the_shorter),
         cmocka_unit_test(model_and_salt_part_the_keys),

@@ -1,0 +1,51 @@
+/* sched/plugin_types_priv.h - every scheduling type, by the file it is in; plugin_rows.c lists
+ * them.  Threads: constants. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef SCHED_PLUGIN_TYPES_PRIV_H
+#define SCHED_PLUGIN_TYPES_PRIV_H
+#include "sched/plugin.h"
+
+/* filters */
+extern const struct plugin_type plugin_decode_filter, plugin_prefill_filter, plugin_encode_filter;
+extern const struct plugin_type plugin_label_selector_filter, plugin_by_label_selector,
+    plugin_by_label;
+extern const struct plugin_type plugin_prefix_affinity_filter, plugin_headroom_filter,
+    plugin_utilization_filter, plugin_attribute_filter, plugin_testing_filter;
+extern const struct plugin_type plugin_session_affinity_filter,
+    plugin_multicluster_session_affinity_filter, plugin_topology_filter;
+
+/* scorers */
+extern const struct plugin_type plugin_queue_scorer, plugin_running_requests_scorer,
+    plugin_kv_scorer, plugin_load_aware_scorer, plugin_token_load_scorer,
+    plugin_active_request_scorer, plugin_multicluster_queue_scorer, plugin_multicluster_kv_scorer;
+extern const struct plugin_type plugin_prefix_scorer, plugin_precise_scorer,
+    plugin_multicluster_prefix_scorer;
+extern const struct plugin_type plugin_lora_scorer, plugin_no_hit_lru_scorer,
+    plugin_attribute_scorer, plugin_header_label_scorer, plugin_latency_scorer, plugin_media_scorer,
+    plugin_cost_scorer;
+extern const struct plugin_type plugin_session_affinity_scorer, plugin_topology_scorer,
+    plugin_context_length;
+
+/* pickers */
+extern const struct plugin_type plugin_max_score_picker, plugin_random_picker,
+    plugin_weighted_random_picker;
+
+/* handlers and deciders */
+extern const struct plugin_type plugin_single_handler, plugin_disagg_handler, plugin_pd_handler,
+    plugin_data_parallel_handler, plugin_header_handler, plugin_disagg_headers,
+    plugin_prefill_header;
+extern const struct plugin_type plugin_always_decider, plugin_prefix_decider, plugin_media_decider;
+
+/* producers */
+extern const struct plugin_type plugin_approx_producer, plugin_multicluster_approx_producer,
+    plugin_precise_producer, plugin_token_producer, plugin_tokenizer_producer,
+    plugin_inflight_producer, plugin_session_id_producer, plugin_latency_producer,
+    plugin_media_producer;
+extern const struct plugin_type plugin_probabilistic_admitter;
+extern const struct plugin_type plugin_topology_extractor;
+
+/* ---- what they share ---- */
+
+/* Share of the prompt held by endpoint i, mixed with its length by weight; 0: nobody says. */
+double score_prefix_of(const struct sched_prefix *f, uint32_t i, double weight, double scale);
+#endif
