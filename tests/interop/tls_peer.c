@@ -102,18 +102,18 @@ static int fetch(const char *port, const char *ca, const char *crt, const char *
                                 .path = STR("/") };
     struct buf body;
     struct err e;
-    int status;
+    int status, rc;
 
     o.tls = trust(ca, crt, key);
     buf_init(&body, (size_t)64 << 20);
-    if (http_fetch(&o, &status, &body, NULL, NULL, &e) != 0) {
-        printf("failed %s\n", err_name(e.code));
-        return 2;
-    }
-    printf("%d %.*s", status, STR_ARG(buf_view(&body)));
+    rc = http_fetch(&o, &status, &body, NULL, NULL, &e);
+    if (rc != 0)
+        printf("failed %s\n", err_name(rc));
+    else
+        printf("%d %.*s", status, STR_ARG(buf_view(&body)));
     buf_fini(&body);
     tls_client_close(o.tls);
-    return 0;
+    return rc != 0 ? 2 : 0;
 }
 
 int main(int argc, char **argv)
