@@ -368,6 +368,7 @@ bool yaml_i64(const struct yaml_node *n, int64_t *out)
 
 bool yaml_f64(const struct yaml_node *n, double *out)
 {
+    uint64_t natural;
     int64_t whole;
     struct str s;
     double d;
@@ -376,6 +377,10 @@ bool yaml_f64(const struct yaml_node *n, double *out)
         return false;
     if (yaml_i64(n, &whole)) {
         *out = (double)whole;
+        return true;
+    }
+    if (yaml_u64(n, &natural)) { /* above INT64_MAX, in base 16 and 8 too */
+        *out = (double)natural;
         return true;
     }
     s = n->text;

@@ -21,7 +21,9 @@
  * tenants' file is refused, and so is one without it in the other.  Both files are watched; one
  * that is wrong is refused whole, logged and counted, and the keys before it go on for 24 hours.
  *
- * Requirements AUTH-01, 02, 04, 05.  Threads: one loop. */
+ * Requirements AUTH-01, 02, 04, 05.  Threads: auth_check, auth_retry_s, auth_info
+ * and all of identities and sets from any; auth_open, auth_reload and auth_close on the one loop
+ * that watches. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_AUTH_H
 #define GATEWAY_AUTH_H
@@ -64,14 +66,14 @@ int auth_open(struct loop *l, const struct auth_opts *o, struct auth **out,
 void auth_close(struct auth *a); /* NULL is fine; identities may outlive it */
 /* Reads the files again now.  On an error the old keys stay, and it was counted. */
 int auth_reload(struct auth *a, struct err *e);
-void auth_info(const struct auth *a, struct auth_info *out);
+void auth_info(struct auth *a, struct auth_info *out);
 
 /* peer: http_req_peer().  now_ms: of a clock that never goes back; wall_s: seconds since 1970.
  * Returns 0 and *out (to be put), or the status to answer: 401 or 429. */
 int auth_check(struct auth *a, const struct http_headers *h, const char *peer, uint64_t now_ms,
                double wall_s, struct auth_identity *out) MUST_CHECK;
 /* Seconds until a throttled address is heard again, >= 1. */
-uint32_t auth_retry_s(const struct auth *a, const char *peer, uint64_t now_ms);
+uint32_t auth_retry_s(struct auth *a, const char *peer, uint64_t now_ms);
 bool auth_model_allowed(const struct auth_identity *id, struct str model);
 /* Zeroes it; a zeroed one is fine. */
 void auth_identity_put(struct auth_identity *id);

@@ -13,6 +13,7 @@
 #include "codec/blockkey.h"
 #include "codec/yaml.h"
 #include "gateway/auth_priv.h"
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -62,7 +63,7 @@ size_t auth_set_count(const struct auth_set *s)
 
 void auth_set_put(struct auth_set *s)
 {
-    if (s == NULL || --s->holders != 0)
+    if (s == NULL || atomic_fetch_sub_explicit(&s->holders, 1, memory_order_acq_rel) != 1)
         return;
     map_fini(&s->ids);
     arena_fini(&s->arena);

@@ -22,8 +22,8 @@ struct auth_row {
 
 /* One file's rows.  Counted: each identity holds one, so that a reload leaves them alone. */
 struct auth_set {
-    uint32_t holders;
-    struct arena arena; /* all texts and rows */
+    _Atomic uint32_t holders; /* the last to let go frees: acq_rel in auth_set_put */
+    struct arena arena;       /* all texts and rows */
     struct auth_row *row;
     uint32_t count;
     struct map ids; /* id -> row */

@@ -13,6 +13,7 @@
 #include "base/map.h"
 #include "base/mem.h"
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 
 #define MINUTE_MS 60000
@@ -31,7 +32,8 @@ struct limit_tenant {
 };
 
 struct limiter {
-    struct map tenants; /* name -> struct limit_tenant */
+    pthread_mutex_t lock; /* guards the table and all in it */
+    struct map tenants;   /* name -> struct limit_tenant */
 };
 
 static int64_t full(const struct bucket *b)
@@ -75,7 +77,10 @@ static bool at_rest(const struct limit_tenant *t, uint64_t now_ms)
 
 struct limiter *limiter_new(void)
 {
-    return mem_zalloc(sizeof(struct limiter));
+    struct limiter *l = mem_zalloc(sizeof(*l));
+
+    pthread_mutex_init(&l->lock, NULL);
+    return l;
 }
 
 void limiter_free(struct limiter *l)
@@ -85,12 +90,18 @@ void limiter_free(struct limiter *l)
     for (size_t i = map_next(&l->tenants, 0); i < l->tenants.cap; i = map_next(&l->tenants, i + 1))
         mem_free((void *)(uintptr_t)l->tenants.slot[i].value);
     map_fini(&l->tenants);
+    pthread_mutex_destroy(&l->lock);
     mem_free(l);
 }
 
-size_t limiter_tenants(const struct limiter *l)
+size_t limiter_tenants(struct limiter *l)
 {
-    return l->tenants.count;
+    size_t n;
+
+    pthread_mutex_lock(&l->lock);
+    n = l->tenants.count;
+    pthread_mutex_unlock(&l->lock);
+    return n;
 }
 
 /* The table is rebuilt without those at rest: removing while walking would move the others. */
@@ -149,21 +160,12 @@ static void state_fill(const struct limit_tenant *t, const struct limit_rates *r
     s->tokens_reset_ms = wait_for(&t->tokens, full(&t->tokens));
 }
 
-int limit_admit(struct limiter *l, struct str tenant, const struct limit_rates *rates,
-                uint64_t tokens, uint64_t now_ms, struct limit_ticket *ticket,
-                struct limit_state *state)
+static void admit(struct limit_tenant *t, const struct limit_rates *rates, uint64_t tokens,
+                  uint64_t now_ms, struct limit_ticket *ticket, struct limit_state *state)
 {
-    struct limit_tenant *t = tenant_of(l, tenant, now_ms);
     int64_t need;
     uint64_t a, b;
 
-    *ticket = (struct limit_ticket) { 0 };
-    *state = (struct limit_state) { 0 };
-    if (t == NULL) {
-        state->refused_by = LIMIT_TENANTS;
-        state->retry_ms = 1000;
-        return ERR_LIMIT;
-    }
     refill(&t->requests, rates->requests_per_minute, now_ms);
     refill(&t->tokens, rates->tokens_per_minute, now_ms);
     tokens = t->tokens.rate == 0 ? 0 : MIN(tokens, t->tokens.rate);
@@ -184,6 +186,25 @@ int limit_admit(struct limiter *l, struct str tenant, const struct limit_rates *
         *ticket = (struct limit_ticket) { t, tokens };
     }
     state_fill(t, rates, state);
+}
+
+int limit_admit(struct limiter *l, struct str tenant, const struct limit_rates *rates,
+                uint64_t tokens, uint64_t now_ms, struct limit_ticket *ticket,
+                struct limit_state *state)
+{
+    struct limit_tenant *t;
+
+    *ticket = (struct limit_ticket) { 0 };
+    *state = (struct limit_state) { 0 };
+    pthread_mutex_lock(&l->lock);
+    t = tenant_of(l, tenant, now_ms);
+    if (t != NULL) {
+        admit(t, rates, tokens, now_ms, ticket, state);
+    } else {
+        state->refused_by = LIMIT_TENANTS;
+        state->retry_ms = 1000;
+    }
+    pthread_mutex_unlock(&l->lock);
     return state->refused_by == LIMIT_NONE ? 0 : ERR_LIMIT;
 }
 
@@ -192,9 +213,9 @@ void limit_settle(struct limiter *l, struct limit_ticket *ticket, uint64_t used,
     struct limit_tenant *t = ticket->tenant;
     struct bucket *b;
 
-    (void)l;
     if (t == NULL)
         return;
+    pthread_mutex_lock(&l->lock);
     ASSERT(t->running != 0);
     t->running--;
     b = &t->tokens;
@@ -205,6 +226,7 @@ void limit_settle(struct limiter *l, struct limit_ticket *ticket, uint64_t used,
         b->level += ((int64_t)ticket->tokens - (int64_t)used) * MINUTE_MS;
         b->level = MAX(MIN(b->level, full(b)), -full(b));
     }
+    pthread_mutex_unlock(&l->lock);
     *ticket = (struct limit_ticket) { 0 };
 }
 

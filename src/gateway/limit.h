@@ -3,7 +3,8 @@
  * Token buckets that hold a minute's worth and refill evenly.  Tokens are reserved at admission
  * (prompt + max_tokens) and settled with what was used at the end; a reservation above the whole
  * bucket counts as the whole bucket, so that a long request waits and is not refused for ever.
- * Requirements RL-01, OVL-07.  Pure: time is given.  Threads: one owner. */
+ * Requirements RL-01, OVL-07.  Time is given.  Threads: any; a short
+ * lock inside. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_LIMIT_H
 #define GATEWAY_LIMIT_H
@@ -58,5 +59,5 @@ size_t limit_headers(const struct limit_state *s, struct arena *a,
                      struct http_header out[LIMIT_HEADERS_MAX]);
 /* "requests", "tokens", "concurrent", "tenants". */
 const char *limit_kind_name(enum limit_kind k);
-size_t limiter_tenants(const struct limiter *l);
+size_t limiter_tenants(struct limiter *l);
 #endif

@@ -38,11 +38,12 @@ struct http_server_opts {
     const char *host;
     uint16_t port;               /* 0 = any free */
     bool shares_port;            /* other servers of this process listen there, too */
-    size_t head_bytes_max;       /* 0 = 64 KiB */
+    size_t head_bytes_max;       /* 0 = 32 KiB */
     size_t headers_max;          /* 0 = 100 */
     size_t body_bytes_max;       /* 0 = 16 MiB */
     size_t write_bytes_max;      /* queued to one client; 0 = 1 MiB */
     uint32_t head_ms, body_ms;   /* 0 = 10 s, 120 s */
+    uint32_t gap_ms;             /* between bytes of a body; 0 = 30 s */
     uint32_t idle_ms;            /* keep-alive; 0 = 120 s */
     uint32_t conns_max;          /* 0 = 10,000; past it new ones wait a second, then are reset */
     uint32_t conns_per_peer_max; /* from one address: reset past it; 0 = conns_max */

@@ -65,6 +65,7 @@ struct http_req {
     struct arena arena;
     struct loop_task flush;
     size_t body_counted;
+    uint64_t body_at; /* when the last of its bytes came */
     loop_fn *gone_fn, *drain_fn;
     void *gone_ctx, *drain_ctx;
     bool seen;       /* by a handler */
@@ -256,6 +257,7 @@ static bool body_add(struct sconn *c, struct str piece)
         return false;
     }
     r->body_counted += piece.n;
+    r->body_at = loop_now_ms(s->loop);
     s->bodies_bytes += piece.n;
     return true;
 }
@@ -285,6 +287,7 @@ static bool head_done(struct sconn *c, bool body_follows)
 
     c->requests++;
     enter(c, SCONN_BODY);
+    r->body_at = c->since;
     if (s->opts.on_head != NULL) {
         r->seen = true;
         s->opts.on_head(s->ctx, r);
@@ -510,7 +513,7 @@ static bool body_too_slow(const struct sconn *c, uint64_t now)
 {
     uint64_t ms = now - c->since;
 
-    return ms >= c->server->opts.body_ms ||
+    return ms >= c->server->opts.body_ms || now - c->req->body_at >= c->server->opts.gap_ms ||
            (ms >= RATE_AFTER_MS && c->req->body.len < ms * RATE_BYTES_PER_S / 1000);
 }
 
@@ -585,12 +588,13 @@ int http_server_open(struct loop *l, const struct http_server_opts *o, http_hand
 #define DEFAULT(field, value)                                                                      \
     if (s->opts.field == 0)                                                                        \
     s->opts.field = (value)
-    DEFAULT(head_bytes_max, (size_t)64 << 10);
+    DEFAULT(head_bytes_max, (size_t)32 << 10);
     DEFAULT(headers_max, 100);
     DEFAULT(body_bytes_max, (size_t)16 << 20);
     DEFAULT(write_bytes_max, (size_t)1 << 20);
     DEFAULT(head_ms, 10000);
     DEFAULT(body_ms, 120000);
+    DEFAULT(gap_ms, 30000);
     DEFAULT(idle_ms, 120000);
     DEFAULT(conns_max, 10000);
     DEFAULT(conns_per_peer_max, s->opts.conns_max);

@@ -205,6 +205,9 @@ static int bind_all(struct worker *w, struct err *e)
     const struct worker_opts *o = w->opts;
     struct http_server_opts ho = { .host = o->host,
                                    .port = o->port,
+                                   /* What the door lets in, and what it adds. */
+                                   .head_bytes_max = (size_t)64 << 10,
+                                   .headers_max = 256,
                                    .body_bytes_max = BODY_BYTES_MAX,
                                    .write_bytes_max = CONN_WRITE_MAX,
                                    .server_name = "llmd/" LLMD_VERSION };

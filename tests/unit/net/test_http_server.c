@@ -445,6 +445,28 @@ static void slow_heads_and_bodies_get_408_and_idle_ones_nothing(void **state)
     finish();
 }
 
+/* req: LIM-06: fast at first and then silent is slow too, long before body_ms. */
+static void a_gap_within_a_body_is_408(void **state)
+{
+    uint16_t port = start((struct http_server_opts) { .gap_ms = 200 });
+    uint64_t begun = clock_ms();
+    struct raw gap;
+
+    (void)state;
+    raw_start(&gap, port);
+    raw_send(&gap, "POST / HTTP/1.1\r\n" H "Content-Length: 9\r\n\r\nabc");
+    run_ms(120);
+    raw_send(&gap, "def"); /* in time: the gap begins anew */
+    run_ms(120);
+    assert_false(gap.eof);
+    WAIT(gap.eof);
+    assert_true(clock_ms() - begun >= 320);
+    assert_true(raw_has(&gap, "HTTP/1.1 408 ") && raw_has(&gap, "slow_client"));
+    raw_end(&gap);
+    assert_int_equal(refusals, 1);
+    finish();
+}
+
 static void held_bodies_have_a_common_ceiling(void **state)
 {
     uint16_t port = start((struct http_server_opts) { .bodies_bytes_max = 1000 });
@@ -671,6 +693,7 @@ int main(void)
         T(expect_100_continue_is_answered_only_when_the_body_is_awaited),
         T(on_head_can_refuse_before_the_body_is_read),
         T(slow_heads_and_bodies_get_408_and_idle_ones_nothing),
+        T(a_gap_within_a_body_is_408),
         T(held_bodies_have_a_common_ceiling),
         T(an_aborted_stream_looks_cut),
         T(header_values_cannot_split_an_answer),
