@@ -154,6 +154,40 @@ void json_w_u64(struct json_w *w, uint64_t v)
     put_u64(w, false, v);
 }
 
+/* Most doubles that are written are whole or have a few decimals.  A division is rounded as strtod
+ * rounds the decimal, so that v == n / 1000 means that these digits read back as v. */
+static bool put_decimals(struct json_w *w, double v)
+{
+    double a = fabs(v);
+    char tmp[24];
+    size_t at = sizeof(tmp);
+    int decimals = 3;
+    uint64_t n;
+
+    if (!(a < 1e9) || (v == 0 && signbit(v)))
+        return false;
+    n = (uint64_t)(a * 1000 + 0.5);
+    if ((double)n / 1000 != a)
+        return false;
+    for (; decimals > 0 && n % 10 == 0; decimals--)
+        n /= 10;
+    while (decimals-- > 0) {
+        tmp[--at] = (char)('0' + n % 10);
+        n /= 10;
+        if (decimals == 0)
+            tmp[--at] = '.';
+    }
+    do {
+        tmp[--at] = (char)('0' + n % 10);
+        n /= 10;
+    } while (n != 0);
+    if (v < 0)
+        tmp[--at] = '-';
+    before(w);
+    buf_add(w->b, tmp + at, sizeof(tmp) - at);
+    return true;
+}
+
 void json_w_f64(struct json_w *w, double v)
 {
     char tmp[32];
@@ -163,6 +197,8 @@ void json_w_f64(struct json_w *w, double v)
         json_w_null(w);
         return;
     }
+    if (put_decimals(w, v))
+        return;
     /* 15 digits always survive, 17 always suffice; %g drops trailing zeros. */
     for (int digits = 15; digits <= 17; digits++) {
         n = snprintf(tmp, sizeof(tmp), "%.*g", digits, v);

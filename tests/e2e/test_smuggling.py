@@ -201,14 +201,16 @@ class Worker:
                 self.seen.append((method, path, body))
             for name, raw in self.evil.items():
                 if name.encode() in body:
-                    s.sendall(raw)
-                    # RST would take away what the other side has not read yet.
-                    s.shutdown(socket.SHUT_WR)
-                    s.settimeout(2)
                     try:
+                        s.sendall(raw)
+                        # RST would take away what the other side has not read yet.
+                        s.shutdown(socket.SHUT_WR)
+                        s.settimeout(2)
                         gone = not s.recv(65536)
-                    except OSError as e:
-                        gone = isinstance(e, ConnectionResetError)
+                    except socket.timeout:
+                        gone = False
+                    except OSError:  # reset, also while it still writes what nobody will read
+                        gone = True
                     with self.lock:
                         self.ended += gone
                     return False

@@ -12,6 +12,7 @@
 #include "codec/json.h"
 #include <math.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 /* STR() for static tables. */
@@ -418,10 +419,15 @@ static void a_written_double_reads_back_bit_for_bit(void **state)
         { 1.7976931348623157e308, "1.7976931348623157e+308" },
         { 0.30000000000000004, "0.30000000000000004" },
         { 1767225600.5, "1767225600.5" },
+        { -0.0, "-0" },
+        { -0.05, "-0.05" },
+        { 999999999.999, "999999999.999" },
+        { 0.0005, "0.0005" },
     };
     struct rng r;
     struct buf b;
     struct json_w w;
+    char want[40];
 
     (void)state;
     buf_init(&b, 64);
@@ -444,6 +450,13 @@ static void a_written_double_reads_back_bit_for_bit(void **state)
         json_w_f64(&w, v);
         buf_c(&b, 0);
         assert_true(strtod(b.p, NULL) == v);
+        /* few decimals are written without printf, and as printf does */
+        v = (double)((int64_t)(bits >> 24) - ((int64_t)1 << 39)) / 1000;
+        snprintf(want, sizeof(want), "%.15g", v);
+        buf_reset(&b);
+        json_w_init(&w, &b);
+        json_w_f64(&w, v);
+        assert_true(str_eqz(buf_view(&b), want));
     }
     buf_fini(&b);
 }
