@@ -154,6 +154,7 @@ struct plugin_type {
     /* Data keys as types: "TokenizedPrompt", "PrefixCacheMatchInfo", ...  NULL-ended or NULL. */
     const char *const *needs; /* a default producer is made when nobody gives it */
     const char *const *gives;
+    const char *const *uses; /* not needed, but who gives it runs earlier; NULL-ended or NULL */
     /* The producer's instance name that parameters of the consumer chose; empty: the default. */
     struct str (*needs_from)(const void *params);
 

@@ -66,4 +66,5 @@ const struct plugin_type *const plugin_producers[] = {
     &plugin_media_producer,      NULL,
 };
 
-const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter, NULL };
+const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter,
+                                                      &plugin_latency_admitter, NULL };
