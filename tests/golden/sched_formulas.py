@@ -973,6 +973,103 @@ def session_producer():
             key="SessionID")
 
 
+def learned():
+    return dict(metrics(), prefill_ms=R.choice([0.5, 1, 2]), decode_ms=R.choice([10, 20, 40]),
+                slope=R.choice([0.1, 0.3]), streams=R.choice([0, 1, 8]))
+
+
+def slo_of(headers, what):
+    text = headers.get("x-llm-d-slo-%s-ms" % what) or headers.get("x-slo-%s-ms" % what) or ""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def latency_producer():
+    """Headrooms and validity as documented; ttft and tpot themselves are llmd's own estimate."""
+    for params in ({}, {"streamingMode": True}, {"streamingMode": True, "sloBufferFactor": 0.5},
+                   {"streamingMode": True, "endpointRoleLabel": ROLE}, {"predictInProduce": False}):
+        for headers in ({}, {"x-llm-d-slo-ttft-ms": "2000", "x-slo-tpot-ms": "25"},
+                        {"x-slo-ttft-ms": "500.5", "x-llm-d-slo-tpot-ms": "1e3"}, {"x-slo-ttft-ms": "soon"}):
+            for eps in fleets(learned, 2):
+                n, out = R.choice([0, 100, 1000]), []
+                info = prefix_info(eps, "approx-prefix-cache-producer", n // 64)
+                info["block"] = 64
+                unknown = len(eps) > 1 and R.random() < 0.15
+                if unknown:
+                    eps[1]["prefill_ms"] = 0
+                for i, e in enumerate(eps):
+                    tokens = e["tokens"] + (info["total"] - info["match"][i]) * 64 + max(0, n - info["total"] * 64)
+                    ttft, tpot = tokens * e["prefill_ms"], e["decode_ms"] * (1 + e["slope"] * e["streams"])
+                    head, valid = 0.0, True
+                    if params.get("streamingMode") and not ("endpointRoleLabel" in params
+                                                            and e["labels"].get(ROLE) == "prefill"):
+                        limit = slo_of(headers, "tpot") * params.get("sloBufferFactor", 1)
+                        head, valid = limit - tpot, tpot < limit
+                    out.append({"ttft": ttft, "tpot": tpot, "ttft_headroom": slo_of(headers, "ttft") - ttft,
+                                "tpot_headroom": head, "ttft_valid": ttft < slo_of(headers, "ttft"),
+                                "tpot_valid": valid, "dispatched": e["inflight"]})
+                row("producers", "predict", "predicted-latency-producer",
+                    None if unknown or params.get("predictInProduce") is False else out, eps,
+                    {"prompt_tokens": n, "prefix": [info], "headers": headers}, params)
+
+
+def latency_admitter():
+    for priority in (0, -1, -5):
+        for headers in ({}, {"x-slo-ttft-ms": "100"}, {"x-llm-d-slo-ttft-ms": "0"}, {"x-slo-ttft-ms": "-4"},
+                        {"x-slo-ttft-ms": "abc"}):
+            for eps in fleets(lambda: dict(load(), running=R.choice([0, 1, 9, 9, 9]), kv=R.choice([0.01, 0.02, 0.5, 0.9])), 6):
+                preds = [prediction() for _ in eps] if eps and R.random() < 0.9 else None
+                ok = priority >= 0 or slo_of(headers, "ttft") <= 0 or preds is None
+                for i, e in enumerate(eps):
+                    # a row gives headrooms: valid is > 0 and >= 0 there
+                    ok = ok or (preds[i]["ttft_headroom"] > 0 and preds[i]["tpot_headroom"] >= 0) \
+                        or e["running"] == 0 or e["kv"] < 0.02
+                request = {"priority": priority, "headers": headers}
+                if preds:
+                    request["predictions"] = preds
+                row("producers", "admit", "latency-slo-admitter", 1.0 if ok else 0.0, eps, request)
+
+
+def fnv32a(text):
+    h = 2166136261
+    for b in text.encode():
+        h = ((h ^ b) * 16777619) % 2 ** 32
+    return h
+
+
+def p2p_producer():
+    name = "x-kv-cache-source-host-port"
+    for params in ({}, {"minCachedTokenDelta": 129}, {"prefillProfileName": "other"}):
+        for _ in range(20):
+            eps = [dict(load(), address="10.0.0.%d:8000" % i) for i in range(R.randint(1, 5))]
+            info = prefix_info(eps, "approx-prefix-cache-producer", R.choice([0, 2, 9]))
+            rid, pick = "req-%d" % R.randrange(10 ** 9), R.randrange(len(eps))
+            prefill = R.choice([None, R.randrange(len(eps))])
+            computes = pick if prefill is None or "prefillProfileName" in params else prefill
+            held, headers = info["cached"], {}
+            if R.random() < 0.9:
+                top = max(held)
+                near = [i for i in range(len(eps)) if held[i] >= top - 1]
+                weights = [1 / (1 + eps[i]["waiting"]) for i in near]
+                at, source = fnv32a(rid) / 2 ** 32 * sum(weights), near[-1]
+                for i, w in zip(near, weights):
+                    at -= w
+                    if at < 0:
+                        source = i
+                        break
+                more = (held[source] - held[computes]) * info["block"]
+                if source != computes and more >= params.get("minCachedTokenDelta", 1):
+                    headers[name] = eps[source]["address"]
+            else:
+                info = None
+            row("producers", "dispatch", "p2p-source-producer", {"headers": headers, "dropped": [name]}, eps,
+                {"id": rid, "prefix": [info] if info else []}, params, pick=pick, prefill=prefill,
+                more="- type: header-profile-handler\n" + "- type: max-score-picker\n"
+                + profiles(("decode", []), ("prefill", [])))
+
+
 def admitter():
     for params in ({}, {"queueDepthThreshold": 10, "kvCacheUtilThreshold": 0.4, "power": 2, "k": 0.5},
                    {"power": 1, "k": 0.1}):
@@ -1156,7 +1253,7 @@ MAKERS = (load_scorers, prefix_scorers, lora_scorer, no_hit_lru, context_length,
           attribute_scorer, label_scorers, topology, multicluster, session, role_filters, label_filters,
           affinity_filter, headroom_filter, utilization_filter, attribute_filter, testing_filter, detectors,
           pickers, deciders, handlers, approx_producer, precise_producer, inflight_producer, session_producer,
-          admitter, policies)
+          admitter, policies, latency_producer, latency_admitter, p2p_producer)
 
 
 def main():

@@ -1,7 +1,5 @@
 /* Every plugin decides as its documentation says: rows of tests/golden/sched_*.json, computed by a
- * second opinion (sched_formulas.py), go through plugins built from each row's configuration.
- *
- * A decision is also a function of its snapshot: the same rows and random fleets are replayed. */
+ * second opinion (sched_formulas.py), go through plugins built from each row's configuration. */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>
@@ -122,6 +120,8 @@ static void endpoint(struct world *w, const struct json *j, uint32_t i)
         .cache_block_tokens = count_of(json_get(j, "cache_block"), 0),
         .prefill_ms_per_token = number(json_get(j, "prefill_ms"), 0),
         .decode_ms_per_token = number(json_get(j, "decode_ms"), 0),
+        .decode_batch_slope = number(json_get(j, "slope"), 0),
+        .inflight_decode = number(json_get(j, "streams"), 0),
     };
     e->lora_active_count = strings(w, json_get(j, "lora_active"), &e->lora_active);
     e->lora_waiting_count = strings(w, json_get(j, "lora_waiting"), &e->lora_waiting);
@@ -183,6 +183,7 @@ static void request(struct world *w, const struct json *j)
 
     w->r = (struct sched_request) { .prompt_tokens = count_of(json_get(j, "prompt_tokens"), 0),
                                     .block_tokens = 16,
+                                    .id = text_of(json_get(j, "id"), STR("")),
                                     .target_model = text_of(json_get(j, "target_model"), STR("m")),
                                     .priority = (int32_t)number(json_get(j, "priority"), 0),
                                     .media_items = count_of(json_get(j, "media_items"), 0),
@@ -429,6 +430,53 @@ static void ask_attribute(struct world *w, const struct json *expect)
         FAIL(w, "attribute \"%.*s\"", STR_ARG(got));
 }
 
+static void ask_predict(struct world *w, const struct json *expect)
+{
+    const struct json *j = expect->first;
+
+    w->t->type->produce(w->t, &w->v);
+    if ((w->v.prediction != NULL) != json_is(expect, JSON_ARRAY)) {
+        FAIL(w, "predicted%s", w->v.prediction != NULL ? "" : " nothing");
+        return;
+    }
+    for (uint32_t i = 0; i < w->count && w->v.prediction != NULL; i++, j = j->next) {
+        const struct sched_prediction *p = &w->v.prediction[i];
+
+        if (fabs(p->ttft_ms - number(json_get(j, "ttft"), NAN)) > 1e-6 ||
+            fabs(p->tpot_ms - number(json_get(j, "tpot"), NAN)) > 1e-6 ||
+            fabs(p->ttft_headroom_ms - number(json_get(j, "ttft_headroom"), NAN)) > 1e-6 ||
+            fabs(p->tpot_headroom_ms - number(json_get(j, "tpot_headroom"), NAN)) > 1e-6 ||
+            p->ttft_valid != json_is(json_get(j, "ttft_valid"), JSON_TRUE) ||
+            p->tpot_valid != json_is(json_get(j, "tpot_valid"), JSON_TRUE) ||
+            p->dispatched != count_of(json_get(j, "dispatched"), 0))
+            FAIL(w, "endpoint %u: ttft %g (%g), tpot %g (%g)", i, p->ttft_ms, p->ttft_headroom_ms,
+                 p->tpot_ms, p->tpot_headroom_ms);
+    }
+}
+
+static void picked(struct world *w, const char *profile, uint32_t pick)
+{
+    int at = sched_config_profile(w->c, str_of(profile));
+
+    assert_true(at >= 0);
+    w->run.profile[at] = (struct sched_profile_result) { .ran = true, .pick_count = 1 };
+    w->run.profile[at].pick[0] = pick;
+}
+
+static void ask_dispatch(struct world *w, const struct json *expect)
+{
+    const struct json *prefill = json_get(w->row, "prefill");
+
+    w->run = (struct sched_run) { .v = &w->v, .config = w->c, .prefill = -1, .encode = -1 };
+    picked(w, "decode", count_of(json_get(w->row, "pick"), 0));
+    w->run.primary = sched_config_profile(w->c, STR("decode"));
+    if (!json_is(prefill, JSON_NULL))
+        picked(w, "prefill", count_of(prefill, 0));
+    w->t->type->produce(w->t, &w->v);
+    w->t->type->dispatched(w->t, &w->run);
+    check_headers(w, expect);
+}
+
 static void ask_admit(struct world *w, const struct json *expect)
 {
     double want = number(expect, 0);
@@ -511,7 +559,8 @@ static const struct {
     { "score", ask_score },           { "filter", ask_filter }, { "pick", ask_pick },
     { "decide", ask_decide },         { "run", ask_run },       { "prefix", ask_prefix },
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
-    { "saturation", ask_saturation }, { "flow", ask_flow },
+    { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
+    { "dispatch", ask_dispatch },
 };
 
 static void ask(struct world *w)
