@@ -615,7 +615,7 @@ static void ask(struct world *w)
 static void rows_of(const char *name)
 {
     struct world *w = mem_zalloc(sizeof(*w));
-    const struct json *rows;
+    const struct json *rows = NULL;
     size_t index = 0, wrong = 0;
     struct arena arena;
     struct buf text;
