@@ -867,8 +867,6 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     ep->reason = "has not answered a scrape yet";
     ep->first_try_ms = clock_ms();
     rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
-    if (rc == 0)
-        rc = prefix_endpoint_add(g->prefix, ep, e);
     if (rc != 0) {
         endpoint_free(ep);
         return rc;
@@ -887,7 +885,7 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     LOG_INFO("endpoint left endpoint=%s inflight=%" PRIu32, ep->address, ep->inflight);
     calls_stop(ep);
     metric_set(ep->m_state[ep->use], 0);
-    prefix_endpoint_drop(g->prefix, ep);
+    prefix_forget(g->prefix, ep);
     policies_endpoint_gone(g, ep->uid);
     ep->gone_ns = clock_ns();
     ep->next = g->gone;
