@@ -33,7 +33,7 @@
 #define NOTE_MS         5000
 #define NOTE_BYTES_MAX  ((size_t)256 << 20)
 #define NOTE_KEYS_MAX   2048 /* of one prompt */
-#define NOTE_DENSE      64   /* blocks: 1,024 tokens of 16 */
+#define NOTE_DENSE      16   /* blocks: 256 tokens of 16 */
 #define NOTE_SPARSE     512
 #define NOTE_STEP       4
 #define NOTE_STEP_FAR   32

@@ -423,6 +423,23 @@ void prefix_index_gone(struct prefix_index *ix, uint64_t uid)
 
 /* ---- adding ---- */
 
+static void prefetch(const struct prefix_index *ix, uint64_t key)
+{
+    uint64_t mixed = map_mix(key_of(key));
+    const struct shard *s = &ix->shard[shard_of(mixed)];
+
+    if (s->cap != 0)
+        __builtin_prefetch(slot_at(ix, s, (uint32_t)mixed & (s->cap - 1)));
+}
+
+/* What adding the key to the place looks at first. */
+static void prefetch_both(const struct prefix_index *ix, const struct place *p, uint64_t key)
+{
+    prefetch(ix, key);
+    if (p->table_cap != 0)
+        __builtin_prefetch(&p->table[(uint32_t)(map_mix(key_of(key)) >> 16) & (p->table_cap - 1)]);
+}
+
 static void add_one(struct prefix_index *ix, uint32_t place, uint32_t capacity, uint64_t key,
                     uint32_t weight, uint32_t at)
 {
@@ -480,8 +497,13 @@ void prefix_index_add(struct prefix_index *ix, uint64_t uid, uint32_t capacity,
         ix->base_ms = now_ms;
     }
     at = (uint32_t)((now_ms - MIN(now_ms, ix->base_ms)) / TICK_MS);
-    for (uint32_t i = count > capacity ? count - capacity : 0; i < count; i++)
+    for (uint32_t i = 0; i < AHEAD && i < count; i++)
+        prefetch_both(ix, &ix->place[place], keys[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD < count)
+            prefetch_both(ix, &ix->place[place], keys[i + AHEAD]);
         add_one(ix, place, capacity, key_of(keys[i]), weight != NULL ? weight[i] : 1, at);
+    }
 }
 
 void prefix_index_expire(struct prefix_index *ix, uint64_t before_ms)
@@ -500,15 +522,6 @@ void prefix_index_expire(struct prefix_index *ix, uint64_t before_ms)
 }
 
 /* ---- asking ---- */
-
-static void prefetch(const struct prefix_index *ix, uint64_t key)
-{
-    uint64_t mixed = map_mix(key_of(key));
-    const struct shard *s = &ix->shard[shard_of(mixed)];
-
-    if (s->cap != 0)
-        __builtin_prefetch(slot_at(ix, s, (uint32_t)mixed & (s->cap - 1)));
-}
 
 /* Counts per place while the walk goes on: since[place] is where its run of held keys began. */
 struct walk {
