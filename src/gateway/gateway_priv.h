@@ -129,6 +129,9 @@ enum gateway_metric {
     M_L_SPANS,
     M_L_RELOADS,
     M_L_RELOAD_FAILURES,
+    M_CRD_PRESENT,
+    M_L_FOLLOWED,
+    M_L_FOLLOW_ERRORS,
     M_L_CERT_EXPIRES,
     M_L_AUTH_FAILURES,
     M_COUNT
@@ -536,6 +539,8 @@ struct gateway {
     struct endpoint *gone;       /* linked; kept while a request may still point to them */
     uint32_t endpoint_count, endpoint_cap;
     uint64_t endpoint_uid; /* of the last one made */
+    char **unused;         /* "ID" NUL "REASON": known to discovery, and no endpoints */
+    uint32_t unused_count;
 
     /* a decision's scratch, one per endpoint */
     struct sched_endpoint *snap;
