@@ -43,9 +43,9 @@ static const char *why_not(const struct json *meta, const struct json *status, s
 
     (void)json_str(json_get(status, "phase"), &phase);
     if (json_is(json_get(meta, "deletionTimestamp"), JSON_STRING))
-        return "is being deleted";
+        return KUBE_DELETING;
     if (str_eqz(phase, "Succeeded") || str_eqz(phase, "Failed"))
-        return "has ended";
+        return KUBE_ENDED;
     if (ip.n == 0)
         return str_eqz(phase, "Pending") ? "is pending: not started on a node yet"
                                          : "has no address yet";

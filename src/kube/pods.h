@@ -13,6 +13,10 @@
 #define KUBE_PODS_MAX   10000
 #define KUBE_LABELS_MAX 64
 
+/* Two of the reasons. */
+#define KUBE_DELETING "is being deleted"
+#define KUBE_ENDED    "has ended"
+
 struct kube_label {
     struct str key, value;
 };
