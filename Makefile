@@ -5,7 +5,7 @@ UP_FLAGS ?=
 FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
-.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
+.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos images kube-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -53,6 +53,13 @@ fuzz: deps deps-fuzz
 format: deps-lint
 	@git ls-files 'src/*.[ch]' 'tests/*.[ch]' 'tools/*.[ch]' | xargs clang-format -i
 
+images: all
+	@python3 deploy/images/build.py
+
+kube-test: all
+	@tools/install_deps kube
+	@tests/kube/run
+
 install: all
 	@meson install -C $(BUILD)
 
@@ -70,4 +77,6 @@ help:
 	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
 	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"
 	@echo "make format    clang-format in place"
+	@echo "make images    OCI archives of every part into build-images, without Docker"
+	@echo "make kube-test a real Kubernetes in namespaces of its own, the chart, load (root; builds Kubernetes once)"
 	@echo "make install   to the Meson prefix (DESTDIR is honoured)"
