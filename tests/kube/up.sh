@@ -56,7 +56,7 @@ for c in kcm:kube-controller-manager scheduler:kube-scheduler; do k=$PKI/${c%%:*
   [ ${c%%:*} = scheduler ] || x="--service-account-private-key-file=$PKI/sa.key --root-ca-file=$PKI/ca.crt --cluster-signing-cert-file=$PKI/ca.crt
    --cluster-signing-key-file=$PKI/ca.key --use-service-account-credentials --requestheader-client-ca-file=$PKI/ca.crt"
   start ${c%%:*} ${c##*:} --kubeconfig=$k --authentication-kubeconfig=$k --authorization-kubeconfig=$k --leader-elect=false --bind-address=127.0.0.1 $x; done
-if [ "${KWOK:-0}" = 1 ]; then start kwok kwok --kubeconfig=$PKI/kwok.kubeconfig --manage-all-nodes=false \
+if [ "${KWOK:-0}" = 1 ]; then start kwok kwok --kubeconfig=$PKI/kwok.kubeconfig --config=$H/stages.yaml --cidr=10.200.0.0/16 --manage-all-nodes=false \
   --manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake --node-lease-duration-seconds=40; fi
 [ "${NODE:-1}" = 1 ] || exit 0
 
