@@ -5,7 +5,8 @@ UP_FLAGS ?=
 FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
-.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos images kube-test
+.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
+.PHONY: images images-test kube-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -41,6 +42,23 @@ chaos: all
 bench: all
 	@tests/run bench
 
+# A release build of its own: what is shipped does not depend on what build/ was set up for.
+build-release/build.ninja: | deps
+	@meson setup --buildtype=release build-release >/dev/null
+
+images: build-release/build.ninja
+	@tools/install_deps images
+	@ninja -C build-release src/cmd/llmd >/dev/null
+	@deploy/images/build.py --llmd build-release/src/cmd/llmd
+
+images-test: images
+	@LLMD=build-release/src/cmd/llmd IMAGES=build-images python3 tests/deploy/test_images.py
+
+kube-test: build-release/build.ninja
+	@tools/install_deps images kube
+	@ninja -C build-release src/cmd/llmd >/dev/null
+	@LLMD=build-release/src/cmd/llmd tests/kube/run $(KUBE_ONLY)
+
 lint: all deps-lint
 	@tools/lint
 
@@ -52,13 +70,6 @@ fuzz: deps deps-fuzz
 
 format: deps-lint
 	@git ls-files 'src/*.[ch]' 'tests/*.[ch]' 'tools/*.[ch]' | xargs clang-format -i
-
-images: all
-	@python3 deploy/images/build.py
-
-kube-test: all
-	@tools/install_deps kube
-	@tests/kube/run
 
 install: all
 	@meson install -C $(BUILD)
@@ -77,6 +88,6 @@ help:
 	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
 	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"
 	@echo "make format    clang-format in place"
-	@echo "make images    OCI archives of every part into build-images, without Docker"
-	@echo "make kube-test a real Kubernetes in namespaces of its own, the chart, load (root; builds Kubernetes once)"
+	@echo "make images    container images in build-images/, without Docker; make images-test checks them"
+	@echo "make kube-test a real Kubernetes in namespaces of its own, the chart, load and faults (KUBE_ONLY='install storm')"
 	@echo "make install   to the Meson prefix (DESTDIR is honoured)"

@@ -20,6 +20,7 @@ int cmd_scheduler(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_up(int argc, char **argv);
+int cmd_vllm_serve(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
 
 /* Parses flags; on --help prints usage and the table to stdout.  Returns -1 to go on, else the

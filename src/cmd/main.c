@@ -68,7 +68,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (called_vllm(argv[0]) && strcmp(argv[1], "serve") == 0)
-        return cmd_worker(argc - 2, argv + 2);
+        return cmd_vllm_serve(argc - 2, argv + 2);
     for (size_t i = 0; i < COUNT(commands); i++) {
         names[i] = commands[i].name;
         if (strcmp(argv[1], commands[i].name) == 0)

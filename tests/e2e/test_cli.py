@@ -36,15 +36,20 @@ def images_have_what_their_probes_call():
     with tempfile.TemporaryDirectory() as d:
         vllm, port = os.path.join(d, "vllm"), free_port()
         os.symlink(os.path.abspath(LLMD), vllm)
-        r = subprocess.run([vllm, "serve", MODEL, "--tensor-parallel-size", "2"], stderr=subprocess.PIPE, text=True, timeout=20)
-        assert r.returncode == 2 and "--tensor-parallel-size: no such flag" in r.stderr, r.stderr
-        p = subprocess.Popen([vllm, "serve", MODEL, "--port", str(port), "--served-model-name", "tiny"], stderr=subprocess.DEVNULL)
+        for flags, why in ((["--tensor-parallel-size", "2"], "only 1 is possible"), (["--no-such-thing"], "no-such-thing: no such flag"),
+                           (["--dtype"], "needs a value"), (["--enforce-eager=1"], "takes no value")):
+            r = subprocess.run([vllm, "serve", MODEL, *flags], stderr=subprocess.PIPE, text=True, timeout=20)
+            assert r.returncode == 2 and why in r.stderr, r.stderr
+        p = subprocess.Popen([vllm, "serve", MODEL, "--port", str(port), "--served_model_name=tiny", "--max_model_len", "512",
+                              "--tensor-parallel-size=1", "--gpu-memory-utilization", "0.9", "--no-enable-chunked-prefill"],
+                             stderr=subprocess.PIPE, text=True)
         try:
             wait_for("it answers", lambda: run("healthcheck", f"127.0.0.1:{port}").returncode == 0, 30)
             assert request(port, "GET", "/v1/models").json()["data"][0]["id"] == "tiny"
         finally:
             p.send_signal(signal.SIGTERM)
-            assert p.wait(20) == 0
+            said = p.communicate(timeout=20)[1]
+        assert p.returncode == 0 and said.count("has no effect") == 2, said
 
 
 def help_lists_every_command():

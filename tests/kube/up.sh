@@ -5,7 +5,7 @@
 # import, NODE=0 control plane only, KWOK=1 fake nodes, too.  Needs root and cgroup v1.
 # SPDX-License-Identifier: Apache-2.0
 set -eu
-H=$(cd "$(dirname "$0")" && pwd); IP=192.168.77.1; N=node1; CG=kube-$(basename "$RUN")
+H=$(cd "$(dirname "$0")" && pwd); IP=192.168.77.1; N=node1; CG=kube$(printf %s "$RUN" | tr / -)
 LOG=$RUN/log; PKI=$RUN/pki; export PATH=$BIN:/usr/sbin:/usr/bin:/sbin:/bin
 [ ! -e "$RUN/holder" ] || { echo "already up: $RUN" >&2; exit 1; }
 mkdir -p "$LOG" "$RUN/kubelet" "$RUN/pods-log" "$RUN/containerd" "$RUN/cni" "$RUN/etcd" /var/lib/kubelet /var/log/pods
@@ -38,7 +38,7 @@ cat > "$RUN/in" <<S
 exec nsenter -t $P -n -m -p -u -i -- env -C "\$PWD" PATH=$PATH KUBECONFIG=$PKI/admin.kubeconfig "\$@"
 S
 chmod +x "$RUN/in"; in="$RUN/in"
-start() { n=$1; shift; setsid "$in" sh -c 'echo $$ > '"$RUN/$n.pid"'; exec "$@"' sh "$@" >"$LOG/$n.log" 2>&1 </dev/null & }
+start() { n=$1; shift; setsid "$in" sh -c 'echo $$ > '"$RUN/$n.pid"'; exec "$@"' sh "$@" >"$LOG/$n.log" 2>&1 </dev/null & echo $! > "$RUN/$n.outer"; }
 wait_for() { i=0; until "$@" >/dev/null 2>&1; do i=$((i+1)); [ $i -lt 600 ] || { echo "gave up: $*" >&2; exit 1; }; sleep 0.2; done; }
 
 start etcd etcd --data-dir "$RUN/etcd" --unsafe-no-fsync --listen-client-urls http://127.0.0.1:2379 \
@@ -56,7 +56,7 @@ for c in kcm:kube-controller-manager scheduler:kube-scheduler; do k=$PKI/${c%%:*
   [ ${c%%:*} = scheduler ] || x="--service-account-private-key-file=$PKI/sa.key --root-ca-file=$PKI/ca.crt --cluster-signing-cert-file=$PKI/ca.crt
    --cluster-signing-key-file=$PKI/ca.key --use-service-account-credentials --requestheader-client-ca-file=$PKI/ca.crt"
   start ${c%%:*} ${c##*:} --kubeconfig=$k --authentication-kubeconfig=$k --authorization-kubeconfig=$k --leader-elect=false --bind-address=127.0.0.1 $x; done
-if [ "${KWOK:-0}" = 1 ]; then start kwok kwok --config="$H/stages.yaml" --kubeconfig=$PKI/kwok.kubeconfig --manage-all-nodes=false \
+if [ "${KWOK:-0}" = 1 ]; then start kwok kwok --kubeconfig=$PKI/kwok.kubeconfig --config=$H/stages.yaml --cidr=10.200.0.0/16 --manage-all-nodes=false \
   --manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake --node-lease-duration-seconds=40; fi
 [ "${NODE:-1}" = 1 ] || exit 0
 
