@@ -4,7 +4,6 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- include "llmd.legacy" (list .Values (dict
   "sampleApplication" "write modelArtifacts, prefill and decode"
   "modelArtifacts.artifact" "it is called modelArtifacts.uri"
-  "routing.proxy" "workers of llmd need no sidecar: remove it"
   "routing.modelName" "write modelArtifacts.name"
   "routing.inferencePool" "the pool belongs to llmd-router: router.inferencePool"
   "routing.httpRoute" "the route belongs to llmd-router: httpRoute"

@@ -6,15 +6,17 @@ SPDX-License-Identifier: Apache-2.0 */}}
   "inferencePool" "it is called router.inferencePool and router.modelServers now"
   "experimentalHttpRoute" "it is called httpRoute now"
   "router.sidecar" "workers of llmd need no sidecar; a proxy's settings are router.proxy"
-  "router.proxy.enabled" "the scheduler is the proxy: remove it, or set router.mode=gateway for a Gateway in front"
-  "router.proxy.proxyType" "the scheduler is the proxy: remove it, or set router.mode=gateway and bring an Envoy"
   "router.epp.image.hub" "write router.epp.image.registry"
-  "router.modelServers.targetPortNumber" "write router.modelServers.targetPorts: [PORT]"
   "gateway" "write httpRoute and provider")) -}}
 {{- end }}
 
 {{- define "llmd-router.pool" -}}
 {{- .Values.router.inferencePool.name | default (include "llmd.fullname" .) -}}
+{{- end }}
+
+{{- define "llmd-router.ports" -}}
+{{- $m := .Values.router.modelServers -}}
+{{- if $m.targetPortNumber -}}{{ int $m.targetPortNumber }}{{- else -}}{{- range $i, $p := $m.targetPorts -}}{{ if $i }},{{ end }}{{ kindIs "map" $p | ternary (get (kindIs "map" $p | ternary $p dict) "number") $p }}{{- end -}}{{- end -}}
 {{- end }}
 
 {{- define "llmd-router.usesPool" -}}
@@ -37,7 +39,7 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- $pairs := list }}
 {{- range $k, $v := .Values.router.modelServers.matchLabels }}{{ $pairs = append $pairs (printf "%s=%s" $k $v) }}{{ end }}
 - {{ printf "--endpoint-selector=%s" (join "," $pairs) | quote }}
-- {{ printf "--endpoint-target-ports=%s" (join "," .Values.router.modelServers.targetPorts) | quote }}
+- {{ printf "--endpoint-target-ports=%s" (include "llmd-router.ports" .) | quote }}
 {{- end }}
 {{- end }}
 
@@ -339,7 +341,7 @@ spec:
   selector:
     matchLabels: {{ toYaml .Values.router.modelServers.matchLabels | nindent 6 }}
   targetPorts:
-    {{- range .Values.router.modelServers.targetPorts }}
+    {{- range splitList "," (include "llmd-router.ports" .) }}
     - number: {{ . }}
     {{- end }}
   endpointPickerRef:
