@@ -335,7 +335,7 @@ spec:
     - ports: [{port: kv-events, protocol: TCP}, {port: kv-replay, protocol: TCP}]
       from:
         - podSelector:
-            matchLabels: {app.kubernetes.io/name: llmd, app.kubernetes.io/component: cache}
+            matchLabels: {app.kubernetes.io/name: llmd, app.kubernetes.io/component: kv-cache}
         - podSelector:
             matchLabels: {app.kubernetes.io/name: llmd, app.kubernetes.io/component: scheduler}
     - ports: [{port: kvx, protocol: TCP}]

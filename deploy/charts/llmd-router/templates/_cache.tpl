@@ -18,7 +18,7 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- define "llmd-router.cache" -}}
 {{- $kv := .Values.kvCacheManager -}}
 {{- $name := printf "%s-kv-cache" (include "llmd.fullname" .) -}}
-{{- $c := dict "root" . "component" "cache" "name" $name -}}
+{{- $c := dict "root" . "component" "kv-cache" "name" $name -}}
 {{ include "llmd-router.rbac" $c }}
 ---
 apiVersion: apps/v1

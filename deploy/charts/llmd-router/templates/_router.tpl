@@ -46,7 +46,9 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- define "llmd-router.args" -}}
 - scheduler
 - --listen=0.0.0.0:8081
-- --metrics-port={{ .Values.router.epp.metricsPort }}
+{{- with .Values.router.epp.metricsPort }}
+- --metrics-port={{ . }}
+{{- end }}
 {{- if eq .Values.router.mode "gateway" }}
 - --grpc-port={{ .Values.router.epp.extProcPort }}
 - --grpc-health-port={{ .Values.router.epp.grpcHealthPort }}
@@ -146,20 +148,21 @@ data:
 {{- end }}
 {{- end }}
 
-{{/* alive: the process answers.  ready: endpoints are known and it is not draining. */}}
+{{/* alive: its loops run.  ready: a worker is in rotation and it is not draining. */}}
 {{- define "llmd-router.probes" -}}
+{{- $scheme := ternary "HTTPS" "HTTP" (ne .Values.router.tls.secretName "") -}}
 startupProbe:
-  httpGet: {path: /healthz, port: http-metrics}
+  httpGet: {path: /health, port: http, scheme: {{ $scheme }}}
   periodSeconds: 1
   timeoutSeconds: 2
   failureThreshold: 60
 livenessProbe:
-  httpGet: {path: /healthz, port: http-metrics}
+  httpGet: {path: /health, port: http, scheme: {{ $scheme }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
 readinessProbe:
-  httpGet: {path: /readyz, port: http-metrics}
+  httpGet: {path: /health/ready, port: http, scheme: {{ $scheme }}}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
@@ -194,7 +197,7 @@ spec:
       annotations:
         {{- if .Values.router.monitoring.annotations }}
         prometheus.io/scrape: "true"
-        prometheus.io/port: {{ $epp.metricsPort | quote }}
+        prometheus.io/port: {{ $epp.metricsPort | default 8081 | quote }}
         prometheus.io/path: /metrics
         {{- end }}
         checksum/config: {{ toJson $epp.pluginsCustomConfig | sha256sum }}
@@ -240,7 +243,9 @@ spec:
             {{- end }}
           ports:
             - {name: http, containerPort: 8081}
-            - {name: http-metrics, containerPort: {{ $epp.metricsPort }}}
+            {{- with $epp.metricsPort }}
+            - {name: http-metrics, containerPort: {{ . }}}
+            {{- end }}
             {{- if eq .Values.router.mode "gateway" }}
             - {name: grpc-ext-proc, containerPort: {{ $epp.extProcPort }}}
             - {name: grpc-health, containerPort: {{ $epp.grpcHealthPort }}}
@@ -277,7 +282,7 @@ spec:
   selector: {{ include "llmd.selector" (dict "root" . "component" "scheduler") | nindent 4 }}
   ports:
     - {name: http, port: {{ .Values.router.service.port }}, targetPort: http, protocol: TCP}
-    - {name: http-metrics, port: {{ .Values.router.epp.metricsPort }}, targetPort: http-metrics, protocol: TCP}
+    - {name: http-metrics, port: {{ .Values.router.epp.metricsPort | default 9090 }}, targetPort: {{ ternary "http-metrics" "http" (gt (int .Values.router.epp.metricsPort) 0) }}, protocol: TCP}
     {{- if eq .Values.router.mode "gateway" }}
     - name: grpc-ext-proc
       port: {{ .Values.router.epp.extProcPort }}
@@ -443,7 +448,7 @@ spec:
         {{- end }}
       from: {{ toYaml (.Values.networkPolicy.clients | default (list (dict "podSelector" dict))) | nindent 8 }}
     - ports:
-        - {port: http-metrics, protocol: TCP}
+        - {port: {{ ternary "http-metrics" "http" (gt (int .Values.router.epp.metricsPort) 0) }}, protocol: TCP}
       from:
         - namespaceSelector:
             matchLabels: {kubernetes.io/metadata.name: {{ .Values.networkPolicy.monitoringNamespace }}}
