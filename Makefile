@@ -5,7 +5,7 @@ UP_FLAGS ?=
 FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
-.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
+.PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos deploy-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -41,6 +41,9 @@ chaos: all
 bench: all
 	@tests/run bench
 
+deploy-test: all
+	@tests/run deploy
+
 lint: all deps-lint
 	@tools/lint
 
@@ -66,6 +69,7 @@ help:
 	@echo "make chaos     faults at seeded random moments under load (CHAOS_N, CHAOS_SEED)"
 	@echo "make bench     engine beside the machine's limits (and llama.cpp with LLAMA_CPP_DIR), scheduler beside other"
 	@echo "               routers, load scenarios (BENCH_QUICK=1; BENCH_ONLY=engine|scheduler|sched_load)"
+	@echo "make deploy-test  charts, overlays, dashboards and alert rules, without a cluster"
 	@echo "make lint      layers, banned calls, headers alone, clang warnings, layout"
 	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
 	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"
