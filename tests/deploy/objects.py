@@ -32,7 +32,8 @@ def tools():
 
 def helm(chart, *args):
     """(objects, None) or (None, the error)."""
-    r = subprocess.run([tools()["helm"], "template", "rel", os.path.join(DEPLOY, "charts", chart), *args],
+    r = subprocess.run([tools()["helm"], "template", *([] if "--name-template" in args else ["rel"]),
+                        os.path.join(DEPLOY, "charts", chart), *args],
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if r.returncode != 0:
         return None, r.stderr

@@ -142,6 +142,8 @@ def coming():
 def current():
     r = subprocess.run([sys.executable, os.path.join(k.ROOT, "tools/values_schema"), "--check"], stderr=subprocess.PIPE, text=True)
     say("values.schema.json are current", r.stderr.splitlines())
+    r = subprocess.run([sys.executable, os.path.join(k.ROOT, "tools/kustomize_base"), "--check"], stderr=subprocess.PIPE, text=True)
+    say("kustomize bases are those of the charts", r.stderr.splitlines())
     bad = []
     for o in ("llmd-lib", *CHARTS):
         with open(os.path.join(k.DEPLOY, "charts", o, "Chart.yaml")) as f:

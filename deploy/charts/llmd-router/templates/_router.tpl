@@ -14,6 +14,10 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- .Values.router.inferencePool.name | default (include "llmd.fullname" .) -}}
 {{- end }}
 
+{{- define "llmd-router.match" -}}
+{{- toYaml (.Values.router.modelServers.matchLabels | default (dict "llm-d.ai/inference-serving" "true")) -}}
+{{- end }}
+
 {{- define "llmd-router.ports" -}}
 {{- $m := .Values.router.modelServers -}}
 {{- if $m.targetPortNumber -}}{{ int $m.targetPortNumber }}{{- else -}}{{- range $i, $p := $m.targetPorts -}}{{ if $i }},{{ end }}{{ kindIs "map" $p | ternary (get (kindIs "map" $p | ternary $p dict) "number") $p }}{{- end -}}{{- end -}}
@@ -33,11 +37,11 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- define "llmd-router.discoveryArgs" -}}
 {{- if include "llmd-router.usesPool" . }}
 - --pool-name={{ include "llmd-router.pool" . }}
-- --pool-namespace={{ .Release.Namespace }}
+- --pool-namespace=$(NAMESPACE)
 - --pool-group={{ .Values.router.inferencePool.group }}
 {{- else }}
 {{- $pairs := list }}
-{{- range $k, $v := .Values.router.modelServers.matchLabels }}{{ $pairs = append $pairs (printf "%s=%s" $k $v) }}{{ end }}
+{{- range $k, $v := include "llmd-router.match" . | fromYaml }}{{ $pairs = append $pairs (printf "%s=%s" $k $v) }}{{ end }}
 - {{ printf "--endpoint-selector=%s" (join "," $pairs) | quote }}
 - {{ printf "--endpoint-target-ports=%s" (include "llmd-router.ports" .) | quote }}
 {{- end }}
@@ -344,7 +348,7 @@ metadata:
   labels: {{ $l | nindent 4 }}
 spec:
   selector:
-    matchLabels: {{ toYaml .Values.router.modelServers.matchLabels | nindent 6 }}
+    matchLabels: {{ include "llmd-router.match" . | nindent 6 }}
   targetPorts:
     {{- range splitList "," (include "llmd-router.ports" .) }}
     - number: {{ . }}
