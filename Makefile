@@ -6,6 +6,7 @@ FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
 .PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
+.PHONY: images images-test kube-test deploy-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -41,6 +42,26 @@ chaos: all
 bench: all
 	@tests/run bench
 
+# A release build of its own: what is shipped does not depend on what build/ was set up for.
+build-release/build.ninja: | deps
+	@meson setup --buildtype=release build-release >/dev/null
+
+images: build-release/build.ninja
+	@tools/install_deps images
+	@ninja -C build-release src/cmd/llmd >/dev/null
+	@deploy/images/build.py --llmd build-release/src/cmd/llmd
+
+images-test: images
+	@LLMD=build-release/src/cmd/llmd IMAGES=build-images python3 tests/deploy/test_images.py
+
+kube-test: build-release/build.ninja
+	@tools/install_deps images kube
+	@ninja -C build-release src/cmd/llmd >/dev/null
+	@LLMD=build-release/src/cmd/llmd tests/kube/run $(KUBE_ONLY)
+
+deploy-test: all
+	@tests/run deploy
+
 lint: all deps-lint
 	@tools/lint
 
@@ -66,8 +87,11 @@ help:
 	@echo "make chaos     faults at seeded random moments under load (CHAOS_N, CHAOS_SEED)"
 	@echo "make bench     engine beside the machine's limits (and llama.cpp with LLAMA_CPP_DIR), scheduler beside other"
 	@echo "               routers, load scenarios (BENCH_QUICK=1; BENCH_ONLY=engine|scheduler|sched_load)"
+	@echo "make deploy-test  charts, overlays, dashboards and alert rules, without a cluster"
 	@echo "make lint      layers, banned calls, headers alone, clang warnings, layout"
 	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
 	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"
 	@echo "make format    clang-format in place"
+	@echo "make images    container images in build-images/, without Docker; make images-test checks them"
+	@echo "make kube-test a real Kubernetes in namespaces of its own, the chart, load and faults (KUBE_ONLY='install storm')"
 	@echo "make install   to the Meson prefix (DESTDIR is honoured)"

@@ -12,12 +12,15 @@ int cmd_bench(int argc, char **argv);
 int cmd_cache(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
 int cmd_check(int argc, char **argv);
+int cmd_healthcheck(int argc, char **argv);
 int cmd_key(int argc, char **argv);
 int cmd_model(int argc, char **argv);
+int cmd_prestop(int argc, char **argv);
 int cmd_scheduler(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_up(int argc, char **argv);
+int cmd_vllm_serve(int argc, char **argv);
 int cmd_worker(int argc, char **argv);
 
 /* Parses flags; on --help prints usage and the table to stdout.  Returns -1 to go on, else the

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cmd/cache_kube.h"
 #include "cmd/cmd.h"
 #include "kv/manager.h"
 #include "net/conn.h"
@@ -12,7 +13,8 @@
 struct opts {
     const char *listen, *seed, *hash, *model, *log_level;
     struct opt_list endpoints;
-    uint32_t block_size;
+    struct kube_flags kube;
+    uint32_t block_size, events_port, replay_port;
     uint64_t blocks_max;
     bool insecure;
 };
@@ -25,6 +27,11 @@ static const struct opt_desc table[] = {
     { "endpoint", OPT_LIST, AT(endpoints), NULL, "NAME=HOST:PORT@EVENTS[@REPLAY]", 0, 0,
       "a worker: its name, where it serves, HOST:PORT of its KV events and of its replay; may be "
       "repeated" },
+    KUBE_FLAGS(struct opts),
+    { "kv-events-port", OPT_U32, AT(events_port), "5556", "PORT", 1, 65535,
+      "Kubernetes: where the pods publish their KV events" },
+    { "kv-replay-port", OPT_U32, AT(replay_port), "5558", "PORT", 0, 65535,
+      "and replay them; 0 = they do not" },
     { "model", OPT_STR, AT(model), NULL, "NAME", 0, 0,
       "model of workers whose event topic names none" },
     { "block-size", OPT_U32, AT(block_size), "16", "N", 1, 256, "tokens per block of the index" },
@@ -45,15 +52,19 @@ static void signalled(void *ctx)
     loop_stop(ctx);
 }
 
-static int serve(const struct kv_manager_opts *mo, struct err *e)
+static int serve(const struct opts *o, const struct kv_manager_opts *mo, struct err *e)
 {
     struct kv_manager *m = NULL;
+    struct cache_kube *k = NULL;
     struct loop *l;
     int rc = loop_new(&l, e);
 
     if (rc != 0)
         return rc;
     rc = kv_manager_open(l, mo, &m, e);
+    if (rc == 0 && kube_flags_given(&o->kube))
+        rc = cache_kube_open(l, m, &o->kube, (uint16_t)o->events_port, (uint16_t)o->replay_port, &k,
+                             e);
     if (rc == 0)
         rc = loop_signal(l, SIGTERM, signalled, l, e);
     if (rc == 0)
@@ -63,6 +74,7 @@ static int serve(const struct kv_manager_opts *mo, struct err *e)
                  kv_manager_port(m), mo->source_count, mo->index.block_tokens);
         loop_run(l);
     }
+    cache_kube_close(k);
     kv_manager_close(m);
     loop_free(l);
     return rc;
@@ -84,6 +96,10 @@ static int prepare(const struct opts *o, struct kv_manager_opts *mo, struct kv_s
         mo->index.hash = INDEX_HASH_CBOR_FNV;
     else if (!str_eqz(str_of(o->hash), "xxh64"))
         return err_set(e, ERR_INVAL, "--hash: must be xxh64 or cbor-fnv, not '%s'", o->hash);
+    if (kube_flags_given(&o->kube) && o->endpoints.count != 0)
+        return err_set(e, ERR_INVAL,
+                       "workers come from Kubernetes (--pool-name, --endpoint-selector) or from "
+                       "--endpoint, not from both");
     for (size_t i = 0; i < o->endpoints.count; i++)
         if (kv_source_parse(str_of(o->endpoints.item[i]), &sources[i], e) != 0)
             return e->code;
@@ -104,14 +120,14 @@ int cmd_cache(int argc, char **argv)
     struct kv_source_opts sources[OPT_LIST_MAX];
     struct err e = { 0 };
     char host[256];
-    int rc = cmd_options(
-        "usage: llmd cache --endpoint NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT ... [FLAGS]", &o,
-        table, COUNT(table), argc, argv, NULL);
+    int rc = cmd_options("usage: llmd cache --endpoint NAME=HOST:PORT@EVENTS_HOST:EVENTS_PORT ... "
+                         "| --pool-name NAME [FLAGS]",
+                         &o, table, COUNT(table), argc, argv, NULL);
 
     if (rc >= 0)
         return rc;
     rc = prepare(&o, &mo, sources, host, &e);
     if (rc == 0)
-        rc = serve(&mo, &e);
+        rc = serve(&o, &mo, &e);
     return rc != 0 ? cmd_fail(&e) : 0;
 }

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cmd/cmd.h"
 #include "cmd/sched_files.h"
+#include "cmd/sched_kube.h"
 #include "gateway/gateway.h"
 #include "model/model.h"
 #include "net/conn.h"
@@ -22,6 +23,7 @@ struct opts {
     const char *config_file, *config_text, *endpoints_file, *objects_file, *strategy, *access_log;
     const char *traces, *tls_dir, *cert_path, *key_file, *admin_key_file;
     struct opt_list endpoints, aliases;
+    struct kube_flags kube;
     uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
     bool allow_experimental, secure_serving, tls_self_signed;
@@ -48,6 +50,7 @@ static const struct opt_desc table[] = {
       "workers in llm-d's file discovery format, beside --endpoint; read again when it changes" },
     { "objects-file", OPT_STR, AT(objects_file), NULL, "FILE", 0, 0,
       "InferenceModelRewrite and InferenceObjective objects; read again when it changes" },
+    KUBE_FLAGS(struct opts),
     { "model-alias", OPT_LIST, AT(aliases), NULL, "NAME=TARGET", 0, 0,
       "a further name of a model, may be repeated" },
     { "strategy", OPT_STR, AT(strategy), NULL, "NAME", 0, 0,
@@ -102,7 +105,8 @@ static const struct opt_desc table[] = {
     { "max-retries", OPT_U32, AT(retries_max), "2", "N", 0, 10,
       "further attempts at other workers before the first byte" },
     { "wait-ms", OPT_U32, AT(wait_ms), "3000", "MS", 0, 600000,
-      "with nobody in rotation, wait so long for a worker that was there until lately" },
+      "with nobody in rotation, wait so long for a worker: one that was there until lately, or the "
+      "first one (scale from zero)" },
     { "first-byte-ms", OPT_U32, AT(first_byte_ms), "600000", "MS", 100, 3600000,
       "longest wait for a worker's first byte" },
     { "gap-ms", OPT_U32, AT(gap_ms), "120000", "MS", 100, 3600000,
@@ -132,6 +136,7 @@ static const struct opt_desc table[] = {
 struct daemon {
     struct loop *loop;
     struct gateway *gateway;
+    struct sched_kube *kube;
     uint32_t shutdown_ms;
     bool stopping;
 };
@@ -250,6 +255,16 @@ static int open_all(struct daemon *d, const struct opts *o, struct gateway_opts 
     return rc;
 }
 
+static int open_kube(struct daemon *d, const struct opts *o, struct err *e)
+{
+    struct sched_kube_opts k = { .flags = &o->kube,
+                                 .objects = o->objects_file == NULL,
+                                 .alias = o->aliases.item,
+                                 .alias_count = o->aliases.count };
+
+    return kube_flags_given(&o->kube) ? sched_kube_open(d->loop, d->gateway, &k, &d->kube, e) : 0;
+}
+
 static int serve(const struct opts *o, struct gateway_opts *go, struct sched_files *files,
                  struct err *e)
 {
@@ -265,6 +280,8 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
     d.loop = loops[0];
     if (rc == 0)
         rc = open_all(&d, o, go, loops, count, e);
+    if (rc == 0)
+        rc = open_kube(&d, o, e);
     if (rc == 0) {
         sched_files_watch(files, loops[0], d.gateway);
         LOG_INFO("scheduler listening address=%s:%u tls=%s grpc=%u endpoints=%u strategy=%s "
@@ -279,6 +296,7 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
         rc = run_loops(loops, count, e);
     }
     sched_files_free(files);
+    sched_kube_close(d.kube);
     gateway_close(d.gateway);
     tls_server_close(go->tls);
     tls_server_close(go->grpc_tls);
@@ -396,11 +414,18 @@ int cmd_scheduler(int argc, char **argv)
         rc = sched_files_load(&files, &fo, &go, &e);
     if (rc == 0)
         rc = prepare(&o, &go, host, &path, &e);
+    if (rc == 0 && kube_flags_given(&o.kube) &&
+        (go.endpoint_count != 0 || o.endpoints_file != NULL ||
+         (go.config != NULL && go.config->discovery >= 0)))
+        rc = err_set(&e, ERR_INVAL,
+                     "workers come from Kubernetes (--pool-name, --endpoint-selector) or from "
+                     "--endpoint and --endpoints-file, not from both");
     if (rc == 0 && go.endpoint_count == 0 && o.endpoints_file == NULL &&
-        (go.config == NULL || go.config->discovery < 0))
+        !kube_flags_given(&o.kube) && (go.config == NULL || go.config->discovery < 0))
         rc = err_set(&e, ERR_INVAL,
                      "--endpoint is needed: the address of a worker, such as 127.0.0.1:8000; or "
-                     "--endpoints-file, a list of them");
+                     "--endpoints-file, a list of them; in Kubernetes --pool-name or "
+                     "--endpoint-selector");
     if (rc == 0)
         rc = serve(&o, &go, files, &e); /* takes the files over */
     else {

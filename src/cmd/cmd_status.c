@@ -84,7 +84,7 @@ static void ask_part(struct row *r)
     struct err e;
     int status = 0;
 
-    if (endpoint_parse_url(r->p.address, &at, &e) != 0)
+    if (strcmp(r->p.state, "not_used") == 0 || endpoint_parse_url(r->p.address, &at, &e) != 0)
         return;
     buf_init(&b, (size_t)4 << 20);
     if (endpoint_get(&at, "/health/ready", 1000, &status, &b, &e) != 0) {

@@ -8,6 +8,7 @@
 #include "net/conn.h"
 #include "worker/worker.h"
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 struct opts {
@@ -113,14 +114,21 @@ int cmd_worker(int argc, char **argv)
 {
     struct opts o = { 0 };
     struct err e = { 0 };
+    struct opt_list rest = { .count = 0 };
     char host[256];
     struct buf path;
-    int rc =
-        cmd_options("usage: llmd worker --model FILE|NAME [--role prefill|decode|both] [FLAGS]", &o,
-                    table, COUNT(table), argc, argv, NULL);
+    int rc = cmd_options("usage: llmd worker FILE|NAME [--role prefill|decode|both] [FLAGS]", &o,
+                         table, COUNT(table), argc, argv, &rest);
 
     if (rc >= 0)
         return rc;
+    if (rest.count > 1 || (rest.count == 1 && o.model != NULL)) {
+        fprintf(stderr, "llmd: '%s' is one word too many: one model is served\n",
+                rest.item[rest.count - 1]);
+        return 2;
+    }
+    if (rest.count == 1) /* as `vllm serve MODEL` has it */
+        o.model = rest.item[0];
     buf_init(&path, 4096);
     rc = prepare(&o, host, &path, &e);
     if (rc == 0)

@@ -24,6 +24,8 @@ static const struct {
     { "worker", cmd_worker, "a prefill or decode worker around one model" },
     { "tokenize", cmd_tokenize, "text to token ids with a model's tokenizer" },
     { "bench", cmd_bench, "measure the engine" },
+    { "healthcheck", cmd_healthcheck, "ask a URL: for probes of containers" },
+    { "prestop", cmd_prestop, "wait until routers saw a pod leave: for hooks of containers" },
 };
 
 static void usage(FILE *to)
@@ -33,8 +35,16 @@ static void usage(FILE *to)
             "[FLAGS]\n\n",
             LLMD_VERSION);
     for (size_t i = 0; i < COUNT(commands); i++)
-        fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+        fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].help);
     fprintf(to, "\nllmd COMMAND --help lists the flags of a command; begin with: llmd up\n");
+}
+
+/* Manifests of llm-d call `vllm serve MODEL ...`: images have a link of that name. */
+static bool called_vllm(const char *argv0)
+{
+    const char *slash = strrchr(argv0, '/');
+
+    return strcmp(slash != NULL ? slash + 1 : argv0, "vllm") == 0;
 }
 
 int main(int argc, char **argv)
@@ -51,9 +61,14 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "version") == 0) {
-        printf("llmd %s\n", LLMD_VERSION);
+        if (argc > 2 && strcmp(argv[2], "--json") == 0)
+            printf("{\"name\":\"llmd\",\"version\":\"%s\"}\n", LLMD_VERSION);
+        else
+            printf("llmd %s\n", LLMD_VERSION);
         return 0;
     }
+    if (called_vllm(argv[0]) && strcmp(argv[1], "serve") == 0)
+        return cmd_vllm_serve(argc - 2, argv + 2);
     for (size_t i = 0; i < COUNT(commands); i++) {
         names[i] = commands[i].name;
         if (strcmp(argv[1], commands[i].name) == 0)

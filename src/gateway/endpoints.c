@@ -867,8 +867,6 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     ep->reason = "has not answered a scrape yet";
     ep->first_try_ms = clock_ms();
     rc = addr_parse(str_of(ep->address), ep->host, &ep->port, e);
-    if (rc == 0)
-        rc = prefix_endpoint_add(g->prefix, ep, e);
     if (rc != 0) {
         endpoint_free(ep);
         return rc;
@@ -887,7 +885,7 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     LOG_INFO("endpoint left endpoint=%s inflight=%" PRIu32, ep->address, ep->inflight);
     calls_stop(ep);
     metric_set(ep->m_state[ep->use], 0);
-    prefix_endpoint_drop(g->prefix, ep);
+    prefix_forget(g->prefix, ep);
     policies_endpoint_gone(g, ep->uid);
     ep->gone_ns = clock_ns();
     ep->next = g->gone;
@@ -898,62 +896,63 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     g->rates_changed = true;
 }
 
-static uint32_t find_opts(const struct gateway_endpoint_opts *list, uint32_t count,
-                          const char *address)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (strcmp(list[i].address, address) == 0)
-            return i;
-    return UINT32_MAX;
-}
-
-static int set_list(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
-                    struct err *e)
+/* All is well before anything is changed.  by_address: of the list. */
+static int check_list(const struct gateway_endpoint_opts *list, uint32_t count,
+                      struct map *by_address, struct err *e)
 {
     char host[256];
     uint16_t port;
+    uint64_t at;
 
     if (count > GATEWAY_ENDPOINTS_MAX)
         return err_set(e, ERR_LIMIT, "%u endpoints: at most %d", count, GATEWAY_ENDPOINTS_MAX);
-    for (uint32_t i = 0; i < count; i++) { /* all is well before anything is changed */
-        if (find_opts(list, i, list[i].address) != UINT32_MAX)
+    for (uint32_t i = 0; i < count; i++) {
+        struct str address = str_of(list[i].address);
+
+        if (map_gets(by_address, address, &at))
             return err_set(e, ERR_INVAL, "endpoint %s is given twice", list[i].address);
-        if (addr_parse(str_of(list[i].address), host, &port, e) != 0)
+        if (addr_parse(address, host, &port, e) != 0)
             return e->code;
+        if (!map_puts(by_address, address, i))
+            return err_set(e, ERR_NOMEM, "no memory for %u endpoints", count);
     }
+    return 0;
+}
+
+static int set_list(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
+                    struct map *by_address, struct err *e)
+{
+    int rc = check_list(list, count, by_address, e);
+    uint64_t at;
+
+    if (rc != 0)
+        return rc;
     for (uint32_t i = g->endpoint_count; i-- > 0;) {
         struct endpoint *ep = g->endpoints[i];
-        uint32_t at = find_opts(list, count, ep->address);
 
-        if (at == UINT32_MAX) {
+        if (!map_gets(by_address, str_of(ep->address), &at)) {
             endpoint_drop(g, i);
             continue;
         }
         describe(ep, &list[at]);
+        (void)map_dels(by_address, str_of(ep->address));
     }
-    for (uint32_t i = 0; i < count; i++) {
-        bool known = false;
-        int rc;
-
-        for (uint32_t k = 0; k < g->endpoint_count && !known; k++)
-            known = strcmp(g->endpoints[k]->address, list[i].address) == 0;
-        if (known)
-            continue;
-        rc = endpoint_add(g, &list[i], e);
-        if (rc != 0)
-            return rc;
-    }
-    return 0;
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        if (map_gets(by_address, str_of(list[i].address), &at)) /* a new one */
+            rc = endpoint_add(g, &list[i], e);
+    return rc;
 }
 
 int endpoints_set(struct gateway *g, const struct gateway_endpoint_opts *list, uint32_t count,
                   struct err *e)
 {
+    struct map by_address = { 0 };
     int rc;
 
     gateway_lock(g);
-    rc = set_list(g, list, count, e);
+    rc = set_list(g, list, count, &by_address, e);
     gateway_unlock(g);
+    map_fini(&by_address);
     return rc;
 }
 

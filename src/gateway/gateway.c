@@ -76,6 +76,8 @@ static const struct route routes[] = {
     { "GET", "/health", false, ROUTE_OTHER, page_health },
     { "GET", "/ping", false, ROUTE_OTHER, page_health },
     { "GET", "/health/ready", false, ROUTE_OTHER, status_ready },
+    { "GET", "/healthz", false, ROUTE_OTHER, page_health },
+    { "GET", "/readyz", false, ROUTE_OTHER, status_serving },
     { "GET", "/version", false, ROUTE_OTHER, page_version },
     { "GET", "/debug/plugins/state", false, ROUTE_OTHER, page_plugins },
     { "GET", "/metrics", false, ROUTE_OTHER, status_metrics },
@@ -101,7 +103,8 @@ static void page_receipt(struct gateway *g, struct http_req *r, struct str id)
 
 static bool is_open_to_all(struct str path)
 {
-    return str_eqz(path, "/health") || str_eqz(path, "/ping") || str_eqz(path, "/health/ready");
+    return str_eqz(path, "/health") || str_eqz(path, "/ping") || str_eqz(path, "/health/ready") ||
+           str_eqz(path, "/healthz") || str_eqz(path, "/readyz");
 }
 
 /* Before a body is read: who asks.  The answer does not tell what was wrong. */
@@ -485,6 +488,46 @@ void gateway_reloaded(struct gateway *g, const char *file, bool is_taken)
     metric_add(gateway_cell(g, is_taken ? M_L_RELOADS : M_L_RELOAD_FAILURES, file, NULL), 1);
 }
 
+static void unused_free(struct gateway *g)
+{
+    for (uint32_t i = 0; i < g->unused_count; i++)
+        mem_free(g->unused[i]);
+    mem_free(g->unused);
+    g->unused = NULL;
+    g->unused_count = 0;
+}
+
+void gateway_set_unused(struct gateway *g, const struct gateway_unused *list, uint32_t count)
+{
+    gateway_lock(g);
+    unused_free(g);
+    if (count != 0)
+        g->unused = mem_zalloc(count * sizeof(char *));
+    for (uint32_t i = 0; i < count; i++) {
+        size_t n = strlen(list[i].id) + 1, m = strlen(list[i].reason) + 1;
+
+        g->unused[i] = mem_alloc(n + m);
+        memcpy(g->unused[i], list[i].id, n);
+        memcpy(g->unused[i] + n, list[i].reason, m);
+    }
+    g->unused_count = count;
+    gateway_unlock(g);
+}
+
+void gateway_discovery(struct gateway *g, const char *what, bool is_followed, uint64_t errors,
+                       int has_kind)
+{
+    metric_set(gateway_cell(g, M_L_FOLLOWED, what, NULL), is_followed);
+    metric_add(gateway_cell(g, M_L_FOLLOW_ERRORS, what, NULL), (double)errors);
+    if (has_kind >= 0)
+        metric_set(gateway_cell(g, M_CRD_PRESENT, what, NULL), has_kind);
+}
+
+bool gateway_any_usable(struct gateway *g)
+{
+    return endpoints_any_usable(g);
+}
+
 uint16_t gateway_grpc_port(const struct gateway *g)
 {
     return g->front[0].picker != NULL ? picker_port(g->front[0].picker) : 0;
@@ -601,6 +644,7 @@ void gateway_close(struct gateway *g)
     limiter_free(g->limiter);
     metrics_free(g->metrics);
     pthread_mutex_destroy(&g->lock);
+    unused_free(g);
     mem_free(g->front);
     mem_free(g->cache);
     mem_free(g);

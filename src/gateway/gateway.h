@@ -74,6 +74,17 @@ int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count
  * the rest goes on undisturbed.  Copied. */
 int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts *list,
                           uint32_t count, struct err *e) MUST_CHECK;
+/* Pods and the like that are known but are no endpoints, for the status page.  Copied. */
+struct gateway_unused {
+    const char *id, *reason;
+};
+void gateway_set_unused(struct gateway *g, const struct gateway_unused *list, uint32_t count);
+/* For the books, of what discovery follows: whether it is followed now, and requests that failed
+ * since the last call.  has_kind >= 0: whether the server knows it. */
+void gateway_discovery(struct gateway *g, const char *what, bool is_followed, uint64_t errors,
+                       int has_kind);
+/* Whether any endpoint answers. */
+bool gateway_any_usable(struct gateway *g);
 /* From now on; what runs keeps what it began with.  Taken over. */
 void gateway_set_config(struct gateway *g, struct sched_config *config);
 void gateway_set_objects(struct gateway *g, struct objects *objects);

@@ -129,6 +129,9 @@ enum gateway_metric {
     M_L_SPANS,
     M_L_RELOADS,
     M_L_RELOAD_FAILURES,
+    M_CRD_PRESENT,
+    M_L_FOLLOWED,
+    M_L_FOLLOW_ERRORS,
     M_L_CERT_EXPIRES,
     M_L_AUTH_FAILURES,
     M_COUNT
@@ -160,7 +163,6 @@ struct endpoint {
     struct endpoint *next; /* gone */
     uint64_t uid;
     uint64_t gone_ns; /* when it left; 0: it is there */
-    uint32_t note_id; /* its number in the own notes (prefix.c) */
     char *address;    /* as given */
     char *id;         /* "namespace/name", or the address */
     struct sched_label *label;
@@ -251,13 +253,12 @@ struct prefix;
 struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struct err *e);
 void prefix_free(struct prefix *p);
 /* matched: one per endpoint of the gateway. */
-void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched);
+void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched,
+                  struct sched_endpoint *snap);
 /* The endpoint was sent this prompt: it will hold its blocks. */
 void prefix_note(struct prefix *p, const struct endpoint *ep, const struct reading *r);
+/* It restarted, or left for good. */
 void prefix_forget(struct prefix *p, const struct endpoint *ep);
-/* An endpoint came, or left for good. */
-int prefix_endpoint_add(struct prefix *p, struct endpoint *ep, struct err *e) MUST_CHECK;
-void prefix_endpoint_drop(struct prefix *p, struct endpoint *ep);
 void prefix_tick(struct prefix *p);
 /* Unfinished requests by prefix. */
 void prefix_enter(struct prefix *p, const struct reading *r);
@@ -477,6 +478,7 @@ bool receipts_get(struct receipts *rs, struct str id, struct buf *out);
 void status_page(struct gateway *g, struct http_req *r);
 void status_models(struct gateway *g, struct http_req *r, struct str id); /* id empty: all */
 void status_metrics(struct gateway *g, struct http_req *r);
+void status_serving(struct gateway *g, struct http_req *r);
 void status_ready(struct gateway *g, struct http_req *r);
 
 /* One loop's part: connections, requests and everything they own.  Touched by its loop only, save
@@ -538,6 +540,8 @@ struct gateway {
     struct endpoint *gone;       /* linked; kept while a request may still point to them */
     uint32_t endpoint_count, endpoint_cap;
     uint64_t endpoint_uid; /* of the last one made */
+    char **unused;         /* "ID" NUL "REASON": known to discovery, and no endpoints */
+    uint32_t unused_count;
 
     /* a decision's scratch, one per endpoint */
     struct sched_endpoint *snap;

@@ -4,48 +4,47 @@
  *   notes     what this process sent where: held as soon as its prefill has run
  *
  * The greater match counts.  Notes bridge the time until the worker's own events arrive, so with a
- * cache manager they expire after NOTE_MS; without one, or while it is away, they are all there is
- * and live until the index's ceiling pushes the oldest out.  Both are hints: a wrong one costs
- * time, never an answer.
+ * cache manager they expire after NOTE_MS; without one, or while it is away, they are all there is.
+ * Then they are kept as the worker keeps its blocks: as many as it says it has room for, the least
+ * recently used go first, and of a prompt its end before its beginning.  Believing more than that
+ * makes every worker look as if it held everything, and a fleet whose memory holds all prefixes
+ * once then computes them again and again.  Both sources are hints: a wrong one costs time, never
+ * an answer.
  *
  * Notes are made at some blocks only: every one of the first NOTE_DENSE, every 4th up to
- * NOTE_SPARSE, every 16th beyond.  A look-up costs a cache miss a key, and whether 6,000 or 6,016
- * blocks of a prompt are held decides nothing.
+ * NOTE_SPARSE, every 32nd beyond; each takes as much room as the blocks it stands for.  A look-up
+ * costs a cache miss a key, and whether 6,000 or 6,032 blocks of a prompt are held decides
+ * nothing.
  *
  * sharing counts unfinished requests by prefix.  A request enters with its keys at the positions
  * 1, 2, 4, 8 ... (and its last), so that "how many share at least half of this match" is one
  * look-up and not one a block. */
 // SPDX-License-Identifier: Apache-2.0
+#include "base/arena.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
 #include "kv/replica.h"
+#include "sched/prefix_index.h"
 #include <inttypes.h>
-#include <stdio.h>
 
 #define NOTE_MS         5000
-#define NOTES_MAX       (1u << 18) /* keys that can expire; past it the oldest expire early */
-#define NOTE_BLOCKS_MAX ((size_t)1 << 20)
+#define NOTE_BYTES_MAX  ((size_t)256 << 20)
 #define NOTE_KEYS_MAX   2048 /* of one prompt */
-#define NOTE_DENSE      64   /* blocks: 1,024 tokens of 16 */
+#define NOTE_DENSE      16   /* blocks: 256 tokens of 16 */
 #define NOTE_SPARSE     512
-
-struct note {
-    uint64_t key, at_ms;
-    uint32_t endpoint; /* of the notes' index */
-};
+#define NOTE_STEP       4
+#define NOTE_STEP_FAR   32
+#define CAPACITY_BLOCKS 31250 /* of a worker that does not say; llm-d's lruCapacityPerServer */
 
 struct prefix {
     struct gateway *g;
-    struct kv_index *notes;
-    struct note *ring; /* NOTES_MAX; the oldest first */
-    size_t first, count;
-    uint32_t free_id[GATEWAY_ENDPOINTS_MAX], free_count; /* numbers in notes of those that left */
-    uint32_t *found, found_cap;                          /* scratch: one per number in notes */
+    struct prefix_index *notes;
     uint32_t *held, held_cap; /* scratch: one per endpoint of the replica */
     uint64_t *keys;           /* scratch: NOTE_KEYS_MAX */
+    uint32_t *weight;         /* scratch: the same */
     struct replica *replica;  /* NULL: no cache manager was named */
     bool was_up;
     struct map sharing;
@@ -62,7 +61,6 @@ static int follow_cache(struct prefix *p, const struct gateway_opts *o,
     if (addr_parse(str_of(o->cache), host, &r.port, e) != 0)
         return e->code;
     r.host = host;
-    r.index.blocks_max = 0;
     r.lock = &p->g->lock;
     return replica_new(p->g->front[0].loop, &r, &p->replica, e);
 }
@@ -72,13 +70,12 @@ struct prefix *prefix_new(struct gateway *g, const struct gateway_opts *o, struc
     struct prefix *p = mem_zalloc(sizeof(*p));
     struct kv_index_opts k = { .block_tokens = g->block_tokens,
                                .hash = INDEX_HASH_XXH64,
-                               .seed = o->seed,
-                               .blocks_max = NOTE_BLOCKS_MAX };
+                               .seed = o->seed };
 
     p->g = g;
-    p->notes = kv_index_new(&k);
-    p->ring = mem_alloc(NOTES_MAX * sizeof(*p->ring));
+    p->notes = prefix_index_new(NOTE_BYTES_MAX);
     p->keys = mem_zalloc(NOTE_KEYS_MAX * sizeof(*p->keys));
+    p->weight = mem_zalloc(NOTE_KEYS_MAX * sizeof(*p->weight));
     if (follow_cache(p, o, &k, e) != 0) {
         prefix_free(p);
         return NULL;
@@ -91,12 +88,11 @@ void prefix_free(struct prefix *p)
     if (p == NULL)
         return;
     replica_free(p->replica);
-    kv_index_free(p->notes);
+    prefix_index_free(p->notes);
     map_fini(&p->sharing);
-    mem_free(p->ring);
-    mem_free(p->found);
     mem_free(p->held);
     mem_free(p->keys);
+    mem_free(p->weight);
     mem_free(p);
 }
 
@@ -112,7 +108,10 @@ uint64_t prefix_cache_blocks(const struct prefix *p)
 
 uint64_t prefix_own_blocks(const struct prefix *p)
 {
-    return kv_index_total(p->notes);
+    struct prefix_index_stats s;
+
+    prefix_index_stats(p->notes, &s);
+    return s.weight;
 }
 
 /* The block after `at` whose key is noted; blocks are counted from 1. */
@@ -120,7 +119,7 @@ static uint32_t next_noted(uint32_t at)
 {
     if (at < NOTE_DENSE)
         return at + 1;
-    return at < NOTE_SPARSE ? at + 4 : at + 16;
+    return at < NOTE_SPARSE ? at + NOTE_STEP : at + NOTE_STEP_FAR;
 }
 
 /* Keys of the noted blocks of a prompt; out has room for NOTE_KEYS_MAX. */
@@ -139,20 +138,32 @@ static uint32_t noted_blocks(uint32_t count)
     uint32_t dense = MIN(count, (uint32_t)NOTE_DENSE), sparse;
 
     count -= dense;
-    sparse = MIN(count, (uint32_t)(NOTE_SPARSE - NOTE_DENSE) / 4);
-    return dense + 4 * sparse + 16 * (count - sparse);
+    sparse = MIN(count, (uint32_t)(NOTE_SPARSE - NOTE_DENSE) / NOTE_STEP);
+    return dense + NOTE_STEP * sparse + NOTE_STEP_FAR * (count - sparse);
 }
 
-static void match_notes(struct prefix *p, const struct reading *r, uint32_t *matched)
+static void match_notes(struct prefix *p, const struct reading *r, uint32_t *matched,
+                        struct sched_endpoint *snap)
 {
-    uint32_t n = kv_index_endpoint_count(p->notes), keys = noted_keys(r, p->keys);
+    uint32_t n = p->g->endpoint_count, keys = noted_keys(r, p->keys);
+    struct arena a;
+    uint64_t *uid;
 
-    kv_index_match(p->notes, p->keys, keys, p->found, n);
-    for (uint32_t i = 0; i < p->g->endpoint_count; i++)
-        matched[i] = noted_blocks(p->found[p->g->endpoints[i]->note_id]);
+    arena_init(&a, 0);
+    uid = arena_alloc(&a, (n + 1) * sizeof(*uid));
+    for (uint32_t i = 0; i < n; i++)
+        uid[i] = p->g->endpoints[i]->uid;
+    prefix_index_match(p->notes, &a, p->keys, keys, uid, n, matched);
+    for (uint32_t i = 0; i < n; i++) {
+        matched[i] = noted_blocks(matched[i]);
+        snap[i].cache_used_tokens =
+            (double)prefix_index_weight(p->notes, uid[i]) * p->g->block_tokens;
+    }
+    arena_fini(&a);
 }
 
-static void match_replica(struct prefix *p, const struct reading *r, uint32_t *matched)
+static void match_replica(struct prefix *p, const struct reading *r, uint32_t *matched,
+                          struct sched_endpoint *snap)
 {
     const struct kv_index *x = replica_index(p->replica);
     uint32_t n = kv_index_endpoint_count(x);
@@ -165,75 +176,55 @@ static void match_replica(struct prefix *p, const struct reading *r, uint32_t *m
     for (uint32_t i = 0; i < p->g->endpoint_count; i++) {
         uint32_t id;
 
-        if (kv_index_find(x, str_of(p->g->endpoints[i]->address), &id) && id < n)
-            matched[i] = MAX(matched[i], p->held[id]);
+        if (!kv_index_find(x, str_of(p->g->endpoints[i]->address), &id) || id >= n)
+            continue;
+        matched[i] = MAX(matched[i], p->held[id]);
+        snap[i].cache_used_tokens =
+            MAX(snap[i].cache_used_tokens, (double)kv_index_blocks(x, id) * p->g->block_tokens);
     }
 }
 
-void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched)
+void prefix_match(struct prefix *p, const struct reading *r, uint32_t *matched,
+                  struct sched_endpoint *snap)
 {
     for (uint32_t i = 0; i < p->g->endpoint_count; i++)
         matched[i] = 0;
     if (r->key_count == 0)
         return;
-    match_notes(p, r, matched);
+    match_notes(p, r, matched, snap);
     /* guessed tokens have keys of their own, which no worker ever says */
     if (p->replica != NULL && !r->estimated)
-        match_replica(p, r, matched);
+        match_replica(p, r, matched, snap);
 }
 
-static void note_drop(struct prefix *p)
+/* Blocks of ours that fit into the endpoint's memory. */
+static uint32_t capacity_of(const struct gateway *g, const struct endpoint *ep)
 {
-    struct note *n = &p->ring[p->first];
+    uint64_t tokens = (uint64_t)ep->cache_blocks * ep->block_tokens;
 
-    kv_index_del(p->notes, n->endpoint, n->key);
-    p->first = (p->first + 1) % NOTES_MAX;
-    p->count--;
+    return tokens == 0 ? CAPACITY_BLOCKS
+                       : (uint32_t)MIN(MAX(tokens / g->block_tokens, 1), UINT32_MAX);
 }
 
+/* The end of the prompt first: its beginning is what others share and becomes the most recent. */
 void prefix_note(struct prefix *p, const struct endpoint *ep, const struct reading *r)
 {
-    uint64_t now = clock_ms();
-    uint32_t n = noted_keys(r, p->keys), id = ep->note_id;
+    uint32_t n = noted_keys(r, p->keys);
 
-    for (uint32_t i = 0; i < n; i++) {
-        kv_index_add(p->notes, id, p->keys[i]);
-        if (!prefix_cache_up(p))
-            continue;
-        if (p->count == NOTES_MAX)
-            note_drop(p);
-        p->ring[(p->first + p->count++) % NOTES_MAX] = (struct note) { p->keys[i], now, id };
+    for (uint32_t i = 0; i < n; i++)
+        p->weight[n - 1 - i] = noted_blocks(i + 1) - noted_blocks(i);
+    for (uint32_t i = 0; i < n / 2; i++) {
+        uint64_t key = p->keys[i];
+
+        p->keys[i] = p->keys[n - 1 - i];
+        p->keys[n - 1 - i] = key;
     }
+    prefix_index_add(p->notes, ep->uid, capacity_of(p->g, ep), p->keys, p->weight, n, clock_ms());
 }
 
 void prefix_forget(struct prefix *p, const struct endpoint *ep)
 {
-    kv_index_clear(p->notes, ep->note_id);
-}
-
-/* Numbers are used again: a fleet whose endpoints come and go must not use them up. */
-int prefix_endpoint_add(struct prefix *p, struct endpoint *ep, struct err *e)
-{
-    char name[32];
-
-    if (p->free_count > 0) {
-        ep->note_id = p->free_id[--p->free_count];
-        return 0;
-    }
-    snprintf(name, sizeof(name), "%u", kv_index_endpoint_count(p->notes));
-    if (kv_index_endpoint(p->notes, str_of(name), STR(""), &ep->note_id) != 0)
-        return err_set(e, ERR_LIMIT, "too many endpoints for the index");
-    if (ep->note_id >= p->found_cap) {
-        p->found_cap = MAX(16u, ep->note_id * 2);
-        p->found = mem_realloc(p->found, p->found_cap * sizeof(*p->found));
-    }
-    return 0;
-}
-
-void prefix_endpoint_drop(struct prefix *p, struct endpoint *ep)
-{
-    prefix_forget(p, ep);
-    p->free_id[p->free_count++] = ep->note_id;
+    prefix_index_gone(p->notes, ep->uid);
 }
 
 void prefix_tick(struct prefix *p)
@@ -250,8 +241,8 @@ void prefix_tick(struct prefix *p)
                      p->g->cache);
         p->was_up = up;
     }
-    while (p->count > 0 && p->ring[p->first].at_ms + NOTE_MS <= now)
-        note_drop(p);
+    if (up && now > NOTE_MS)
+        prefix_index_expire(p->notes, now - NOTE_MS);
 }
 
 /* ---- sharing ---- */

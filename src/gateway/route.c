@@ -165,7 +165,7 @@ static bool decide(struct routing *x)
     x->decision = (struct sched_decision) { .decode = SCHED_NONE, .prefill = SCHED_NONE };
     endpoints_snapshot(g, routing_model(x), g->snap);
     memset(g->costs, 0, g->endpoint_count * sizeof(*g->costs));
-    prefix_match(g->prefix, &x->reading, g->matched);
+    prefix_match(g->prefix, &x->reading, g->matched, g->snap);
     for (uint32_t i = 0; i < g->endpoint_count; i++) {
         g->excluded[i] = was_tried(x, g->endpoints[i]) || !in_subset(x, g->endpoints[i]);
         if (g->snap[i].use == SCHED_USED)

@@ -6,6 +6,7 @@
 #include "gateway/access_log.h"
 #include "gateway/gateway_priv.h"
 #include <math.h>
+#include <string.h>
 
 #define PAGE_BYTES_MAX   ((size_t)16 << 20)
 #define MODELS_SHOWN_MAX 1024
@@ -91,6 +92,17 @@ static void part_of_endpoint(struct json_w *w, const struct endpoint *ep)
     json_w_end(w, '}');
 }
 
+static void part_of_unused(struct json_w *w, const char *id)
+{
+    json_w_obj(w);
+    json_w_kz(w, "name", id);
+    json_w_kz(w, "role", "pod");
+    json_w_kz(w, "address", id);
+    json_w_kz(w, "state", "not_used");
+    json_w_kz(w, "reason", id + strlen(id) + 1);
+    json_w_end(w, '}');
+}
+
 static void reply_json(struct http_req *r, int status, struct buf *b)
 {
     http_reply(r, status, "application/json", buf_view(b), NULL);
@@ -113,6 +125,8 @@ void status_page(struct gateway *g, struct http_req *r)
         part_of_cache(&w, g);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         part_of_endpoint(&w, g->endpoints[i]);
+    for (uint32_t i = 0; i < g->unused_count; i++)
+        part_of_unused(&w, g->unused[i]);
     gateway_unlock(g);
     json_w_end(&w, ']');
     json_w_end(&w, '}');
@@ -287,6 +301,16 @@ void status_metrics(struct gateway *g, struct http_req *r)
     metrics_render(g->metrics, &b);
     http_reply(r, 200, "text/plain; version=0.0.4; charset=utf-8", buf_view(&b), NULL);
     buf_fini(&b);
+}
+
+/* Ready for requests that may have to wait for the first worker (scale from zero). */
+void status_serving(struct gateway *g, struct http_req *r)
+{
+    if (g->draining)
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
+                     "server is shutting down");
+    else
+        http_reply(r, 200, "application/json", STR("{\"status\":\"serving\"}"), NULL);
 }
 
 void status_ready(struct gateway *g, struct http_req *r)

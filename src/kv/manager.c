@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kv/manager_priv.h"
+#include <string.h>
 
 #define READY_PERCENT  95
 #define READY_MS       30000
@@ -99,7 +100,7 @@ void kv_manager_gauges(struct kv_manager *m)
     size_t up = 0, depth = 0;
 
     for (size_t i = 0; i < m->source_count; i++) {
-        const struct kv_source *s = &m->source[i];
+        const struct kv_source *s = m->source[i];
 
         up += s->is_up;
         depth += s->queue_count;
@@ -123,7 +124,7 @@ void kv_manager_check_ready(struct kv_manager *m)
     if (m->is_ready)
         return;
     for (size_t i = 0; i < m->source_count; i++)
-        whole += m->source[i].is_up && m->source[i].replay == KV_REPLAY_NONE;
+        whole += m->source[i]->is_up && m->source[i]->replay == KV_REPLAY_NONE;
     if (whole * 100 < m->source_count * READY_PERCENT &&
         loop_now_ms(m->loop) - m->start_ms < READY_MS)
         return;
@@ -138,7 +139,7 @@ static void on_tick(void *ctx)
     uint64_t now = loop_now_ms(m->loop);
 
     for (size_t i = 0; i < m->source_count; i++)
-        kv_source_tick(&m->source[i], now);
+        kv_source_tick(m->source[i], now);
     kv_manager_check_ready(m);
     if (now - m->beat_ms >= KV_STREAM_BEAT_MS) {
         m->beat_ms = now;
@@ -146,21 +147,101 @@ static void on_tick(void *ctx)
     }
 }
 
-static int check_sources(const struct kv_manager_opts *o, struct err *e)
+static int check_sources(const struct kv_source_opts *list, size_t count, struct err *e)
 {
-    if (o->source_count > KV_SOURCES_MAX)
-        return err_set(e, ERR_LIMIT, "%zu endpoints, at most %d", o->source_count, KV_SOURCES_MAX);
-    for (size_t i = 0; i < o->source_count; i++)
+    if (count > KV_SOURCES_MAX)
+        return err_set(e, ERR_LIMIT, "%zu endpoints, at most %d", count, KV_SOURCES_MAX);
+    for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < i; k++) {
-            if (str_eq(o->sources[i].name, o->sources[k].name))
+            if (str_eq(list[i].name, list[k].name))
                 return err_set(e, ERR_INVAL, "two endpoints are named '%.*s'",
-                               STR_ARG(o->sources[i].name));
-            if (o->sources[i].address.p != NULL &&
-                str_eq(o->sources[i].address, o->sources[k].address))
+                               STR_ARG(list[i].name));
+            if (list[i].address.p != NULL && str_eq(list[i].address, list[k].address))
                 return err_set(e, ERR_INVAL, "two endpoints have the address %.*s",
-                               STR_ARG(o->sources[i].address));
+                               STR_ARG(list[i].address));
         }
     return 0;
+}
+
+/* The source that was opened with the very same words, or SIZE_MAX. */
+static size_t find_source(const struct kv_manager *m, const char *spec)
+{
+    for (size_t i = 0; i < m->source_count; i++)
+        if (strcmp(m->source[i]->spec, spec) == 0)
+            return i;
+    return SIZE_MAX;
+}
+
+static char *spec_of(const struct kv_source_opts *o)
+{
+    struct buf b;
+    size_t n;
+
+    buf_init(&b, 4096);
+    buf_f(&b, "%.*s=%.*s@%.*s@%.*s", STR_ARG(o->name), STR_ARG(o->address), STR_ARG(o->events),
+          STR_ARG(o->replay));
+    buf_c(&b, 0);
+    return buf_take(&b, &n);
+}
+
+static int add_source(struct kv_manager *m, const struct kv_source_opts *o, struct err *e)
+{
+    struct kv_source *s = mem_zalloc(sizeof(*s));
+
+    s->m = m;
+    s->spec = spec_of(o);
+    m->source = mem_realloc(m->source, (m->source_count + 1) * sizeof(struct kv_source *));
+    m->source[m->source_count++] = s;
+    return kv_source_open(s, o, e);
+}
+
+/* What it held is forgotten: nobody says any more what becomes of it. */
+static void drop_source(struct kv_manager *m, size_t i)
+{
+    struct kv_source *s = m->source[i];
+
+    LOG_INFO("cache manager: source left name=%s", s->name);
+    if (s->has_endpoint)
+        kv_index_clear(m->index, s->endpoint);
+    kv_publish(m);
+    metrics_drop(m->metrics, KM_SOURCE_UP, 0, s->name);
+    metrics_drop(m->metrics, KM_LAG, 0, s->name);
+    kv_source_close(s);
+    m->source[i] = m->source[--m->source_count];
+}
+
+int kv_manager_set_sources(struct kv_manager *m, const struct kv_source_opts *list, size_t count,
+                           struct err *e)
+{
+    int rc = check_sources(list, count, e);
+    bool *keep;
+
+    if (rc != 0)
+        return rc;
+    keep = mem_zalloc(m->source_count + count + 1);
+    for (size_t i = 0; i < count; i++) {
+        char *spec = spec_of(&list[i]);
+        size_t at = find_source(m, spec);
+
+        if (at != SIZE_MAX)
+            keep[at] = true;
+        mem_free(spec);
+    }
+    for (size_t i = m->source_count; i-- > 0;)
+        if (!keep[i])
+            drop_source(m, i);
+    mem_free(keep);
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        char *spec = spec_of(&list[i]);
+
+        if (find_source(m, spec) == SIZE_MAX) {
+            LOG_INFO("cache manager: source found name=%.*s events=%.*s", STR_ARG(list[i].name),
+                     STR_ARG(list[i].events));
+            rc = add_source(m, &list[i], e);
+        }
+        mem_free(spec);
+    }
+    return rc;
 }
 
 int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_manager **out,
@@ -170,7 +251,7 @@ int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_m
                                      .port = o->port,
                                      .server_name = "llmd-cache" };
     struct kv_manager *m;
-    int rc = check_sources(o, e);
+    int rc = check_sources(o->sources, o->source_count, e);
 
     *out = NULL;
     if (rc != 0)
@@ -194,13 +275,9 @@ int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_m
         (void)kv_metric(m, KM_RESYNC, resync_reasons[i]);
     kv_publish_init(m);
     m->start_ms = m->beat_ms = loop_now_ms(l);
-    m->source = mem_zalloc((o->source_count + 1) * sizeof(*m->source));
     rc = http_server_open(l, &http, kv_manager_handle, m, &m->http, e);
-    for (size_t i = 0; rc == 0 && i < o->source_count; i++) {
-        m->source[i].m = m;
-        m->source_count++;
-        rc = kv_source_open(&m->source[i], &o->sources[i], e);
-    }
+    for (size_t i = 0; rc == 0 && i < o->source_count; i++)
+        rc = add_source(m, &o->sources[i], e);
     if (rc != 0) {
         kv_manager_close(m);
         return rc;
@@ -210,6 +287,15 @@ int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_m
     loop_timer_arm(m->tick, KV_TICK_MS, KV_TICK_MS);
     *out = m;
     return 0;
+}
+
+size_t kv_manager_sources_up(const struct kv_manager *m)
+{
+    size_t up = 0;
+
+    for (size_t i = 0; i < m->source_count; i++)
+        up += m->source[i]->is_up;
+    return up;
 }
 
 uint16_t kv_manager_port(const struct kv_manager *m)
@@ -228,7 +314,7 @@ void kv_manager_close(struct kv_manager *m)
         return;
     loop_timer_free(m->tick);
     for (size_t i = 0; i < m->source_count; i++)
-        kv_source_close(&m->source[i]);
+        kv_source_close(m->source[i]);
     kv_publish_fini(m);
     if (m->http != NULL)
         http_server_close(m->http);

@@ -41,6 +41,11 @@ struct kv_manager;
 
 int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_manager **out,
                     struct err *e) MUST_CHECK;
+/* Makes the sources what the list says: new ones are heard, what missing ones held is forgotten,
+ * the rest goes on undisturbed.  Copied. */
+int kv_manager_set_sources(struct kv_manager *m, const struct kv_source_opts *list, size_t count,
+                           struct err *e) MUST_CHECK;
+size_t kv_manager_sources_up(const struct kv_manager *m); /* whose connection is up */
 uint16_t kv_manager_port(const struct kv_manager *m);
 const struct kv_index *kv_manager_index(const struct kv_manager *m);
 /* Not from inside an HTTP handler: loop_post it. */

@@ -53,8 +53,8 @@ static void get_ready(struct kv_manager *m, struct http_req *r)
 
     kv_manager_check_ready(m);
     for (size_t i = 0; i < m->source_count; i++) {
-        up += m->source[i].is_up;
-        whole += m->source[i].is_up && m->source[i].replay == KV_REPLAY_NONE;
+        up += m->source[i]->is_up;
+        whole += m->source[i]->is_up && m->source[i]->replay == KV_REPLAY_NONE;
     }
     buf_init(&b, 4096);
     json_w_init(&w, &b);
@@ -118,7 +118,7 @@ static void get_index(struct kv_manager *m, struct http_req *r)
     json_w_ku64(&w, "streams", m->subscriber_count);
     json_w_karr(&w, "endpoints");
     for (size_t i = 0; i < m->source_count; i++)
-        put_source(&w, &m->source[i]);
+        put_source(&w, m->source[i]);
     json_w_end(&w, ']');
     json_w_end(&w, '}');
     reply_buf(r, 200, JSON_TYPE, &b);

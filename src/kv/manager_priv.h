@@ -64,6 +64,7 @@ struct kv_queued {
 struct kv_source {
     struct kv_manager *m;
     char *name, *address; /* address NULL until the topic said it */
+    char *spec;           /* "NAME=ADDRESS@EVENTS@REPLAY": what it was opened with */
     struct zmtp_client *sub, *dealer;
     bool is_up, was_up, is_dealer_up;
     bool has_endpoint;
@@ -93,7 +94,7 @@ struct kv_manager {
     char *model, *seed;
     struct metrics *metrics;
     struct metric_cell *cell[KM_COUNT]; /* of families without labels */
-    struct kv_source *source;
+    struct kv_source **source;
     size_t source_count;
     struct loop_timer *tick;
     uint64_t start_ms, beat_ms;

@@ -497,4 +497,6 @@ void kv_source_close(struct kv_source *s)
         pop(s);
     mem_free(s->name);
     mem_free(s->address);
+    mem_free(s->spec);
+    mem_free(s);
 }

@@ -35,6 +35,7 @@ struct node {
     uint64_t key;
     uint32_t newer, older; /* or, when free, older: the next free one */
     uint32_t at;           /* ticks since the first add */
+    uint32_t weight;
 };
 
 struct place {
@@ -44,13 +45,14 @@ struct place {
     uint32_t *table; /* node + 1, 0 = empty */
     uint32_t nodes_cap, table_cap, nodes_used, count;
     uint32_t newest, oldest, free;
+    uint64_t weight; /* of its nodes */
 };
 
 struct prefix_index {
     struct shard shard[SHARDS];
     struct place *place;
     uint32_t places, words; /* words: of a bit set */
-    uint64_t keys, entries, base_ms;
+    uint64_t keys, entries, weight, base_ms;
     struct map by_uid;
     size_t bytes, bytes_max;
     bool has_base;
@@ -281,7 +283,9 @@ static void evict_oldest(struct prefix_index *ix, uint32_t place)
     p->node[n].older = p->free;
     p->free = n;
     p->count--;
+    p->weight -= p->node[n].weight;
     ix->entries--;
+    ix->weight -= p->node[n].weight;
     bit_clear(ix, key, place);
 }
 
@@ -315,12 +319,13 @@ static bool place_grow(struct prefix_index *ix, struct place *p, uint32_t capaci
 }
 
 /* A node that is in no list, or NONE. */
-static uint32_t node_take(struct prefix_index *ix, uint32_t place, uint32_t capacity)
+static uint32_t node_take(struct prefix_index *ix, uint32_t place, uint32_t capacity,
+                          uint32_t weight)
 {
     struct place *p = &ix->place[place];
     uint32_t n;
 
-    while (p->count >= capacity)
+    while (p->count != 0 && p->weight + weight > capacity)
         evict_oldest(ix, place);
     if (p->free == NONE && p->nodes_used == p->nodes_cap && !place_grow(ix, p, capacity)) {
         if (p->count == 0)
@@ -411,14 +416,32 @@ void prefix_index_gone(struct prefix_index *ix, uint64_t uid)
     for (uint32_t n = p->newest; n != NONE; n = p->node[n].older)
         bit_clear(ix, p->node[n].key, place);
     ix->entries -= p->count;
+    ix->weight -= p->weight;
     map_del(&ix->by_uid, uid);
     place_drop_memory(ix, p);
 }
 
 /* ---- adding ---- */
 
+static void prefetch(const struct prefix_index *ix, uint64_t key)
+{
+    uint64_t mixed = map_mix(key_of(key));
+    const struct shard *s = &ix->shard[shard_of(mixed)];
+
+    if (s->cap != 0)
+        __builtin_prefetch(slot_at(ix, s, (uint32_t)mixed & (s->cap - 1)));
+}
+
+/* What adding the key to the place looks at first. */
+static void prefetch_both(const struct prefix_index *ix, const struct place *p, uint64_t key)
+{
+    prefetch(ix, key);
+    if (p->table_cap != 0)
+        __builtin_prefetch(&p->table[(uint32_t)(map_mix(key_of(key)) >> 16) & (p->table_cap - 1)]);
+}
+
 static void add_one(struct prefix_index *ix, uint32_t place, uint32_t capacity, uint64_t key,
-                    uint32_t at)
+                    uint32_t weight, uint32_t at)
 {
     struct place *p = &ix->place[place];
     uint64_t mixed = map_mix(key), *slot;
@@ -429,11 +452,14 @@ static void add_one(struct prefix_index *ix, uint32_t place, uint32_t capacity, 
         if (n != 0) {
             list_out(p, n - 1);
             list_in(p, n - 1);
+            p->weight += (uint64_t)weight - p->node[n - 1].weight;
+            ix->weight += (uint64_t)weight - p->node[n - 1].weight;
             p->node[n - 1].at = at;
+            p->node[n - 1].weight = weight;
             return;
         }
     }
-    n = node_take(ix, place, capacity);
+    n = node_take(ix, place, capacity, weight);
     if (n == NONE)
         return;
     slot = key_find(ix, key, mixed);
@@ -445,17 +471,19 @@ static void add_one(struct prefix_index *ix, uint32_t place, uint32_t capacity, 
         return;
     }
     slot[1 + place / 64] |= (uint64_t)1 << place % 64;
-    p->node[n] = (struct node) { .key = key, .at = at };
+    p->node[n] = (struct node) { .key = key, .at = at, .weight = weight };
     p->table[table_at(p, key, mixed)] = n + 1;
     list_in(p, n);
     p->count++;
+    p->weight += weight;
     ix->entries++;
+    ix->weight += weight;
 }
 
 void prefix_index_add(struct prefix_index *ix, uint64_t uid, uint32_t capacity,
-                      const uint64_t *keys, uint32_t count, uint64_t now_ms)
+                      const uint64_t *keys, const uint32_t *weight, uint32_t count, uint64_t now_ms)
 {
-    uint32_t place = prefix_index_place(ix, uid), from;
+    uint32_t place = prefix_index_place(ix, uid), at;
 
     capacity = MIN(capacity, CAPACITY_MAX);
     if (capacity == 0 || count == 0)
@@ -468,10 +496,14 @@ void prefix_index_add(struct prefix_index *ix, uint64_t uid, uint32_t capacity,
         ix->has_base = true;
         ix->base_ms = now_ms;
     }
-    from = count > capacity ? count - capacity : 0;
-    for (uint32_t i = from; i < count; i++)
-        add_one(ix, place, capacity, key_of(keys[i]),
-                (uint32_t)((now_ms - MIN(now_ms, ix->base_ms)) / TICK_MS));
+    at = (uint32_t)((now_ms - MIN(now_ms, ix->base_ms)) / TICK_MS);
+    for (uint32_t i = 0; i < AHEAD && i < count; i++)
+        prefetch_both(ix, &ix->place[place], keys[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + AHEAD < count)
+            prefetch_both(ix, &ix->place[place], keys[i + AHEAD]);
+        add_one(ix, place, capacity, key_of(keys[i]), weight != NULL ? weight[i] : 1, at);
+    }
 }
 
 void prefix_index_expire(struct prefix_index *ix, uint64_t before_ms)
@@ -490,15 +522,6 @@ void prefix_index_expire(struct prefix_index *ix, uint64_t before_ms)
 }
 
 /* ---- asking ---- */
-
-static void prefetch(const struct prefix_index *ix, uint64_t key)
-{
-    uint64_t mixed = map_mix(key_of(key));
-    const struct shard *s = &ix->shard[shard_of(mixed)];
-
-    if (s->cap != 0)
-        __builtin_prefetch(slot_at(ix, s, (uint32_t)mixed & (s->cap - 1)));
-}
 
 /* Counts per place while the walk goes on: since[place] is where its run of held keys began. */
 struct walk {
@@ -556,6 +579,13 @@ void prefix_index_match(const struct prefix_index *ix, struct arena *a, const ui
     }
 }
 
+uint64_t prefix_index_weight(const struct prefix_index *ix, uint64_t uid)
+{
+    uint32_t place = prefix_index_place(ix, uid);
+
+    return place == NONE ? 0 : ix->place[place].weight;
+}
+
 bool prefix_index_holds(const struct prefix_index *ix, uint64_t uid, uint64_t key)
 {
     uint32_t place = prefix_index_place(ix, uid);
@@ -572,6 +602,7 @@ void prefix_index_stats(const struct prefix_index *ix, struct prefix_index_stats
         .endpoints = (uint32_t)ix->by_uid.count,
         .keys = (uint32_t)ix->keys,
         .entries = ix->entries,
+        .weight = ix->weight,
         .bytes = ix->bytes,
     };
 }

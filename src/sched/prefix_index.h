@@ -25,12 +25,16 @@ void prefix_index_free(struct prefix_index *ix);
 /* Place of an endpoint, or PREFIX_INDEX_NONE: nothing was added for it. */
 uint32_t prefix_index_place(const struct prefix_index *ix, uint64_t uid);
 /* Adds keys to the endpoint, the last of them as the most recent; of more than capacity the oldest
- * are dropped.  Keys that it has become recent again.  Without memory fewer are remembered. */
+ * are dropped.  Keys that it has become recent again.  Without memory fewer are remembered.
+ * weight: how much of the capacity each takes; NULL: 1. */
 void prefix_index_add(struct prefix_index *ix, uint64_t uid, uint32_t capacity,
-                      const uint64_t *keys, uint32_t count, uint64_t now_ms);
+                      const uint64_t *keys, const uint32_t *weight, uint32_t count,
+                      uint64_t now_ms);
 /* held[i] = how many of keys the endpoint uid[i] holds, up to the first key that nobody holds. */
 void prefix_index_match(const struct prefix_index *ix, struct arena *a, const uint64_t *keys,
                         uint32_t count, const uint64_t *uid, uint32_t endpoints, uint32_t *held);
+/* How much of its capacity is taken. */
+uint64_t prefix_index_weight(const struct prefix_index *ix, uint64_t uid);
 bool prefix_index_holds(const struct prefix_index *ix, uint64_t uid, uint64_t key);
 void prefix_index_gone(struct prefix_index *ix, uint64_t uid);
 /* Drops what was added, or became recent again, at `before_ms` or earlier. */
@@ -39,6 +43,7 @@ void prefix_index_expire(struct prefix_index *ix, uint64_t before_ms);
 struct prefix_index_stats {
     uint32_t endpoints, keys; /* keys: distinct */
     uint64_t entries;         /* over all endpoints */
+    uint64_t weight;          /* of all entries */
     size_t bytes;
 };
 void prefix_index_stats(const struct prefix_index *ix, struct prefix_index_stats *out);

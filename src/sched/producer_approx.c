@@ -166,7 +166,7 @@ static void remember(struct plugin *p, const struct sched_view *v, uint32_t pick
 
     count = blocks_of(p, v, &block_tokens, &keys);
     prefix_index_add(s->ix, v->ep[pick].uid, capacity_of(p->params, &v->ep[pick], block_tokens),
-                     keys, count, v->now_ms);
+                     keys, NULL, count, v->now_ms);
 }
 
 static void dispatched(struct plugin *p, struct sched_run *run)

@@ -14,10 +14,15 @@
  * The pair's cost is a sum of a term of P and a term of D, so the best pair is the best P with the
  * best D (or the second best where both would be one): O(endpoints), never O(endpoints squared).
  *
- * A prompt whose prefix is held elsewhere pays for recomputing it, but that is also an investment:
- * when k unfinished requests share the prefix, the k that follow find it here.  So the recomputed
- * part counts 1 / (1 + k), in the cost and in the books.  That is what spreads a hot prefix over
- * equal endpoints, while a conversation of its own (k = 0) stays where its history is. */
+ * A prompt whose prefix is held elsewhere pays for recomputing it.  That is an investment when more
+ * requests share the prefix than one endpoint's part of all: the k beyond that find it here.  So
+ * the recomputed part counts 1 / (1 + k), in the cost and in the books, which spreads a hot prefix
+ * over equal endpoints, while others stay where they are held.
+ *
+ * Where the cache is full, a second copy pushes out as much of what others will ask for: that is
+ * computed again, and both computations keep others waiting.  So the recomputed part costs
+ * evict_factor times more there.  Without it a fleet whose caches hold every prefix once comes to
+ * hold some twice and others never: each miss makes a queue, and each queue a further copy. */
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/sched.h"
 #include "base/check.h"
@@ -91,6 +96,7 @@ void sched_conf_default(struct sched_conf *c)
         .role_fraction = 0.5,
         .role_fixed_ms = 500,
         .kv_full = 0.9,
+        .evict_factor = 3,
     };
 }
 
@@ -168,7 +174,7 @@ static double slot_queue(const struct sched_conf *c, const struct sched_endpoint
  * somebody whose work it is has room to decode. */
 struct field {
     uint32_t cached;
-    double decode_rate;
+    double decode_rate, streams; /* streams: the mean */
     bool has_decoder;
 };
 
@@ -184,6 +190,14 @@ static bool may_decode(const struct sched_endpoint *e, const struct field *f)
     return e->role != SCHED_PREFILL || !f->has_decoder;
 }
 
+/* Of so many tokens that would be cached, those that push others out. */
+static double evicting(const struct sched_endpoint *e, double tokens)
+{
+    double room = (double)e->cache_blocks * e->cache_block_tokens - e->cache_used_tokens;
+
+    return e->cache_blocks == 0 ? 0 : MIN(tokens, MAX(0.0, tokens - room));
+}
+
 struct terms {
     double prefill_tokens, prefill_ms, prefill_interference_ms, decode_interference_ms;
     uint32_t cached;
@@ -196,10 +210,12 @@ static struct terms terms_of(const struct sched_conf *c, const struct sched_endp
     double rate = prefill_rate(c, e), others = streams(e);
     double nowhere = r->prompt_tokens - MAX(f->cached, t.cached);
     double elsewhere = f->cached > t.cached ? f->cached - t.cached : 0;
+    double worth = r->sharers > f->streams ? 1.0 + r->sharers : 1;
 
-    t.prefill_tokens = nowhere + elsewhere / (1.0 + r->sharers);
+    t.prefill_tokens = nowhere + elsewhere / worth;
     t.prefill_ms = rate * t.prefill_tokens;
-    t.prefill_interference_ms = t.prefill_ms * c->decode_interference * others;
+    t.prefill_interference_ms = t.prefill_ms * c->decode_interference * others +
+                                rate * evicting(e, elsewhere) / worth * c->evict_factor;
     /* Also what a slower decoder takes beyond the fastest one with nobody beside it.  The rest of
      * the decoding is the same everywhere; counting it would only blur near ties. */
     t.decode_interference_ms =
@@ -427,11 +443,18 @@ static struct sched_cost pair_cost(const struct sched_conf *c, const struct sche
 static struct field field_of(const struct sched_conf *c, const struct sched_endpoint *ep,
                              uint32_t count, const struct sched_request *r)
 {
-    struct field f = { 0, 0, false };
+    struct field f = { 0, 0, 0, false };
     bool first = true;
+    uint32_t n = 0;
 
-    for (uint32_t i = 0; i < count; i++)
-        f.has_decoder |= usable(&ep[i], r, i) && ep[i].role != SCHED_PREFILL && !is_full(c, &ep[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!usable(&ep[i], r, i))
+            continue;
+        f.has_decoder |= ep[i].role != SCHED_PREFILL && !is_full(c, &ep[i]);
+        f.streams += streams(&ep[i]);
+        n++;
+    }
+    f.streams /= MAX(n, 1u);
     for (uint32_t i = 0; i < count; i++) {
         if (!usable(&ep[i], r, i))
             continue;

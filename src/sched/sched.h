@@ -63,7 +63,8 @@ struct sched_endpoint {
     uint32_t metrics_age_ms;
     double scraped_waiting, scraped_running, scraped_kv; /* as its page said */
     uint32_t cache_block_tokens, cache_blocks;           /* 0 = not said */
-    const struct str *lora_active, *lora_waiting;        /* adapters */
+    double cache_used_tokens;                     /* of them hold a prefix, as far as known */
+    const struct str *lora_active, *lora_waiting; /* adapters */
     uint32_t lora_active_count, lora_waiting_count, lora_max;
     double inflight_limit;      /* learned (sched/flow.h); 0 = unknown */
     uint32_t inflight_requests; /* every profile's picks count */
@@ -112,6 +113,7 @@ struct sched_conf {
     double role_fraction;           /* work on the other side of a role costs that much more: 0.5 */
     double role_fixed_ms;           /* and a prefill worker that decodes this: 500 */
     double kv_full;                 /* KV usage from where a prompt waits for room: 0.9 */
+    double evict_factor; /* what a copy pushes out of a full cache costs so many times more: 3 */
 };
 void sched_conf_default(struct sched_conf *c);
 

@@ -76,6 +76,12 @@ static const struct plugin_param PARAMS[] = {
       .min = 0.01,
       .max = 1,
       .help = "KV usage from where a prompt waits for room" },
+    { .name = "evictFactor",
+      .kind = PARAM_F64,
+      .at = CONF(evict_factor),
+      .value = "3",
+      .max = 1000,
+      .help = "what a copy pushes out of a full cache costs so many times more" },
 };
 
 /* What the index does not know, the producer may. */

@@ -26,10 +26,4 @@ void session_table_fini(struct session_table *t);
 
 /* Index of the endpoint the request's session is bound to, or SCHED_NONE. */
 uint32_t session_affinity_bound(struct plugin *p, const struct sched_view *v);
-
-/* ---- base64, standard alphabet with padding ---- */
-
-struct str base64_encode(struct arena *a, struct str bytes);
-/* p == NULL: it is none. */
-struct str base64_decode(struct arena *a, struct str text);
 #endif

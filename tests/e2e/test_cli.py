@@ -27,6 +27,31 @@ def wrong_words_get_one_helpful_line():
         assert len(r.stderr.strip().splitlines()) == 1, (args, r.stderr)
 
 
+def images_have_what_their_probes_call():
+    assert json.loads(run("version", "--json").stdout)["version"] in run("version").stdout
+    assert run("healthcheck", "http://127.0.0.1:1/health").returncode == 1
+    assert "needs one URL" in run("healthcheck").stderr
+    begin = time.monotonic()
+    assert run("prestop", "--seconds", "1").returncode == 0 and 1 <= time.monotonic() - begin < 3
+    with tempfile.TemporaryDirectory() as d:
+        vllm, port = os.path.join(d, "vllm"), free_port()
+        os.symlink(os.path.abspath(LLMD), vllm)
+        for flags, why in ((["--tensor-parallel-size", "2"], "only 1 is possible"), (["--no-such-thing"], "no-such-thing: no such flag"),
+                           (["--dtype"], "needs a value"), (["--enforce-eager=1"], "takes no value")):
+            r = subprocess.run([vllm, "serve", MODEL, *flags], stderr=subprocess.PIPE, text=True, timeout=20)
+            assert r.returncode == 2 and why in r.stderr, r.stderr
+        p = subprocess.Popen([vllm, "serve", MODEL, "--port", str(port), "--served_model_name=tiny", "--max_model_len", "512",
+                              "--tensor-parallel-size=1", "--gpu-memory-utilization", "0.9", "--no-enable-chunked-prefill"],
+                             stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for("it answers", lambda: run("healthcheck", f"127.0.0.1:{port}").returncode == 0, 30)
+            assert request(port, "GET", "/v1/models").json()["data"][0]["id"] == "tiny"
+        finally:
+            p.send_signal(signal.SIGTERM)
+            said = p.communicate(timeout=20)[1]
+        assert p.returncode == 0 and said.count("has no effect") == 2, said
+
+
 def help_lists_every_command():
     r = run("--help")
     assert r.returncode == 0
@@ -96,5 +121,5 @@ def up_serves_restarts_what_dies_and_ends_cleanly():
             up.kill()
 
 
-main(wrong_words_get_one_helpful_line, help_lists_every_command, wrong_model_files_are_refused_within_two_seconds,
+main(images_have_what_their_probes_call, wrong_words_get_one_helpful_line, help_lists_every_command, wrong_model_files_are_refused_within_two_seconds,
      check_finds_what_up_would, up_serves_restarts_what_dies_and_ends_cleanly)

@@ -581,6 +581,38 @@ static void only_a_shared_prefix_is_copied(void **state)
     assert_int_equal(d.decode, 1);
 }
 
+/* A copy that pushes others out of a full cache is made only for a longer queue. */
+static void a_full_cache_keeps_prefixes_at_one_place(void **state)
+{
+    struct sched_endpoint ep[2] = { { .inflight = 3, .inflight_prefill_tokens = 2500 }, IDLE };
+    uint32_t matched[2] = { 120, 0 };
+    struct sched_request r = {
+        .prompt_tokens = 2000, .block_tokens = 16, .max_tokens = 64, .matched = matched
+    };
+    struct sched_conf c = conf();
+    struct sched_decision d;
+
+    (void)state;
+    sched_decide(&c, ep, 2, &r, &d, NULL);
+    assert_int_equal(d.decode, 1);
+    ep[1].cache_blocks = 1600;
+    ep[1].cache_block_tokens = 16;
+    ep[1].cache_used_tokens = 1600 * 16 - 2000; /* room for all of it */
+    sched_decide(&c, ep, 2, &r, &d, NULL);
+    assert_int_equal(d.decode, 1);
+    ep[1].cache_used_tokens = 1600 * 16;
+    sched_decide(&c, ep, 2, &r, &d, NULL);
+    assert_int_equal(d.decode, 0);
+    /* more ask for it than one endpoint's part of the load: the copy will be used */
+    r.sharers = 30;
+    sched_decide(&c, ep, 2, &r, &d, NULL);
+    assert_int_equal(d.decode, 1);
+    r.sharers = 0;
+    ep[0].inflight_prefill_tokens = 20000;
+    sched_decide(&c, ep, 2, &r, &d, NULL);
+    assert_int_equal(d.decode, 1);
+}
+
 static void names_are_words(void **state)
 {
     enum sched_role role;
@@ -608,6 +640,7 @@ int main(void)
         cmocka_unit_test(a_slow_endpoint_gets_less),
         cmocka_unit_test(later_turns_stay_with_their_prefix),
         cmocka_unit_test(only_a_shared_prefix_is_copied),
+        cmocka_unit_test(a_full_cache_keeps_prefixes_at_one_place),
         cmocka_unit_test(names_are_words),
     };
 

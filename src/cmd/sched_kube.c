@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cmd/sched_kube.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/mem.h"
+#include <stdio.h>
+
+#define BOOKS_MS       1000
+#define KINDS_MAX      8
+#define VIEW_BYTES_MAX ((size_t)64 << 20)
+
+struct sched_kube {
+    struct gateway *g;
+    struct sched_kube_opts o;
+    struct kube_client *client;
+    struct kube_discovery *discovery;
+    struct loop_timer *timer;
+    uint64_t errors[KINDS_MAX]; /* told so far, in the order of kube_discovery_each */
+    uint32_t kind;
+};
+
+/* ---- endpoints ---- */
+
+static void role_of(const struct kube_pod *p, struct gateway_endpoint_opts *out)
+{
+    out->role = SCHED_BOTH;
+    for (uint32_t i = 0; i < p->label_count; i++) {
+        struct str v = p->label[i].value;
+
+        if (!str_eqz(p->label[i].key, "llm-d.ai/role"))
+            continue;
+        out->role_given = true;
+        if (str_eqz(v, "prefill") || str_eqz(v, "encode-prefill"))
+            out->role = SCHED_PREFILL;
+        else if (str_eqz(v, "decode"))
+            out->role = SCHED_DECODE;
+    }
+}
+
+static const struct sched_label *labels_of(struct arena *a, const struct kube_pod *p)
+{
+    struct sched_label *l = arena_alloc(a, (p->label_count + 1) * sizeof(*l));
+
+    for (uint32_t i = 0; i < p->label_count; i++)
+        l[i] = (struct sched_label) { p->label[i].key, p->label[i].value };
+    return l;
+}
+
+/* A pod is one endpoint a port; its id is llm-d's, with the rank. */
+static void endpoint_of(struct arena *a, const struct kube_pod *p, uint16_t port, uint32_t rank,
+                        struct gateway_endpoint_opts *out)
+{
+    size_t n = p->ip.n + 16, m = p->namespace.n + p->name.n + 32;
+    char *address = arena_alloc(a, n), *id = arena_alloc(a, m);
+
+    snprintf(address, n, str_chr(p->ip, ':') != SIZE_MAX ? "[%.*s]:%u" : "%.*s:%u", STR_ARG(p->ip),
+             port);
+    snprintf(id, m, "%.*s/%.*s-rank-%u", STR_ARG(p->namespace), STR_ARG(p->name), rank);
+    *out = (struct gateway_endpoint_opts) {
+        .address = address, .id = id, .label = labels_of(a, p), .label_count = p->label_count
+    };
+    role_of(p, out);
+}
+
+/* Two pods can have one address for a moment (host network, or a name that was used again). */
+static bool address_is_new(const struct gateway_endpoint_opts *list, uint32_t n,
+                           struct map *addresses)
+{
+    uint64_t at;
+
+    return !map_gets(addresses, str_of(list[n].address), &at) &&
+           map_puts(addresses, str_of(list[n].address), n);
+}
+
+static const char *unused_id(struct arena *a, const struct kube_pod *p)
+{
+    size_t n = p->namespace.n + p->name.n + 2;
+    char *id = arena_alloc(a, n);
+
+    snprintf(id, n, "%.*s/%.*s", STR_ARG(p->namespace), STR_ARG(p->name));
+    return id;
+}
+
+static void on_view(void *ctx, const struct kube_view *v)
+{
+    struct sched_kube *k = ctx;
+    uint32_t pods = kube_pods_count(v->pods), n = 0, m = 0;
+    struct gateway_endpoint_opts *list =
+        mem_zalloc(((size_t)pods * KUBE_PORTS_MAX + 1) * sizeof(*list));
+    struct gateway_unused *unused = mem_zalloc((pods + 1) * sizeof(*unused));
+    struct map addresses = { 0 };
+    struct arena a;
+    struct err e;
+
+    arena_init(&a, VIEW_BYTES_MAX);
+    for (uint32_t i = 0; i < pods; i++) {
+        const struct kube_pod *p = kube_pods_at(v->pods, i);
+        const char *reason = kube_view_reason(v, p);
+
+        for (uint32_t r = 0; reason == NULL && r < v->port_count; r++) {
+            if (n == GATEWAY_ENDPOINTS_MAX) {
+                reason = "there are too many endpoints";
+                continue;
+            }
+            endpoint_of(&a, p, v->port[r], r, &list[n]);
+            if (address_is_new(list, n, &addresses))
+                n++;
+            else
+                reason = "another pod has its address";
+        }
+        if (reason != NULL)
+            unused[m++] = (struct gateway_unused) { unused_id(&a, p), reason };
+    }
+    if (gateway_set_endpoints(k->g, list, n, &e) != 0)
+        LOG_ERROR("kubernetes: endpoints refused, what was there before stays: %s", e.msg);
+    gateway_set_unused(k->g, unused, m);
+    map_fini(&addresses);
+    arena_fini(&a);
+    mem_free(unused);
+    mem_free(list);
+}
+
+static void on_objects(void *ctx, struct str text)
+{
+    struct sched_kube *k = ctx;
+    struct objects *objects;
+    struct err e;
+    int rc = objects_load(&objects, text, "kubernetes", k->o.alias, k->o.alias_count, &e);
+
+    gateway_reloaded(k->g, "objects", rc == 0);
+    if (rc == 0)
+        gateway_set_objects(k->g, objects);
+    else
+        LOG_ERROR("kubernetes: objectives and rewrites refused, what was there before stays: %s",
+                  e.msg);
+}
+
+static bool still_answer(void *ctx)
+{
+    return gateway_any_usable(((struct sched_kube *)ctx)->g);
+}
+
+/* ---- books ---- */
+
+static void book(void *ctx, const char *what, bool optional, const struct kube_reflector_stats *s)
+{
+    struct sched_kube *k = ctx;
+    uint32_t i = k->kind++;
+
+    if (i >= KINDS_MAX)
+        return;
+    gateway_discovery(k->g, what, s->synced && s->connected && !s->absent, s->errors - k->errors[i],
+                      !optional || (!s->synced && !s->absent) ? -1 : !s->absent);
+    k->errors[i] = s->errors;
+}
+
+static void books(void *ctx)
+{
+    struct sched_kube *k = ctx;
+
+    k->kind = 0;
+    kube_discovery_each(k->discovery, book, k);
+}
+
+int sched_kube_open(struct loop *l, struct gateway *g, const struct sched_kube_opts *o,
+                    struct sched_kube **out, struct err *e)
+{
+    static const struct kube_discovery_ops ops = { on_view, on_objects, still_answer };
+    struct sched_kube *k = mem_zalloc(sizeof(*k));
+    struct kube_discovery_opts d;
+    int rc;
+
+    *out = k;
+    k->g = g;
+    k->o = *o;
+    rc = kube_flags_open(o->flags, l, &k->client, &d, e);
+    if (rc == 0) {
+        d.objects = o->objects;
+        rc = kube_discovery_new(l, k->client, &d, &ops, k, &k->discovery, e);
+    }
+    if (rc != 0)
+        return rc;
+    LOG_INFO("kubernetes: following pods server=%s namespace=%s %s=%s",
+             kube_client_server(k->client), d.namespace, d.pool != NULL ? "pool" : "selector",
+             d.pool != NULL ? d.pool : d.selector);
+    k->timer = loop_timer_new(l, books, k);
+    loop_timer_arm(k->timer, 1, BOOKS_MS);
+    return 0;
+}
+
+void sched_kube_close(struct sched_kube *k)
+{
+    if (k == NULL)
+        return;
+    loop_timer_free(k->timer);
+    kube_discovery_free(k->discovery);
+    kube_client_close(k->client);
+    mem_free(k);
+}
