@@ -35,14 +35,9 @@ static void warned(void *ctx, const char *text)
 /* What a configuration may say, and what is not done here yet: never silently. */
 static void warn_of_rest(const struct sched_config *c)
 {
-    static const char *const idle[] = { "predicted-latency-producer",
-                                        "session-id-producer",
-                                        "metrics-data-source",
-                                        "models-data-source",
-                                        "dcgm-data-source",
-                                        "k8s-notification-source",
-                                        "dcgm-extractor",
-                                        "multicluster-metrics-extractor" };
+    static const char *const idle[] = { "metrics-data-source", "models-data-source",
+                                        "dcgm-data-source",    "k8s-notification-source",
+                                        "dcgm-extractor",      "multicluster-metrics-extractor" };
 
     if (c->flow.eviction)
         LOG_WARN("configuration: flowControl.enableEviction has no effect: requests in flight are "
