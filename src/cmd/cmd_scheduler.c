@@ -26,7 +26,8 @@ struct opts {
     struct kube_flags kube;
     uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
-    bool allow_experimental, secure_serving, tls_self_signed;
+    uint32_t metrics_port;
+    bool metrics_auth, allow_experimental, secure_serving, tls_self_signed;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_size;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, shutdown_s, split_min_tokens;
     uint64_t body_bytes_max, bodies_bytes_max;
@@ -66,6 +67,11 @@ static const struct opt_desc table[] = {
       "serve Envoy's ext_proc there (llm-d's port is 9002); 0 = off" },
     { "grpc-health-port", OPT_U32, AT(grpc_health_port), "0", "PORT", 0, 65535,
       "plain-text gRPC health there (llm-d's port is 9003); 0 = on the ext_proc port only" },
+    { "metrics-port", OPT_U32, AT(metrics_port), "0", "PORT", 0, 65535,
+      "/metrics, /healthz and /readyz in plain text there, too (llm-d's port is 9090); 0 = off" },
+    { "metrics-endpoint-auth", OPT_BOOL, AT(metrics_auth), "true", NULL, 0, 0,
+      "once there are keys, /metrics needs an administrator's (--no-metrics-endpoint-auth: not on "
+      "--metrics-port)" },
     { "secure-serving", OPT_BOOL, AT(secure_serving), "false", NULL, 0, 0,
       "TLS on the ext_proc port: --cert-path's certificate, or one made at the start" },
     { "cert-path", OPT_STR, AT(cert_path), NULL, "DIR", 0, 0,
@@ -374,6 +380,8 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     go->admin_key_file = o->admin_key_file;
     go->trace_ratio = o->trace_ratio;
     go->is_picker = o->grpc_port != 0;
+    go->metrics_port = (uint16_t)o->metrics_port;
+    go->metrics_open = !o->metrics_auth;
     go->grpc_port = (uint16_t)o->grpc_port;
     go->grpc_health_port = o->grpc_health_port != 0 ? (uint16_t)o->grpc_health_port : UINT16_MAX;
     go->no_split = !o->split;
