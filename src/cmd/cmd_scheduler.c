@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cmd/cmd.h"
 #include "cmd/sched_files.h"
+#include "cmd/sched_flags.h"
 #include "cmd/sched_kube.h"
 #include "gateway/gateway.h"
 #include "model/model.h"
@@ -14,6 +15,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #define LOOPS_MAX 64
@@ -393,7 +395,7 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     return 0;
 }
 
-int cmd_scheduler(int argc, char **argv)
+static int run(const struct sched_words *words)
 {
     struct opts o = { 0 };
     struct gateway_opts go = { 0 };
@@ -405,7 +407,7 @@ int cmd_scheduler(int argc, char **argv)
     int rc =
         cmd_options("usage: llmd scheduler --endpoint ADDR:PORT[=ROLE] ... | --endpoints-file "
                     "FILE [--config-file FILE] [--cache ADDR:PORT] [--model FILE|NAME] [FLAGS]",
-                    &o, table, COUNT(table), argc, argv, NULL);
+                    &o, table, COUNT(table), words->count, words->word, NULL);
 
     if (rc >= 0)
         return rc;
@@ -418,6 +420,8 @@ int cmd_scheduler(int argc, char **argv)
                                      .endpoints = o.endpoints,
                                      .allow_experimental = o.allow_experimental };
     rc = start_log(&o, &e);
+    for (int i = 0; i < words->note_count && rc == 0; i++)
+        LOG_WARN("%s", words->note[i]);
     if (rc == 0)
         rc = sched_files_load(&files, &fo, &go, &e);
     if (rc == 0)
@@ -442,4 +446,22 @@ int cmd_scheduler(int argc, char **argv)
     }
     buf_fini(&path);
     return rc != 0 ? cmd_fail(&e) : 0;
+}
+
+int cmd_scheduler(int argc, char **argv)
+{
+    struct sched_words words;
+    struct arena a;
+    struct err e;
+    int rc;
+
+    arena_init(&a, (size_t)1 << 20);
+    if (sched_flags_translate(&a, argc, argv, &words, &e) == 0) {
+        rc = run(&words);
+    } else {
+        fprintf(stderr, "llmd: %s\n", e.msg);
+        rc = 2;
+    }
+    arena_fini(&a);
+    return rc;
 }
