@@ -105,7 +105,8 @@ static const struct opt_desc table[] = {
     { "max-retries", OPT_U32, AT(retries_max), "2", "N", 0, 10,
       "further attempts at other workers before the first byte" },
     { "wait-ms", OPT_U32, AT(wait_ms), "3000", "MS", 0, 600000,
-      "with nobody in rotation, wait so long for a worker that was there until lately" },
+      "with nobody in rotation, wait so long for a worker: one that was there until lately, or the "
+      "first one (scale from zero)" },
     { "first-byte-ms", OPT_U32, AT(first_byte_ms), "600000", "MS", 100, 3600000,
       "longest wait for a worker's first byte" },
     { "gap-ms", OPT_U32, AT(gap_ms), "120000", "MS", 100, 3600000,

@@ -96,9 +96,9 @@ static void on_view(void *ctx, const struct kube_view *v)
     arena_init(&a, VIEW_BYTES_MAX);
     for (uint32_t i = 0; i < pods; i++) {
         const struct kube_pod *p = kube_pods_at(v->pods, i);
-        const char *reason = p->reason;
+        const char *reason = kube_view_reason(v, p);
 
-        for (uint32_t r = 0; p->reason == NULL && r < v->port_count; r++) {
+        for (uint32_t r = 0; reason == NULL && r < v->port_count; r++) {
             if (n == GATEWAY_ENDPOINTS_MAX) {
                 reason = "there are too many endpoints";
                 continue;

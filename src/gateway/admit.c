@@ -112,6 +112,17 @@ static void ticket_fill(struct admission *a, struct admit_ticket *t, const struc
     t->item.owner = owner;
 }
 
+/* Also when nobody is waited for. */
+static bool was_anybody(const struct gateway *g)
+{
+    if (g->wait_ms == 0)
+        return true;
+    for (uint32_t i = 0; i < g->endpoint_count; i++)
+        if (g->endpoints[i]->last_in_ms != 0)
+            return true;
+    return false;
+}
+
 static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, struct pool *p,
                                 enum flow_outcome *why)
 {
@@ -128,8 +139,9 @@ static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, str
     if (flow_queued(p->flow) == 0) {
         if (p->granted == 0 || now - p->look_ms >= LOOK_MS)
             look(a, p);
-        /* with nobody there the proxy knows better what to say */
-        if (p->granted > 0 || (p->is_empty && a->pipeline == NULL)) {
+        /* with nobody there any more the proxy knows better what to say; the first worker of all
+         * is waited for here */
+        if (p->granted > 0 || (p->is_empty && a->pipeline == NULL && was_anybody(a->g))) {
             p->granted -= p->granted > 0;
             return ADMIT_GO;
         }

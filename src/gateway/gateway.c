@@ -76,6 +76,8 @@ static const struct route routes[] = {
     { "GET", "/health", false, ROUTE_OTHER, page_health },
     { "GET", "/ping", false, ROUTE_OTHER, page_health },
     { "GET", "/health/ready", false, ROUTE_OTHER, status_ready },
+    { "GET", "/healthz", false, ROUTE_OTHER, page_health },
+    { "GET", "/readyz", false, ROUTE_OTHER, status_serving },
     { "GET", "/version", false, ROUTE_OTHER, page_version },
     { "GET", "/debug/plugins/state", false, ROUTE_OTHER, page_plugins },
     { "GET", "/metrics", false, ROUTE_OTHER, status_metrics },
@@ -101,7 +103,8 @@ static void page_receipt(struct gateway *g, struct http_req *r, struct str id)
 
 static bool is_open_to_all(struct str path)
 {
-    return str_eqz(path, "/health") || str_eqz(path, "/ping") || str_eqz(path, "/health/ready");
+    return str_eqz(path, "/health") || str_eqz(path, "/ping") || str_eqz(path, "/health/ready") ||
+           str_eqz(path, "/healthz") || str_eqz(path, "/readyz");
 }
 
 /* Before a body is read: who asks.  The answer does not tell what was wrong. */

@@ -478,6 +478,7 @@ bool receipts_get(struct receipts *rs, struct str id, struct buf *out);
 void status_page(struct gateway *g, struct http_req *r);
 void status_models(struct gateway *g, struct http_req *r, struct str id); /* id empty: all */
 void status_metrics(struct gateway *g, struct http_req *r);
+void status_serving(struct gateway *g, struct http_req *r);
 void status_ready(struct gateway *g, struct http_req *r);
 
 /* One loop's part: connections, requests and everything they own.  Touched by its loop only, save

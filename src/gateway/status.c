@@ -303,6 +303,16 @@ void status_metrics(struct gateway *g, struct http_req *r)
     buf_fini(&b);
 }
 
+/* Ready for requests that may have to wait for the first worker (scale from zero). */
+void status_serving(struct gateway *g, struct http_req *r)
+{
+    if (g->draining)
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
+                     "server is shutting down");
+    else
+        http_reply(r, 200, "application/json", STR("{\"status\":\"serving\"}"), NULL);
+}
+
 void status_ready(struct gateway *g, struct http_req *r)
 {
     struct buf b;

@@ -47,7 +47,7 @@ struct kube_discovery {
     char *pool_what;
     uint16_t port[KUBE_PORTS_MAX];
     uint32_t port_count;
-    bool selector_is_new, pool_listed, pods_changed, objects_changed;
+    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed;
     struct kube_pods *pods;
     struct kube_reflector *pool_reflector, *pods_reflector;
     struct kind kind[COUNT(KINDS)];
@@ -194,14 +194,43 @@ static void tell_objects(struct kube_discovery *d)
     buf_fini(&b);
 }
 
+static bool is_unready(const struct kube_pod *p)
+{
+    return p->was_used && p->reason != NULL && strcmp(p->reason, KUBE_UNREADY) == 0;
+}
+
+static bool is_doubtful(const struct kube_pods *pods)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < kube_pods_count(pods); i++) {
+        if (kube_pods_at(pods, i)->reason == NULL)
+            return false;
+        any |= is_unready(kube_pods_at(pods, i));
+    }
+    return any;
+}
+
+const char *kube_view_reason(const struct kube_view *v, const struct kube_pod *pod)
+{
+    return v->is_doubted && is_unready(pod) ? NULL : pod->reason;
+}
+
 static void tell(void *ctx)
 {
     struct kube_discovery *d = ctx;
 
     if (d->pods_changed) {
-        struct kube_view v = { d->pods, d->port, d->port_count };
+        struct kube_view v = { .pods = d->pods,
+                               .is_doubted = is_doubtful(d->pods),
+                               .port = d->port,
+                               .port_count = d->port_count };
 
         d->pods_changed = false;
+        if (v.is_doubted && !d->is_doubted)
+            LOG_WARN("kubernetes: no pod is ready any more: those that were and still answer are "
+                     "used");
+        d->is_doubted = v.is_doubted;
         d->ops.on_view(d->ctx, &v);
     }
     if (d->objects_changed) {

@@ -6,6 +6,7 @@
  *
  * What was known stays while the server is away.  A list that suddenly names nobody is not
  * believed while workers still answer: it is asked for again until it names some or they are gone.
+ * Neither is it when all pods are not ready at once.
  * Source: the project's scheduler page 10, deployment page 4.
  * Threads: everything on its loop. */
 // SPDX-License-Identifier: Apache-2.0
@@ -28,11 +29,17 @@ struct kube_discovery_opts {
     bool objects; /* follow objectives and rewrites */
 };
 
+/* is_doubted: not one pod is ready, though some were, and are not being deleted.  A node that lost
+ * the API server is marked so with all its pods; those that still answer are used. */
 struct kube_view {
     const struct kube_pods *pods;
+    bool is_doubted;
     const uint16_t *port;
     uint32_t port_count;
 };
+
+/* Why the pod is not used; NULL: it is. */
+const char *kube_view_reason(const struct kube_view *v, const struct kube_pod *pod);
 
 struct kube_discovery_ops {
     /* Something changed; changes of some 20 ms come together. */

@@ -75,13 +75,15 @@ static int in_pod(struct kube_access *a, struct err *e)
 }
 
 /* https://HOST[:PORT][/PREFIX] */
-static int read_server(const struct yaml_node *n, struct kube_access *a, struct err *e)
+static int read_server(const struct yaml_node *cluster, struct kube_access *a, struct err *e)
 {
+    const struct yaml_node *n = yaml_get(cluster, "server");
     struct str url = STR_NONE, at, prefix;
     char host[256], *text;
     int rc;
 
-    (void)yaml_str(n, &url);
+    if (!yaml_str(n, &url))
+        return yaml_err(cluster, e, "server is missing");
     a->is_tls = str_starts(url, STR("https://"));
     if (!a->is_tls && !str_starts(url, STR("http://")))
         return yaml_err(n, e, "server must be a https:// URL");
@@ -208,7 +210,7 @@ static int read_context(const struct yaml_node *root, const char *dir, struct ku
     (void)yaml_bool(yaml_get(cluster, "insecure-skip-tls-verify"), &a->skip_verify);
     if (yaml_str(yaml_get(cluster, "tls-server-name"), &s))
         a->server_name = take_z(s);
-    rc = read_server(yaml_get(cluster, "server"), a, e);
+    rc = read_server(cluster, a, e);
     if (rc == 0)
         rc = file_or_data(cluster, "certificate-authority", dir, &a->fd[0], &a->ca_file, e);
     s = STR_NONE;

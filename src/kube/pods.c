@@ -49,7 +49,7 @@ static const char *why_not(const struct json *meta, const struct json *status, s
     if (ip.n == 0)
         return str_eqz(phase, "Pending") ? "is pending: not started on a node yet"
                                          : "has no address yet";
-    return is_ready(status) ? NULL : "is not ready (its readiness probe)";
+    return is_ready(status) ? NULL : KUBE_UNREADY;
 }
 
 static void read_labels(const struct json *meta, struct kube_pod *out)
@@ -81,6 +81,7 @@ int kube_pod_read(const struct json *object, struct kube_pod *out, struct err *e
     const struct json *meta = json_get(object, "metadata"), *status = json_get(object, "status");
 
     out->name = out->namespace = out->ip = STR_NONE;
+    out->was_used = false;
     if (!json_str(json_get(meta, "name"), &out->name) || out->name.n == 0 || out->name.n > 253)
         return err_set(e, ERR_PARSE, "a pod without a name");
     (void)json_str(json_get(meta, "namespace"), &out->namespace);
@@ -137,6 +138,7 @@ static struct entry *entry_new(const struct kube_pod *pod)
     en->text = at = mem_alloc(bytes + 1);
     en->bytes = bytes;
     en->pod = *pod;
+    en->pod.was_used = pod->reason == NULL;
     en->pod.name = keep(&at, pod->name);
     en->pod.namespace = keep(&at, pod->namespace);
     en->pod.ip = keep(&at, pod->ip);
@@ -170,6 +172,7 @@ bool kube_pods_put(struct kube_pods *p, const struct kube_pod *pod)
         if (str_eq(old->ip, pod->ip) && old->reason == pod->reason && same_labels(old, pod))
             return false;
         en = entry_new(pod);
+        en->pod.was_used |= old->was_used;
         (void)map_dels(&p->by_name, pod->name);
         entry_free(p->entry[at]);
         p->entry[at] = en;

@@ -13,9 +13,10 @@
 #define KUBE_PODS_MAX   10000
 #define KUBE_LABELS_MAX 64
 
-/* Two of the reasons. */
+/* Three of the reasons. */
 #define KUBE_DELETING "is being deleted"
 #define KUBE_ENDED    "has ended"
+#define KUBE_UNREADY  "is not ready (its readiness probe)"
 
 struct kube_label {
     struct str key, value;
@@ -24,6 +25,7 @@ struct kube_label {
 struct kube_pod {
     struct str name, namespace, ip;
     const char *reason; /* why it is not used; NULL: it is */
+    bool was_used;      /* it is, or was since it was first seen */
     struct kube_label label[KUBE_LABELS_MAX];
     uint32_t label_count;
 };

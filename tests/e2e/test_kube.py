@@ -242,6 +242,17 @@ def the_last_good_view_is_kept():
         wait_for("pods are followed", lambda: metric(w.port, "llmd_kube_followed", '"pods"') == 1, 5)
         wait_for("the kind is missing", lambda: crd(w, "inferenceobjectives.llm-d.ai") == "0", 5)
 
+        # all unready at once, as on a node that lost the server: those that answer are used; one ready again: it alone
+        w.worker("a", 1, ready=False)
+        w.wait_used("2")
+        w.worker("b", 2, ready=False)
+        w.wait_used("1", "2")
+        assert w.ask().status == 200
+        w.worker("b", 2)
+        w.wait_used("2")
+        w.worker("a", 1)
+        w.wait_used("1", "2")
+
         # away, with traffic; what happened meanwhile is caught up with from the log
         w.api.stop()
         wait_for("it is noticed", lambda: metric(w.port, "llmd_kube_followed", '"pods"') == 0, 10)
@@ -318,6 +329,27 @@ def objectives_and_rewrites_are_followed():
         wait_for("it is forgotten", lambda: w.ask("renamed").status == 404, 5)
 
 
+def a_request_wakes_a_fleet_of_none():
+    with contextlib.ExitStack() as stack:
+        w = World(stack, ["--pool-name", "pool", "--wait-ms", "20000"])
+        w.api.put(POOLS, pool(w.worker_port))
+        w.start()
+        wait_for("the pool is followed", lambda: "followed ports=1" in w.said(), 10)
+        assert request(w.port, "GET", "/health/ready").status == 503 and request(w.port, "GET", "/readyz").status == 200
+        answers = []
+        threads = [threading.Thread(target=lambda: answers.append(w.ask().status)) for _ in range(5)]
+        for t in threads:
+            t.start()
+        # what an autoscaler reads
+        wait_for("they are queued", lambda: metric(w.port, "llm_d_epp_flow_control_queue_size") == 5, 5)
+        assert not answers
+        w.worker("a", 1)
+        for t in threads:
+            t.join(10)
+        assert answers == [200] * 5, answers
+        assert metric(w.port, "llm_d_epp_flow_control_queue_size") == 0
+
+
 def wrong_flags_say_what_to_do():
     def run(*args):
         env = {k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES_")}
@@ -343,4 +375,5 @@ if __name__ == "__main__":
     if not shutil.which("openssl"):
         harness.skip("openssl is not installed")
     harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept, objectives_and_rewrites_are_followed,
+                 a_request_wakes_a_fleet_of_none,
                  wrong_flags_say_what_to_do)
