@@ -6,7 +6,7 @@ FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
 .PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
-.PHONY: images images-test kube-test
+.PHONY: images images-test kube-test deploy-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -59,6 +59,9 @@ kube-test: build-release/build.ninja
 	@ninja -C build-release src/cmd/llmd >/dev/null
 	@LLMD=build-release/src/cmd/llmd tests/kube/run $(KUBE_ONLY)
 
+deploy-test: all
+	@tests/run deploy
+
 lint: all deps-lint
 	@tools/lint
 
@@ -84,6 +87,7 @@ help:
 	@echo "make chaos     faults at seeded random moments under load (CHAOS_N, CHAOS_SEED)"
 	@echo "make bench     engine beside the machine's limits (and llama.cpp with LLAMA_CPP_DIR), scheduler beside other"
 	@echo "               routers, load scenarios (BENCH_QUICK=1; BENCH_ONLY=engine|scheduler|sched_load)"
+	@echo "make deploy-test  charts, overlays, dashboards and alert rules, without a cluster"
 	@echo "make lint      layers, banned calls, headers alone, clang warnings, layout"
 	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
 	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"

@@ -42,6 +42,14 @@ static const struct plugin_param PARAMS[] = {
       .help = "factor of the probability" },
 };
 
+/* 1 (full) when the endpoint does not say. */
+static double load_of(const struct shed_params *c, const struct sched_endpoint *e)
+{
+    if (!e->has_metrics || isnan(e->scraped_waiting) || isnan(e->scraped_kv))
+        return 1;
+    return MAX(e->scraped_waiting / c->queue_depth, e->scraped_kv / c->kv_usage);
+}
+
 static bool admit(struct plugin *p, const struct sched_view *v)
 {
     const struct shed_params *c = p->params;
@@ -50,9 +58,7 @@ static bool admit(struct plugin *p, const struct sched_view *v)
     if (v->r->priority >= 0)
         return true;
     for (uint32_t i = 0; i < v->count; i++)
-        sum += v->ep[i].has_metrics ? MAX(v->ep[i].scraped_waiting / c->queue_depth,
-                                          v->ep[i].scraped_kv / c->kv_usage)
-                                    : 1;
+        sum += load_of(c, &v->ep[i]);
     return v->count == 0 || rng_f64(v->rng) >= MIN(pow(sum / v->count, c->power) * c->k, 1.0);
 }
 

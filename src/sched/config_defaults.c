@@ -196,21 +196,29 @@ static int supply(struct loader *l, uint32_t consumer)
 
 /* ---- order ---- */
 
+static bool unmade(const struct sched_config *c, const char *key, struct str name, const bool *done,
+                   uint32_t *on)
+{
+    for (uint32_t j = 0; j < c->plugin_count; j++)
+        if (!done[j] && (c->plugin[j].type->roles & ROLE_PRODUCER) != 0 &&
+            gives(&c->plugin[j], key, name)) {
+            *on = j;
+            return true;
+        }
+    return false;
+}
+
 /* Whether producer i waits for one that is not in the order yet. */
 static bool waits(const struct sched_config *c, uint32_t i, const bool *done, uint32_t *on)
 {
-    const char *const *needs = c->plugin[i].type->needs;
+    const char *const *needs = c->plugin[i].type->needs, *const *uses = c->plugin[i].type->uses;
 
-    for (uint32_t k = 0; needs != NULL && needs[k] != NULL; k++) {
-        struct str name = wanted_name(&c->plugin[i], k);
-
-        for (uint32_t j = 0; j < c->plugin_count; j++)
-            if (!done[j] && (c->plugin[j].type->roles & ROLE_PRODUCER) != 0 &&
-                gives(&c->plugin[j], needs[k], name)) {
-                *on = j;
-                return true;
-            }
-    }
+    for (uint32_t k = 0; needs != NULL && needs[k] != NULL; k++)
+        if (unmade(c, needs[k], wanted_name(&c->plugin[i], k), done, on))
+            return true;
+    for (uint32_t k = 0; uses != NULL && uses[k] != NULL; k++)
+        if (unmade(c, uses[k], STR(""), done, on))
+            return true;
     return false;
 }
 

@@ -374,16 +374,21 @@ static int unknown_param(struct loader *l, const struct plugin_type *t, const st
                          const char *path)
 {
     const char *names[PARAMS_MAX], *near;
-    size_t count = 0;
+    char known[300] = "";
+    size_t count = 0, len = 0;
 
-    for (; count < t->param_count && count < PARAMS_MAX; count++)
+    for (; count < t->param_count && count < PARAMS_MAX; count++) {
         names[count] = t->params[count].name;
+        if (len < sizeof(known))
+            len += (size_t)snprintf(known + len, sizeof(known) - len, "%s%s",
+                                    count != 0 ? ", " : "; known: ", names[count]);
+    }
     near = config_nearest(n->key, names, count);
     if (near != NULL)
         return yaml_err_key(n, l->e, "%s: unknown parameter of type %s; did you mean %s?", path,
                             t->type, near);
     return yaml_err_key(n, l->e, "%s: unknown parameter of type %s%s", path, t->type,
-                        count == 0 ? ", which has none" : "");
+                        count == 0 ? ", which has none" : known);
 }
 
 static int set_members(struct loader *l, const struct plugin_type *t, const struct yaml_node *n,

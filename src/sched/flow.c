@@ -53,7 +53,8 @@ struct flow_band {
     bool is_fixed; /* of the configuration, or 0 */
     struct map by_key;
     struct flow_queue **flow; /* sorted by key */
-    uint32_t flow_count, flow_cap, last_served;
+    uint32_t flow_count, flow_cap;
+    uint32_t turn;              /* round robin: flows from here on go first; may be flow_count */
     struct flow_queue **active; /* weighted: heap of flows with items, by end */
     uint32_t active_count, active_cap;
     struct heap shared; /* strict */
@@ -316,7 +317,7 @@ static struct flow_queue *queue_of(struct flow_band *b, struct str key, uint64_t
     memmove(&b->flow[at + 1], &b->flow[at], (b->flow_count - at) * sizeof(struct flow_queue *));
     b->flow[at] = q;
     b->flow_count++;
-    b->last_served += at <= b->last_served && b->flow_count > 1;
+    b->turn += at < b->turn;
     (void)map_puts(&b->by_key, str_of(q->key), (uint64_t)(uintptr_t)q);
     return q;
 }
@@ -335,7 +336,7 @@ static void queue_drop(struct flow_band *b, uint32_t at)
     (void)map_dels(&b->by_key, str_of(q->key));
     b->flow_count--;
     memmove(&b->flow[at], &b->flow[at + 1], (b->flow_count - at) * sizeof(struct flow_queue *));
-    b->last_served -= at < b->last_served;
+    b->turn -= at < b->turn;
     queue_free(q);
 }
 
@@ -605,11 +606,11 @@ static struct flow_queue *next_program(const struct flow_band *b, uint64_t now_m
 
 static struct flow_queue *next_round(struct flow_band *b)
 {
-    for (uint32_t step = 1; step <= b->flow_count; step++) {
-        uint32_t at = (b->last_served + step) % b->flow_count;
+    for (uint32_t step = 0; step < b->flow_count; step++) {
+        uint32_t at = (b->turn + step) % b->flow_count;
 
         if (b->flow[at]->requests != 0) {
-            b->last_served = at;
+            b->turn = at + 1;
             return b->flow[at];
         }
     }
@@ -679,17 +680,21 @@ static double ceiling(struct flow *f, uint32_t i, double saturation)
 
 struct flow_item *flow_next(struct flow *f, const struct flow_fleet *fleet, uint64_t now_ms)
 {
+    double ceilings[SCHED_BANDS_MAX + 1];
     uint64_t second = now_ms / 1000;
 
     note_pool(f, fleet, now_ms);
     if (f->requests == 0 || fleet->is_empty)
         return NULL;
+    /* of all bands, for a policy may count cycles */
+    for (uint32_t i = 0; i < f->band_count; i++)
+        ceilings[i] = ceiling(f, i, fleet->saturation);
     for (uint32_t i = 0; i < f->band_count; i++) {
         struct flow_band *b = f->band[i];
         struct flow_item *it;
 
         /* the lower ones wait with it: what they took would keep it waiting */
-        if (fleet->saturation >= ceiling(f, i, fleet->saturation))
+        if (fleet->saturation >= ceilings[i])
             return NULL;
         if (b->requests == 0)
             continue;

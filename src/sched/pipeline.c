@@ -245,7 +245,9 @@ void sched_pipeline_run(struct sched_pipeline *p, struct sched_run *run)
 
     *run =
         (struct sched_run) { .v = v, .config = p->c, .primary = -1, .prefill = -1, .encode = -1 };
-    v->prefix_count = 0;
+    v->prefix_count = v->attribute_count = 0;
+    v->uncached_tokens = v->media_match = NULL;
+    v->prediction = NULL;
     v->peer = SCHED_NONE;
     all = usable(p, v);
     if (!any(all, v->count)) {

@@ -154,6 +154,7 @@ struct plugin_type {
     /* Data keys as types: "TokenizedPrompt", "PrefixCacheMatchInfo", ...  NULL-ended or NULL. */
     const char *const *needs; /* a default producer is made when nobody gives it */
     const char *const *gives;
+    const char *const *uses; /* not needed, but who gives it runs earlier; NULL-ended or NULL */
     /* The producer's instance name that parameters of the consumer chose; empty: the default. */
     struct str (*needs_from)(const void *params);
 
@@ -196,6 +197,8 @@ struct plugin {
 
 /* Every type of llm-d's that is known here; NULL when it is not. */
 const struct plugin_type *plugin_type_find(struct str type);
+/* A type of llm-d's that is not built in: what to do instead; NULL: not one of those. */
+const char *plugin_type_absent(struct str type);
 /* The nearest known type name, for suggestions; NULL when nothing is near. */
 const char *plugin_type_nearest(struct str type);
 size_t plugin_type_count(void);

@@ -59,11 +59,18 @@ const struct plugin_type *const plugin_handlers[] = {
 };
 
 const struct plugin_type *const plugin_producers[] = {
-    &plugin_approx_producer,     &plugin_multicluster_approx_producer,
-    &plugin_precise_producer,    &plugin_token_producer,
-    &plugin_tokenizer_producer,  &plugin_inflight_producer,
-    &plugin_session_id_producer, &plugin_latency_producer,
-    &plugin_media_producer,      NULL,
+    &plugin_approx_producer,
+    &plugin_multicluster_approx_producer,
+    &plugin_precise_producer,
+    &plugin_token_producer,
+    &plugin_tokenizer_producer,
+    &plugin_inflight_producer,
+    &plugin_session_id_producer,
+    &plugin_latency_producer,
+    &plugin_media_producer,
+    &plugin_p2p_producer,
+    NULL,
 };
 
-const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter, NULL };
+const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter,
+                                                      &plugin_latency_admitter, NULL };

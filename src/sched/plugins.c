@@ -42,6 +42,30 @@ const struct plugin_type *plugin_type_find(struct str type)
     return NULL;
 }
 
+const char *plugin_type_absent(struct str type)
+{
+    static const struct {
+        const char *type, *why;
+    } absent[] = {
+        { "agent-identity", "set the header x-llm-d-inference-fairness-id instead" },
+        { "burst-prefix-cache-producer",
+          "requests are not held back for a burst here; use approx-prefix-cache-producer" },
+        { "destination-endpoint-served-verifier",
+          "an aid of conformance tests; a route receipt names who served" },
+        { "disaggregatedset-rollout-screener",
+          "pods are not counted by revision here; keep revisions apart by label-selector-filter" },
+        { "priority-then-time-eviction-order-policy", "requests in flight are never evicted" },
+        { "request-attribute-reporter",
+          "usage is not reported to Envoy; it stands in the metrics and the access log" },
+        { "sheddable-eviction-filter", "requests in flight are never evicted" },
+    };
+
+    for (size_t i = 0; i < COUNT(absent); i++)
+        if (str_eqz(type, absent[i].type))
+            return absent[i].why;
+    return NULL;
+}
+
 const char *plugin_type_nearest(struct str type)
 {
     const char *names[TYPES_MAX], *near;

@@ -21,6 +21,10 @@ uint32_t producer_block_keys(const struct sched_view *v, uint32_t block_tokens, 
                              bool with_tail, const uint64_t **out);
 /* A zeroed answer in the view under the producer's name, or NULL: there are too many. */
 struct sched_prefix *producer_prefix_add(struct sched_view *v, struct str name);
+/* Prompt tokens that endpoint i would have to compute; f: who holds the prefix, or NULL. */
+double producer_uncached(const struct sched_view *v, const struct sched_prefix *f, uint32_t i);
+/* An objective from a header, in ms; 0: none, or not a number. */
+double producer_slo_ms(const struct sched_view *v, const char *name, const char *older);
 /* An index as one JSON value; endpoints by their number, never a key. */
 void producer_index_dump(const struct prefix_index *ix, struct buf *out);
 #endif

@@ -1,13 +1,15 @@
 /* Producers whose data come with the request or with the endpoints: they give a key and have
- * parameters, but nothing is left for them to do in a decision.
+ * parameters, but little or nothing is left for them to do in a decision.
  *
  *   token-producer           tokens are made when the request is read, by the model's own tokenizer
  *                            where there is one and else by the estimate of its bytes
- *   inflight-load-producer   counted by whoever dispatches
- *   predicted-latency-producer   learned from answers (sched/learn.c) */
+ *   inflight-load-producer   counted by whoever dispatches; here only what of this request would
+ *                            have to be computed
+ *   session-id-producer      a header or a cookie as an attribute of the request */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "sched/plugin_types_priv.h"
+#include "sched/producer.h"
 #include <stddef.h>
 
 /* ---- token-producer ---- */
@@ -78,6 +80,29 @@ static const struct plugin_param INFLIGHT_PARAMS[] = {
       .help = "accepted; replicas count for themselves" },
 };
 
+double producer_uncached(const struct sched_view *v, const struct sched_prefix *f, uint32_t i)
+{
+    double tokens = v->r->prompt_tokens, whole;
+
+    if (f == NULL)
+        return tokens;
+    whole = (double)f->total_blocks * f->block_tokens;
+    return ((double)f->total_blocks - MIN(f->match_blocks[i], f->total_blocks)) * f->block_tokens +
+           MAX(0, tokens - whole);
+}
+
+static void produce_uncached(struct plugin *p, struct sched_view *v)
+{
+    const struct inflight_params *c = p->params;
+    const struct sched_prefix *f = sched_view_prefix(v, c->prefix_producer);
+    double *tokens = arena_alloc(v->arena, ((size_t)v->count + 1) * sizeof(*tokens));
+
+    for (uint32_t i = 0; i < v->count; i++)
+        tokens[i] = producer_uncached(v, f, i);
+    v->uncached_tokens = tokens;
+}
+
+static const char *const INFLIGHT_USES[] = { "PrefixCacheMatchInfo", NULL };
 static const char *const INFLIGHT_GIVES[] = { "InFlightLoad", "UncachedRequestTokens", NULL };
 
 const struct plugin_type plugin_inflight_producer = {
@@ -87,6 +112,8 @@ const struct plugin_type plugin_inflight_producer = {
     .params = INFLIGHT_PARAMS,
     .param_count = COUNT(INFLIGHT_PARAMS),
     .gives = INFLIGHT_GIVES,
+    .uses = INFLIGHT_USES,
+    .produce = produce_uncached,
 };
 
 /* ---- session-id-producer ---- */
@@ -115,6 +142,32 @@ static int check_session(const void *params, struct err *e)
     return 0;
 }
 
+/* name=value; name="value"; ... */
+static struct str cookie_of(struct str list, struct str name)
+{
+    while (list.n != 0) {
+        struct str value = str_trim(str_cut(&list, ';')), key = str_cut(&value, '=');
+
+        if (value.p == NULL || !str_eq(str_trim(key), name))
+            continue;
+        value = str_trim(value);
+        if (value.n >= 2 && value.p[0] == '"' && value.p[value.n - 1] == '"')
+            value = str_sub(value, 1, value.n - 2);
+        return value;
+    }
+    return STR_NONE;
+}
+
+static void produce_session(struct plugin *p, struct sched_view *v)
+{
+    const struct session_params *c = p->params;
+    struct str id = c->header.n != 0 ? sched_view_header_any(v, c->header)
+                                     : cookie_of(sched_view_header(v, "cookie"), c->cookie);
+
+    if (id.n != 0)
+        sched_view_attribute_set(v, STR("SessionID"), p->name, id);
+}
+
 static const char *const SESSION_GIVES[] = { "SessionID", NULL };
 
 const struct plugin_type plugin_session_id_producer = {
@@ -125,16 +178,7 @@ const struct plugin_type plugin_session_id_producer = {
     .param_count = COUNT(SESSION_PARAMS),
     .check = check_session,
     .gives = SESSION_GIVES,
-};
-
-/* ---- predicted-latency-producer ---- */
-
-static const char *const LATENCY_GIVES[] = { "LatencyPredictionInfo", NULL };
-
-const struct plugin_type plugin_latency_producer = {
-    .type = "predicted-latency-producer",
-    .roles = ROLE_PRODUCER,
-    .gives = LATENCY_GIVES,
+    .produce = produce_session,
 };
 
 /* ---- mm-embeddings-cache-producer ---- */

@@ -63,7 +63,9 @@ static double adaptive(const struct sched_endpoint *ep, uint32_t count)
 
 static bool is_fresh(const struct flow_utilization_params *p, const struct sched_endpoint *e)
 {
-    return e->has_metrics && e->metrics_age_ms <= p->stale_ms;
+    /* a load that is not a number is none: a sum with it would call any fleet idle */
+    return e->has_metrics && e->metrics_age_ms <= p->stale_ms && !isnan(e->scraped_waiting) &&
+           !isnan(e->scraped_kv);
 }
 
 static double utilization(const struct flow_utilization_params *p, const struct sched_endpoint *ep,

@@ -137,7 +137,7 @@ static void load_aware(struct plugin *p, const struct sched_view *v, const bool 
     double threshold = given <= 0 ? LOAD_THRESHOLD : (double)given;
 
     for (uint32_t i = 0; i < v->count; i++)
-        if (keep[i])
+        if (keep[i] && !isnan(v->ep[i].scraped_waiting))
             out[i] = 0.5 * (1 - MIN(MAX(v->ep[i].scraped_waiting, 0), threshold) / threshold);
 }
 

@@ -16,6 +16,8 @@
 
 #define SESSIONS_MAX     200000 /* 64 bytes each and as much in the map: about 25 MB */
 #define SESSION_NAME_MAX 1024   /* longer ids are no ids */
+#define TTL_S            300
+#define SWEEP_S          10
 
 /* ---- the table ---- */
 
@@ -63,10 +65,14 @@ static struct session_entry *find(const struct session_table *t, uint64_t hash)
 
 static void sweep(struct session_table *t, const struct session_affinity_params *c, uint64_t now_ms)
 {
-    if (now_ms < t->swept_ms + (uint64_t)c->sweep_s * 1000)
+    /* 0: not given, for a configuration without sessionIdConfig has no place for defaults */
+    uint64_t every_s = c->sweep_s != 0 ? c->sweep_s : SWEEP_S;
+    uint64_t ttl_s = c->ttl_s != 0 ? c->ttl_s : TTL_S;
+
+    if (now_ms < t->swept_ms + every_s * 1000)
         return;
     t->swept_ms = now_ms;
-    while (t->oldest != NULL && t->oldest->used_ms + (uint64_t)c->ttl_s * 1000 <= now_ms)
+    while (t->oldest != NULL && t->oldest->used_ms + ttl_s * 1000 <= now_ms)
         drop(t, t->oldest);
 }
 

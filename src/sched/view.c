@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "sched/address.h"
 #include "sched/config.h"
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -100,7 +101,7 @@ static bool metric_as_attribute(const struct sched_endpoint *ep, struct str key,
         *out = ep->scraped_kv;
     else
         return false;
-    return true;
+    return !isnan(*out);
 }
 
 bool sched_endpoint_attribute(const struct sched_endpoint *ep, struct str key, struct str producer,
@@ -111,7 +112,7 @@ bool sched_endpoint_attribute(const struct sched_endpoint *ep, struct str key, s
 
         if (str_eq(a->key, key) && (producer.n == 0 || str_eq(a->producer, producer))) {
             *out = a->value;
-            return true;
+            return !isnan(a->value);
         }
     }
     return metric_as_attribute(ep, key, producer, out);

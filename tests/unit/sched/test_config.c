@@ -124,6 +124,10 @@ static void documented_plugins_of_every_shape(void **state)
         { "session.yaml", "passthrough-parser active-request-scorer session-affinity-scorer "
                           "decode-filter " HANDLER PICKER POLICIES DETECTOR
                           " *sglanghttp-parser" METRICS " *inflight-load-producer" },
+        { "latency.yaml",
+          "predicted-latency-producer slo-headroom-tier-filter prefix-cache-affinity-filter "
+          "latency-scorer weighted-random-picker " HANDLER REST
+          " *approx-prefix-cache-producer *inflight-load-producer *token-producer" },
         { "flow.yaml",
           "queue-scorer round-robin-fairness-policy edf-ordering-policy tight mostly " HANDLER
               PICKER POLICIES PARSERS METRICS },
@@ -256,6 +260,15 @@ static void refusals_name_the_place_and_the_remedy(void **state)
         { HEAD "plugins:\n- type: queue-scorrer\n",
           "f.yaml:4:9: plugins[0].type: unknown plugin type \"queue-scorrer\"; did you mean "
           "queue-scorer?" },
+        { HEAD "plugins:\n- type: burst-prefix-cache-producer\n",
+          "f.yaml:4:9: plugins[0].type: plugin type \"burst-prefix-cache-producer\" of llm-d is "
+          "not "
+          "built in: requests are not held back for a burst here; use "
+          "approx-prefix-cache-producer" },
+        { HEAD "plugins:\n- type: latency-slo-admitter\n  parameters: {ttft: 1}\n",
+          "f.yaml:5:16: plugins[0].parameters.ttft: unknown parameter of type "
+          "latency-slo-admitter; "
+          "known: latencyPredictionInfoProducerName" },
         { HEAD "plugins:\n- type: prefix-cache\n",
           "f.yaml:4:9: plugins[0].type: unknown plugin type \"prefix-cache\"; did you mean "
           "prefix-cache-" },
@@ -580,6 +593,69 @@ static void durations_and_quantities(void **state)
 }
 
 /* A role without its function would be called through NULL. */
+/* Every type that llm-d documents is built in, or refused by its name. */
+static void every_documented_type_is_known(void **state)
+{
+    static const char *const types[] = {
+        /* handlers, deciders, pickers */
+        "single-profile-handler", "disagg-profile-handler", "pd-profile-handler",
+        "data-parallel-profile-handler", "header-profile-handler", "always-disagg-pd-decider",
+        "prefix-based-pd-decider", "always-disagg-multimodal-decider", "max-score-picker",
+        "random-picker", "weighted-random-picker",
+        /* filters */
+        "decode-filter", "prefill-filter", "encode-filter", "label-selector-filter",
+        "by-label-selector", "by-label", "context-length-aware", "prefix-cache-affinity-filter",
+        "slo-headroom-tier-filter", "utilization-filter", "endpoint-attribute-filter",
+        "session-affinity-filter", "topology-affinity-filter",
+        "multicluster-session-affinity-filter", "header-based-testing-filter",
+        /* scorers */
+        "queue-scorer", "running-requests-size-scorer", "kv-cache-utilization-scorer",
+        "load-aware-scorer", "prefix-cache-scorer", "precise-prefix-cache-scorer",
+        "lora-affinity-scorer", "token-load-scorer", "active-request-scorer", "no-hit-lru-scorer",
+        "session-affinity-scorer", "latency-scorer", "mm-embeddings-cache-scorer",
+        "endpoint-attribute-scorer", "header-label-affinity-scorer", "topology-affinity-scorer",
+        "multicluster-queue-scorer", "multicluster-kv-cache-utilization-scorer",
+        "multicluster-prefix-cache-scorer",
+        /* of requests */
+        "token-producer", "tokenizer", "approx-prefix-cache-producer",
+        "multicluster-approx-prefix-cache-producer", "precise-prefix-cache-producer",
+        "inflight-load-producer", "mm-embeddings-cache-producer", "p2p-source-producer",
+        "session-id-producer", "predicted-latency-producer", "latency-slo-admitter",
+        "probabilistic-admitter", "disagg-headers-handler", "prefill-header-handler",
+        /* parsers, data */
+        "openai-parser", "anthropic-parser", "vllmhttp-parser", "sglanghttp-parser",
+        "vllmgrpc-parser", "vertexai-parser", "passthrough-parser", "metrics-data-source",
+        "models-data-source", "dcgm-data-source", "multicluster-metrics-data-source",
+        "k8s-notification-source", "endpoint-notification-source", "core-metrics-extractor",
+        "models-data-extractor", "topology-extractor", "dcgm-extractor",
+        "multicluster-metrics-extractor", "file-discovery", "multicluster-file-discovery",
+        /* flow control */
+        "fcfs-ordering-policy", "edf-ordering-policy", "slo-deadline-ordering-policy",
+        "global-strict-fairness-policy", "round-robin-fairness-policy", "program-aware-fairness",
+        "static-usage-limit-policy", "priority-holdback-policy", "soft-reflective-ceiling-policy",
+        "utilization-detector", "concurrency-detector"
+    };
+    static const char *const refused[] = { "agent-identity",
+                                           "burst-prefix-cache-producer",
+                                           "destination-endpoint-served-verifier",
+                                           "disaggregatedset-rollout-screener",
+                                           "request-attribute-reporter",
+                                           "sheddable-eviction-filter",
+                                           "priority-then-time-eviction-order-policy" };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(types); i++)
+        if (plugin_type_find(str_of(types[i])) == NULL ||
+            plugin_type_absent(str_of(types[i])) != NULL)
+            fail_msg("%s", types[i]);
+    for (size_t i = 0; i < COUNT(refused); i++)
+        if (plugin_type_find(str_of(refused[i])) != NULL ||
+            plugin_type_absent(str_of(refused[i])) == NULL)
+            fail_msg("%s", refused[i]);
+    /* ours: llmd-cost-scorer, weighted-fair-policy, adaptive-detector */
+    assert_int_equal(plugin_type_count(), COUNT(types) + 3);
+}
+
 static void every_row_is_whole(void **state)
 {
     (void)state;
@@ -661,6 +737,7 @@ int main(void)
         cmocka_unit_test(experimental_types_need_the_flag),
         cmocka_unit_test(a_named_producer_is_no_substitute_for_the_default_one),
         cmocka_unit_test(durations_and_quantities),
+        cmocka_unit_test(every_documented_type_is_known),
         cmocka_unit_test(every_row_is_whole),
         cmocka_unit_test(every_type_takes_its_own_defaults),
         cmocka_unit_test(too_many_plugins_are_refused),
