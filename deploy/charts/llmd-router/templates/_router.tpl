@@ -71,6 +71,9 @@ SPDX-License-Identifier: Apache-2.0 */}}
 - --ha-enable-leader-election
 {{- end }}
 - --loops=0
+{{- with .Values.router.epp.wakeSeconds }}
+- --wait-ms={{ mul . 1000 }}
+{{- end }}
 - --shutdown-timeout={{ .Values.router.epp.shutdown.timeoutSeconds }}
 {{- if .Values.router.auth.apiKeySecret }}
 - --api-key-file=/etc/llmd/api-keys/api-keys
@@ -166,7 +169,7 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 3
 readinessProbe:
-  httpGet: {path: /health/ready, port: http, scheme: {{ $scheme }}}
+  httpGet: {path: {{ ternary "/readyz" "/health/ready" (gt (int .Values.router.epp.wakeSeconds) 0) }}, port: http, scheme: {{ $scheme }}}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
