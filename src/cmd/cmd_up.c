@@ -52,7 +52,7 @@
 #define AT(f) offsetof(struct up_opts, f)
 
 const struct opt_desc up_table[] = {
-    { "model", OPT_STR, AT(model), "qwen2.5-coder-0.5b", "NAME|FILE", 0, 0,
+    { "model", OPT_STR, AT(model), UP_MODEL_DEFAULT, "NAME|FILE", 0, 0,
       "a name of llmd model list (fetched when missing) or a GGUF file" },
     { "listen", OPT_STR, AT(listen), "127.0.0.1:8080", "ADDR:PORT", 0, 0, "where the API answers" },
     { "prefill", OPT_U32, AT(prefill), "1", "N", 0, 16, "prefill workers" },
@@ -70,6 +70,8 @@ const struct opt_desc up_table[] = {
     { "no-first-question", OPT_BOOL, AT(no_ask), "false", NULL, 0, 0, "only serve" },
     { "check", OPT_BOOL, AT(check), "false", NULL, 0, 0,
       "start everything, prove each promise by real requests, end with 0 or 1" },
+    { "kube", OPT_BOOL, AT(kube), "false", NULL, 0, 0,
+      "on the cluster that kubectl reaches, with the small model of the image" },
     { "shutdown-timeout", OPT_U32, AT(shutdown_timeout_s), "5", "SECONDS", 0, 600,
       "grace for running requests at the end" },
     { "log-level", OPT_STR, AT(log_level), "info", "LEVEL", 0, 0, "error, warn, info, debug" },
@@ -544,8 +546,9 @@ static double metric_of(const char *address, const char *name, const char *label
     return v;
 }
 
-static double handed_over(const struct up *u)
+static double handed_over(void *ctx)
 {
+    const struct up *u = ctx;
     double v = 0;
 
     for (size_t i = 0; i < u->state.count; i++)
@@ -566,13 +569,14 @@ static bool has_chat_template(const char *path)
     return has;
 }
 
-static void first_question(struct up *u)
+void up_ask(const struct endpoint *door, const char *model, const char *ask,
+            double (*moved_bytes)(void *ctx), void *ctx)
 {
     struct ask_result r;
     struct err e = { 0 };
     struct json_w w;
     struct buf m;
-    double before = handed_over(u), moved;
+    double before = moved_bytes(ctx), moved;
     int rc;
 
     buf_init(&m, 65536);
@@ -580,14 +584,14 @@ static void first_question(struct up *u)
     json_w_arr(&w);
     json_w_obj(&w);
     json_w_kz(&w, "role", "user");
-    json_w_kz(&w, "content", u->o->ask);
+    json_w_kz(&w, "content", ask);
     json_w_end(&w, '}');
     json_w_end(&w, ']');
-    printf("\n> %s\n\n", u->o->ask);
+    printf("\n> %s\n\n", ask);
     fflush(stdout);
-    rc = ask_chat(&u->door, u->state.model, buf_view(&m), ",\"temperature\":0,\"max_tokens\":120",
-                  stdout, &r, &e);
-    moved = handed_over(u) - before;
+    rc = ask_chat(door, model, buf_view(&m), ",\"temperature\":0,\"max_tokens\":120", stdout, &r,
+                  &e);
+    moved = moved_bytes(ctx) - before;
     if (rc != 0 || r.error[0] != 0 || !r.done)
         printf("\n(no answer: %s)\n", rc != 0           ? e.msg
                                       : r.error[0] != 0 ? r.error
@@ -671,7 +675,7 @@ static int run(struct up *u, const char *path, struct err *e)
             failed = up_prove(&u->door, &u->state);
         } else {
             if (!u->o->no_ask && has_chat_template(path))
-                first_question(u);
+                up_ask(&u->door, u->state.model, u->o->ask, handed_over, u);
             where_next(u);
             supervise(u);
             printf("\nstopping ...\n");
@@ -759,6 +763,10 @@ int cmd_up(int argc, char **argv)
 
     if (rc >= 0)
         return rc;
+    if (o.kube) {
+        rc = up_kube(&o, &e);
+        return rc == 0 || rc == ERR_CANCELLED ? 0 : cmd_fail(&e);
+    }
     u = mem_zalloc(sizeof(*u));
     u->o = &o;
     buf_init(&path, 4096);

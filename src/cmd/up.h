@@ -4,11 +4,13 @@
 #define CMD_UP_H
 #include "cmd/cmd.h"
 
+#define UP_MODEL_DEFAULT "qwen2.5-coder-0.5b"
+
 struct up_opts {
     const char *model, *listen, *ask, *log_level;
     uint32_t prefill, decode, workers, threads, max_model_len, shutdown_timeout_s;
     uint64_t kv_bytes;
-    bool check, insecure, no_ask;
+    bool check, insecure, no_ask, kube;
 };
 
 extern const struct opt_desc up_table[];
@@ -22,4 +24,13 @@ uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out)
 /* Proves the promises on a running set-up by real requests; prints the table.  Number of failures.
  */
 uint32_t up_prove(const struct endpoint *door, const struct up_state *s);
+
+/* Asks `ask`, streams the answer to stdout and prints its figures; handed_over: KV bytes received
+ * by decode workers so far. */
+void up_ask(const struct endpoint *door, const char *model, const char *ask,
+            double (*handed_over)(void *ctx), void *ctx);
+
+/* The same on a Kubernetes cluster, by kubectl; returns when the user ends it or something failed.
+ */
+int up_kube(const struct up_opts *o, struct err *e) MUST_CHECK;
 #endif
