@@ -1,0 +1,183 @@
+"""One charm of llmd: every event ends in the same reconcile, one place says the status.
+
+A subclass names its container, builds the layer, writes its databags and says what is missing.  Active is said only after
+prove() went through, which asks the workload itself.
+"""
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import logging
+import pathlib
+import shlex
+from typing import Any
+
+import ops
+
+from . import probe, relations
+
+log = logging.getLogger(__name__)
+LEVELS = ("error", "warn", "info", "debug")
+
+
+class Blocked(Exception):
+    """A person has to do something; the text says what."""
+
+
+class Waiting(Exception):
+    """It comes by itself."""
+
+
+class LlmdCharm(ops.CharmBase):
+    container_name = ""
+    default_port = 8000
+
+    def __init__(self, framework: ops.Framework):
+        super().__init__(framework)
+        self.container = self.unit.get_container(self.container_name)
+        self.problem: Exception | None = None
+        self.proved = False
+        for event in self.events():
+            framework.observe(event, self._reconcile)
+        framework.observe(self.on.collect_unit_status, self._collect_status)
+        framework.observe(self.on.check_action, self._check)
+        framework.observe(self.on.show_config_action, self._show_config)
+        framework.observe(self.on.get_endpoint_action, self._get_endpoint)
+
+    def events(self) -> list[ops.BoundEvent]:
+        on = self.on
+        found = [on.install, on.start, on.config_changed, on.upgrade_charm, on.update_status, on.leader_elected, on.secret_changed,
+                 on[self.container_name].pebble_ready, on[self.container_name].pebble_check_recovered,
+                 on[self.container_name].pebble_check_failed]
+        for name in self.meta.relations:
+            r = on[name]
+            found += [r.relation_created, r.relation_joined, r.relation_changed, r.relation_departed, r.relation_broken]
+        return found
+
+    # ---- for subclasses ----
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def files(self) -> dict[str, str]:
+        """Content by path; the running service reads them again when they change."""
+        return {}
+
+    def publish(self, ready: bool) -> None:
+        """Databags of its own relations."""
+
+    def prove(self) -> None:
+        """Raises Blocked, Waiting or probe.ProbeError unless the workload does what it is for."""
+        raise NotImplementedError
+
+    # ---- options ----
+
+    @property
+    def port(self) -> int:
+        port = int(self.config.get("port", self.default_port))
+        if not 1024 <= port <= 65535:
+            raise Blocked(f"option port must be 1024..65535: juju config {self.app.name} port={self.default_port}")
+        return port
+
+    def common_flags(self) -> list[str]:
+        level = str(self.config["log-level"])
+        if level not in LEVELS:
+            raise Blocked(f"option log-level must be one of {', '.join(LEVELS)}: juju config {self.app.name} log-level=info")
+        try:
+            extra = shlex.split(str(self.config["extra-args"]))
+        except ValueError as e:
+            raise Blocked(f"option extra-args: {e}: juju config {self.app.name} extra-args=''") from e
+        return [f"--log-level={level}", *extra]
+
+    # ---- reconciling ----
+
+    def layer(self) -> ops.pebble.LayerDict:
+        name = self.container_name
+        return {
+            "summary": self.meta.name,
+            "services": {name: {
+                "override": "replace", "startup": "enabled", "command": shlex.join(self.command()), "user-id": 65532, "group-id": 65532,
+                "kill-delay": f"{int(self.config['shutdown-timeout']) + 10}s", "on-check-failure": {"hung": "restart"},
+                "environment": {"HOME": "/tmp", "XDG_CACHE_HOME": "/tmp", "OTEL_SERVICE_NAME": self.app.name}}},
+            "checks": {
+                "ready": {"override": "replace", "level": "ready", "period": "5s", "threshold": 2,
+                          "http": {"url": f"http://localhost:{self.port}/health/ready"}},
+                # alive is not ready: a model may take long to load, and a busy worker answers this all the same
+                "hung": {"override": "replace", "period": "10s", "threshold": 6, "http": {"url": f"http://localhost:{self.port}/health"}}},
+            "log-targets": relations.log_targets(self, [name]),
+        }
+
+    def _reconcile(self, _: ops.EventBase) -> None:
+        self.problem, self.proved = None, False
+        try:
+            self._apply()
+            self.prove()
+            self.proved = True
+        except (Blocked, Waiting, probe.ProbeError) as e:
+            self.problem = e
+        self._publish_all()
+
+    def _apply(self) -> None:
+        if not self.container.can_connect():
+            raise Waiting("for the container")
+        layer = self.layer()
+        for path, text in self.files().items():
+            if not self._holds(path, text):
+                self.container.push(path, text, make_dirs=True)
+        self.container.add_layer(self.container_name, ops.pebble.Layer(layer), combine=True)
+        self.container.replan()
+        self.unit.set_ports(self.port)
+
+    def _holds(self, path: str, text: str) -> bool:
+        try:
+            return self.container.pull(path).read() == text
+        except ops.pebble.PathError:
+            return False
+
+    def _publish_all(self) -> None:
+        here = pathlib.Path(self.charm_dir)
+        try:
+            relations.publish_scrape(self, self.port, here / "alerts")
+        except Blocked:
+            return  # it is the problem that is shown
+        relations.publish_dashboards(self, here / "dashboards")
+        self.publish(self.proved)
+
+    def _collect_status(self, event: ops.CollectStatusEvent) -> None:
+        if self.problem is None and not self.proved:  # an event that does not reconcile, such as an action
+            try:
+                self.prove()
+            except (Blocked, Waiting, probe.ProbeError) as e:
+                self.problem = e
+        if isinstance(self.problem, Blocked):
+            event.add_status(ops.BlockedStatus(str(self.problem)))
+        elif self.problem is not None:
+            event.add_status(ops.WaitingStatus(str(self.problem)))
+        else:
+            event.add_status(ops.ActiveStatus())
+
+    def base_url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def set_version(self) -> None:
+        version = str(probe.get(self.base_url() + "/version").get("version", ""))
+        self.unit.set_workload_version(version)
+
+    # ---- actions ----
+
+    def _check(self, event: ops.ActionEvent) -> None:
+        state, reason = "active", ""
+        try:
+            self.prove()
+        except Blocked as e:
+            state, reason = "blocked", str(e)
+        except (Waiting, probe.ProbeError) as e:
+            state, reason = "waiting", str(e)
+        event.set_results({"state": state, "reason": reason})
+
+    def _show_config(self, event: ops.ActionEvent) -> None:
+        shown: dict[str, Any] = {k: "***" if "secret" in k or "token" in k else str(v) for k, v in self.config.items()}
+        event.set_results({"config": "\n".join(f"{k}={shown[k]}" for k in sorted(shown)),
+                           "command": shlex.join(self.command())})
+
+    def _get_endpoint(self, event: ops.ActionEvent) -> None:
+        event.set_results({"url": f"http://{relations.address(self) or relations.fqdn(self)}:{self.port}", "fqdn": relations.fqdn(self)})
