@@ -52,7 +52,7 @@ images: build-release/build.ninja
 	@deploy/images/build.py --llmd build-release/src/cmd/llmd
 
 images-test: images
-	@LLMD=build-release/src/cmd/llmd IMAGES=build-images python3 tests/deploy/test_images.py
+	@LLMD=build-release/src/cmd/llmd python3 tests/deploy/test_images.py
 
 kube-test: build-release/build.ninja
 	@tools/install_deps images kube

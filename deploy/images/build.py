@@ -5,11 +5,12 @@
 
 Writes DIR/NAME.tar, an OCI archive (skopeo copy oci-archive:..., podman load, ctr images import), DIR/NAME.spdx.json
 (SPDX 2.3, also inside as /usr/share/sbom/llmd.spdx.json) and prints each digest.  The same binary, libraries and
-version give the same digest: files are sorted, owned by 0:0, dated SOURCE_DATE_EPOCH (0), compressed without a time.
+version give the same digest: files are sorted, owned by 0:0 (/cache by 65532:0), dated SOURCE_DATE_EPOCH (0), compressed without a time.
 No package of the machine is changed and nothing is downloaded.
 """
 # SPDX-License-Identifier: Apache-2.0
 import argparse
+import functools
 import gzip
 import hashlib
 import io
@@ -27,6 +28,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
 NAMES = ("scheduler", "cache", "worker", "llmd")
+OWNERS = {"cache": (65532, 0)}  # uid 65532 writes there, and so does any uid of group 0 (OpenShift's)
 CA = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -40,6 +42,7 @@ def libraries(binary):
     return sorted(found)
 
 
+@functools.lru_cache(maxsize=None)
 def package_of(path):
     """Debian package, its version and its copyright file."""
     for name in (path, os.path.realpath(path), os.path.realpath(path).removeprefix("/usr"), "/usr" + os.path.realpath(path)):
@@ -82,6 +85,15 @@ def sbom(version, packages, digest):
         "relationships": [{"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": "SPDXRef-llmd"}] +
                          [{"spdxElementId": "SPDXRef-llmd", "relationshipType": "DYNAMIC_LINK", "relatedSpdxElement": r["SPDXID"]}
                           for r in rows[1:] if r["name"] != "ca-certificates"]}, indent=1, sort_keys=True) + "\n"
+
+
+def revision():
+    """The commit that the tree is of, or None; what is not committed shows."""
+    git = lambda *a: subprocess.run(["git", "-C", ROOT, *a], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    head = git("rev-parse", "HEAD")
+    if head.returncode != 0:
+        return None
+    return head.stdout.strip() + ("-dirty" if git("status", "--porcelain", "-uno").stdout.strip() else "")
 
 
 def arch():
@@ -164,7 +176,7 @@ def layer(folders):
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(found):
             info = tar.gettarinfo(found[name], name)
-            info.uid = info.gid = 0
+            info.uid, info.gid = OWNERS.get(name, (0, 0))
             info.uname = info.gname = ""
             info.mtime = EPOCH
             if info.isreg():
@@ -190,6 +202,8 @@ def image(path, root, version, tag, out):
 
     dump = lambda o: json.dumps(o, sort_keys=True, separators=(",", ":")).encode()
     labels = {**c["labels"], "org.opencontainers.image.version": version}
+    if (commit := revision()) is not None:
+        labels["org.opencontainers.image.revision"] = commit
     created = subprocess.run(["date", "-u", "-d", f"@{EPOCH}", "+%Y-%m-%dT%H:%M:%SZ"], stdout=subprocess.PIPE, text=True).stdout.strip()
     config = {"architecture": arch(), "os": "linux", "created": created,
               "config": {"User": c["user"], "Env": c["env"], "WorkingDir": c["workdir"], "Entrypoint": c["entrypoint"], "Cmd": c["cmd"],

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "cmd/cmd.h"
 #include "cmd/sched_files.h"
+#include "cmd/sched_flags.h"
 #include "cmd/sched_kube.h"
 #include "gateway/gateway.h"
 #include "model/model.h"
@@ -14,6 +15,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #define LOOPS_MAX 64
@@ -26,7 +28,8 @@ struct opts {
     struct kube_flags kube;
     uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
-    bool allow_experimental, secure_serving, tls_self_signed;
+    uint32_t metrics_port;
+    bool metrics_auth, allow_experimental, secure_serving, tls_self_signed;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_size;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, shutdown_s, split_min_tokens;
     uint64_t body_bytes_max, bodies_bytes_max;
@@ -66,6 +69,11 @@ static const struct opt_desc table[] = {
       "serve Envoy's ext_proc there (llm-d's port is 9002); 0 = off" },
     { "grpc-health-port", OPT_U32, AT(grpc_health_port), "0", "PORT", 0, 65535,
       "plain-text gRPC health there (llm-d's port is 9003); 0 = on the ext_proc port only" },
+    { "metrics-port", OPT_U32, AT(metrics_port), "0", "PORT", 0, 65535,
+      "/metrics, /healthz and /readyz in plain text there, too (llm-d's port is 9090); 0 = off" },
+    { "metrics-endpoint-auth", OPT_BOOL, AT(metrics_auth), "true", NULL, 0, 0,
+      "once there are keys, /metrics needs an administrator's (--no-metrics-endpoint-auth: not on "
+      "--metrics-port)" },
     { "secure-serving", OPT_BOOL, AT(secure_serving), "false", NULL, 0, 0,
       "TLS on the ext_proc port: --cert-path's certificate, or one made at the start" },
     { "cert-path", OPT_STR, AT(cert_path), NULL, "DIR", 0, 0,
@@ -374,6 +382,8 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     go->admin_key_file = o->admin_key_file;
     go->trace_ratio = o->trace_ratio;
     go->is_picker = o->grpc_port != 0;
+    go->metrics_port = (uint16_t)o->metrics_port;
+    go->metrics_open = !o->metrics_auth;
     go->grpc_port = (uint16_t)o->grpc_port;
     go->grpc_health_port = o->grpc_health_port != 0 ? (uint16_t)o->grpc_health_port : UINT16_MAX;
     go->no_split = !o->split;
@@ -385,7 +395,7 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     return 0;
 }
 
-int cmd_scheduler(int argc, char **argv)
+static int run(const struct sched_words *words)
 {
     struct opts o = { 0 };
     struct gateway_opts go = { 0 };
@@ -397,7 +407,7 @@ int cmd_scheduler(int argc, char **argv)
     int rc =
         cmd_options("usage: llmd scheduler --endpoint ADDR:PORT[=ROLE] ... | --endpoints-file "
                     "FILE [--config-file FILE] [--cache ADDR:PORT] [--model FILE|NAME] [FLAGS]",
-                    &o, table, COUNT(table), argc, argv, NULL);
+                    &o, table, COUNT(table), words->count, words->word, NULL);
 
     if (rc >= 0)
         return rc;
@@ -410,6 +420,8 @@ int cmd_scheduler(int argc, char **argv)
                                      .endpoints = o.endpoints,
                                      .allow_experimental = o.allow_experimental };
     rc = start_log(&o, &e);
+    for (int i = 0; i < words->note_count && rc == 0; i++)
+        LOG_WARN("%s", words->note[i]);
     if (rc == 0)
         rc = sched_files_load(&files, &fo, &go, &e);
     if (rc == 0)
@@ -434,4 +446,22 @@ int cmd_scheduler(int argc, char **argv)
     }
     buf_fini(&path);
     return rc != 0 ? cmd_fail(&e) : 0;
+}
+
+int cmd_scheduler(int argc, char **argv)
+{
+    struct sched_words words;
+    struct arena a;
+    struct err e;
+    int rc;
+
+    arena_init(&a, (size_t)1 << 20);
+    if (sched_flags_translate(&a, argc, argv, &words, &e) == 0) {
+        rc = run(&words);
+    } else {
+        fprintf(stderr, "llmd: %s\n", e.msg);
+        rc = 2;
+    }
+    arena_fini(&a);
+    return rc;
 }

@@ -49,7 +49,7 @@ struct kube_flags {
           "and these are their ports" },                                                           \
     {                                                                                              \
         "kubeconfig", OPT_STR, offsetof(OPTS, kube.kubeconfig), NULL, "FILE", 0, 0,                \
-            "how to reach the API server; default: as a pod does"                                  \
+            "how to reach the API server; default: $KUBECONFIG, else as a pod does"                \
     }
 
 /* Whether they ask for Kubernetes at all. */

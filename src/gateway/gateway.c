@@ -178,6 +178,28 @@ static void handle(void *ctx, struct http_req *r)
         proxy_refuse(g, r, 404, "NotFoundError", "route_not_found", "there is no such route");
 }
 
+/* The door for scrapers and probes: nothing that costs a worker. */
+static void handle_metrics(void *ctx, struct http_req *r)
+{
+    struct gateway *g = ctx;
+    struct str path = http_req_path(r);
+
+    if (!method_fits(http_req_method(r), "GET"))
+        proxy_refuse(g, r, 405, "BadRequestError", "method_not_allowed",
+                     "the method is not allowed here");
+    else if (str_eqz(path, "/metrics") && (g->metrics_open || may_see(&g->front[0], r)))
+        status_metrics(g, r);
+    else if (str_eqz(path, "/healthz") || str_eqz(path, "/health"))
+        page_health(g, r);
+    else if (str_eqz(path, "/readyz"))
+        status_serving(g, r);
+    else if (str_eqz(path, "/health/ready"))
+        status_ready(g, r);
+    else
+        proxy_refuse(g, r, 404, "NotFoundError", "route_not_found",
+                     "there is /metrics, /healthz and /readyz");
+}
+
 static void refused_by_server(void *ctx, int status, const char *reason)
 {
     const struct front *f = ctx;
@@ -322,6 +344,20 @@ static int open_server(struct front *f, const struct gateway_opts *o, struct err
     return rc != 0 ? rc : http_server_open(f->loop, &so, handle, f, &f->server, e);
 }
 
+static int open_metrics_door(struct gateway *g, const struct gateway_opts *o, struct err *e)
+{
+    struct http_server_opts so = { .host = o->host,
+                                   .port = o->metrics_port,
+                                   .body_bytes_max = 4096,
+                                   .conns_max = 256,
+                                   .server_name = "llmd" };
+
+    g->metrics_open = o->metrics_open;
+    return o->metrics_port == 0
+               ? 0
+               : http_server_open(g->front[0].loop, &so, handle_metrics, g, &g->metrics_door, e);
+}
+
 /* Any thread: bodies may be read on one of their own. */
 static struct str rewrite(void *ctx, struct str model, char out[READER_NAME_MAX + 1])
 {
@@ -452,6 +488,8 @@ int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count
     policy_set(g, o->config);
     for (uint32_t i = 0; rc == 0 && i < count; i++)
         rc = open_front(g, i, loops[i], o, e);
+    if (rc == 0)
+        rc = open_metrics_door(g, o, e);
     if (rc != 0) {
         gateway_close(g);
         return rc;
@@ -628,6 +666,8 @@ void gateway_close(struct gateway *g)
     if (g == NULL)
         return;
     g->draining = g->drained = true;
+    if (g->metrics_door != NULL)
+        http_server_close(g->metrics_door);
     for (uint32_t i = 0; i < g->front_count; i++)
         proxy_drop_all(&g->front[i]);
     for (uint32_t i = 0; i < g->front_count; i++)

@@ -44,7 +44,9 @@ struct gateway_opts {
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
-    struct tls_server *tls;                /* of the front door; NULL: plain text; borrowed */
+    struct tls_server *tls; /* of the front door; NULL: plain text; borrowed */
+    uint16_t metrics_port;  /* a door of its own for /metrics and health, plain text; 0: none */
+    bool metrics_open;      /* there without an administrator's key, though there are keys */
     const char *key_file, *admin_key_file; /* API keys (auth.h); NULL: none; both NULL: no keys */
     bool is_picker;                        /* serves ext_proc and health over gRPC, too */
     uint16_t grpc_port, grpc_health_port;  /* UINT16_MAX: no health port of its own */

@@ -510,6 +510,8 @@ struct gateway {
     pthread_mutex_t lock;
     struct front *front;
     uint32_t front_count;
+    struct http_server *metrics_door; /* on the first loop, or NULL */
+    bool metrics_open;
     struct http_client *probes;            /* scrapes, on the first loop: never behind a request */
     struct loop_timer *tick, *drain_timer; /* on the first loop */
     struct metrics *metrics;

@@ -15,7 +15,8 @@
 
 struct kube_client;
 
-/* kubeconfig: a file, or NULL: in a pod.  ERR_IO, ERR_PARSE, ERR_UNSUPPORTED, ERR_INVAL. */
+/* kubeconfig: a file, or NULL: $KUBECONFIG, or else in a pod.  ERR_IO, ERR_PARSE, ERR_UNSUPPORTED,
+ * ERR_INVAL. */
 int kube_client_open(struct loop *l, const char *kubeconfig, struct kube_client **out,
                      struct err *e) MUST_CHECK;
 void kube_client_close(struct kube_client *c); /* after its calls; NULL is fine */

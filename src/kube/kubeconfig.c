@@ -244,6 +244,8 @@ int kube_access_load(const char *kubeconfig, struct kube_access *out, struct err
     int rc;
 
     *out = (struct kube_access) { .fd = { -1, -1, -1 } };
+    if (kubeconfig == NULL)
+        kubeconfig = env_or("KUBECONFIG", NULL);
     if (kubeconfig == NULL) {
         out->prefix = mem_strdup("");
         return in_pod(out, e);

@@ -73,4 +73,5 @@ const struct plugin_type *const plugin_producers[] = {
 };
 
 const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter,
-                                                      &plugin_latency_admitter, NULL };
+                                                      &plugin_latency_admitter,
+                                                      &plugin_rollout_screener, NULL };

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 
-from harness import LLMD, Setup, main, metric, prompt_of, request, wait_for
+from harness import LLMD, Setup, free_port, main, metric, prompt_of, request, wait_for
 
 CHAT = "/v1/chat/completions"
 PD = """apiVersion: llm-d.ai/v1alpha1
@@ -52,6 +52,30 @@ def refused(text):
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=10)
         assert r.returncode != 0
         return r.stdout.replace(f.name, "FILE")
+
+
+def flags_of_llm_d_are_understood():
+    run = lambda *args: subprocess.run([LLMD, "scheduler", "--endpoint", "127.0.0.1:9", *args], stdout=subprocess.PIPE,
+                                       stderr=subprocess.STDOUT, text=True, timeout=10)
+    for args, want in [(["--lora-info-metric", "x"], "engineConfigs"), (["--refresh-metrics-interval", "fast"], "no duration such as 50ms"),
+                       (["--metrics-cert-dir=/x"], "plain text"), (["--drain-timeout"], "needs a value"),
+                       (["--disable-endpoint-subset-filter"], "always kept to"), (["-v=much"], "must be debug"),
+                       (["--refresh-metrics-intervall=1s"], "no such flag")]:
+        r = run(*args)
+        assert r.returncode == 2 and want in r.stdout and len(r.stdout.splitlines()) == 1, (args, r.stdout)
+    port, log = free_port(), tempfile.NamedTemporaryFile("w+", suffix=".log")
+    p = subprocess.Popen([LLMD, "scheduler", "--listen", f"127.0.0.1:{port}", "--endpoint", "127.0.0.1:9", "--zap-encoder", "json",
+                          "-v=4", "--refresh-metrics-interval=50ms", "--metrics-staleness-threshold", "5s", "--drain-timeout=1m30s",
+                          "--ha-enable-leader-election", "--secure-serving=false", "--metrics-endpoint-auth=false",
+                          "--disable-endpoint-subset-filter=false"], stdout=log, stderr=log)
+    try:
+        wait_for("it serves", lambda: request(port, "GET", "/readyz").status == 200, 10)
+    finally:
+        p.terminate()
+        assert p.wait(10) == 0
+    said = open(log.name).read()
+    assert said.count("has no effect here") == 1 and "there is no leader: every replica serves" in said, said
+    assert "timeout_ms=90000" in said, said
 
 
 def configuration():
@@ -107,4 +131,4 @@ def faults_have_a_place():
     assert "FILE:2:" in out, out
 
 
-main(configuration, faults_have_a_place)
+main(flags_of_llm_d_are_understood, configuration, faults_have_a_place)

@@ -40,10 +40,10 @@ def keys():
     write(tenants, [acme_row, other_row, few_row + "\n  requests_per_minute: 2"])
     write(admins, [root_row])
     with Setup(["both"]) as s:
-        door = free_port()
+        door, scrape = free_port(), free_port()
         log = open(os.path.join(folder, "log"), "w")
         child = subprocess.Popen([LLMD, "scheduler", "--listen", f"127.0.0.1:{door}", "--endpoint", f"127.0.0.1:{s.workers[0].port}",
-                                  "--api-key-file", tenants, "--admin-key-file", admins, "--tls-self-signed",
+                                  "--api-key-file", tenants, "--admin-key-file", admins, "--tls-self-signed", "--metrics-port", str(scrape),
                                   "--access-log", os.path.join(folder, "access")], stdout=log, stderr=log)
         trust = ssl.create_default_context()
         trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
@@ -84,6 +84,12 @@ def keys():
                 assert call("GET", path, None, bearer(acme))[0] == 404
                 assert call("GET", path, None, bearer(root))[0] == 200
             assert call("GET", "/v1/models", None, bearer(acme))[0] == 200
+            # the scrapers' door: nothing but pages, and the same rule
+            assert request(scrape, "GET", "/healthz").status == 200 and request(scrape, "GET", "/readyz").status == 200
+            assert request(scrape, "GET", "/metrics").status == 404
+            assert "llm_d_epp_request_total" in request(scrape, "GET", "/metrics", headers=bearer(root)).body
+            assert request(scrape, "POST", CHAT, ask, bearer(acme)).status == 405
+            assert request(scrape, "GET", "/v1/models", headers=bearer(root)).status == 404
             # a key is taken back while it runs; a broken file changes nothing
             write(tenants, [acme_row + "\n  tennant: x"])
             write(tenants, [other_row, few_row])

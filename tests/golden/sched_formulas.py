@@ -1070,6 +1070,61 @@ def p2p_producer():
                 + profiles(("decode", []), ("prefill", [])))
 
 
+def rollout():
+    rev_key, role_key = "disaggregatedset.x-k8s.io/revision", "disaggregatedset.x-k8s.io/role"
+
+    def make():
+        labels = {"app": R.choice(["x", "x", "x", "y"])}
+        if R.random() < 0.9:
+            labels[rev_key] = R.choice(["r1", "r2", "r3"])
+        if R.random() < 0.95:
+            labels[role_key] = R.choice(["prefill", "decode", "decode", "encode"])
+        if R.random() < 0.6:
+            labels["slice"] = R.choice(["a", "b"])
+        return {"labels": labels}
+    for mode in ("sum", "max-role", "disabled"):
+        for header in (None, "a", "zzz", ""):
+            for sizes in (0, 1, 5, 9, 14, 14, 16):
+                eps, roles = [make() for _ in range(sizes)], ["prefill", "decode"]
+                params = {"scope": {"labelSelector": {"matchLabels": {"app": "x"}}}, "revisionGating": {"mode": mode},
+                          "headerSelectors": [{"name": "s", "headerName": "X-Slice", "labelKey": "slice", "mode": "strict"},
+                                              {"name": "p", "headerName": "x-near", "labelKey": "app", "mode": "prefer"}]}
+                if mode != "disabled":
+                    params["revisionGating"]["requireRoles"] = {"values": roles}
+                headers = {"x-near": "y"}
+                if header is not None:
+                    headers["x-slice"] = header
+                seen = {}
+                for e in eps:
+                    lb = e["labels"]
+                    if lb["app"] == "x" and rev_key in lb and role_key in lb:
+                        per = seen.setdefault(lb[rev_key], dict.fromkeys(roles, 0))
+                        if lb[role_key] in per:
+                            per[lb[role_key]] += 1
+                covered = {r for r, per in seen.items() if all(per.values())}
+                total = {role: sum(per[role] for per in seen.values()) for role in roles}
+                big = max(roles, key=lambda role: total[role])
+                weight = {r: seen[r][big] if mode == "max-role" else sum(seen[r].values()) for r in covered}
+                out = []
+                for e in eps:
+                    lb, chance = e["labels"], 1.0
+                    if mode != "disabled":
+                        r = lb.get(rev_key)
+                        inside = lb["app"] == "x" and role_key in lb and r in covered
+                        chance = 0.0 if not inside else 1.0 if header else weight[r] / sum(weight.values())
+                    if header and lb.get("slice") != header:
+                        chance = 0.0
+                    out.append(chance)
+                row("filters", "screen", "disaggregatedset-rollout-screener", out, eps, {"headers": headers}, params)
+                if eps:
+                    lb = eps[0]["labels"]
+                    told = {"x-near": lb["app"]}
+                    if "slice" in lb:
+                        told["x-slice"] = lb["slice"]
+                    row("handlers", "respond", "disaggregatedset-rollout-screener", {"headers": told}, eps,
+                        {"headers": headers}, params, pick=0)
+
+
 def admitter():
     for params in ({}, {"queueDepthThreshold": 10, "kvCacheUtilThreshold": 0.4, "power": 2, "k": 0.5},
                    {"power": 1, "k": 0.1}):
@@ -1253,7 +1308,8 @@ MAKERS = (load_scorers, prefix_scorers, lora_scorer, no_hit_lru, context_length,
           attribute_scorer, label_scorers, topology, multicluster, session, role_filters, label_filters,
           affinity_filter, headroom_filter, utilization_filter, attribute_filter, testing_filter, detectors,
           pickers, deciders, handlers, approx_producer, precise_producer, inflight_producer, session_producer,
-          admitter, policies, latency_producer, latency_admitter, p2p_producer)
+          admitter, policies, latency_producer, latency_admitter, p2p_producer,
+          rollout)
 
 
 def main():

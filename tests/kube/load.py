@@ -3,7 +3,8 @@
 
   load.py URL MODEL USERS SECONDS     a line of JSON at the end: ok, failed, cut, examples, the longest silence
 
-A stream is ok when [DONE] came, cut when it began and did not end so, failed when it never began.
+A stream is ok when [DONE] came, cut when it began and did not end so, failed when it never began, refused when not even
+the connection was accepted.
 """
 # SPDX-License-Identifier: Apache-2.0
 import http.client
@@ -16,7 +17,7 @@ import urllib.parse
 
 URL, MODEL, USERS, SECONDS = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 at = urllib.parse.urlsplit(URL)
-result = {"ok": 0, "failed": 0, "cut": 0, "errored": 0, "examples": [], "gap_s": 0.0, "cached_tokens": 0, "prompt_tokens": 0}
+result = {"ok": 0, "failed": 0, "cut": 0, "errored": 0, "refused": 0, "examples": [], "gap_s": 0.0, "cached_tokens": 0, "prompt_tokens": 0}
 lock, end = threading.Lock(), threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: end.set())
 
@@ -55,6 +56,8 @@ def ask(messages):
                 usage = event.get("usage") or usage
                 for choice in event.get("choices") or []:
                     text += (choice.get("delta") or {}).get("content") or ""
+    except ConnectionRefusedError as e:
+        return note("refused", repr(e))
     except (OSError, http.client.HTTPException) as e:
         return note("cut" if began else "failed", repr(e))
     finally:

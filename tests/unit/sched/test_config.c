@@ -269,6 +269,13 @@ static void refusals_name_the_place_and_the_remedy(void **state)
           "f.yaml:5:16: plugins[0].parameters.ttft: unknown parameter of type "
           "latency-slo-admitter; "
           "known: latencyPredictionInfoProducerName" },
+        { HEAD "plugins:\n- type: disaggregatedset-rollout-screener\n  parameters:\n"
+               "    scope: {labelSelector: {}}\n    revisionGating: {mode: sums}\n",
+          "f.yaml:7:28: plugins[0].parameters.revisionGating: mode: must be one of: sum, max-role, "
+          "disabled" },
+        { HEAD "plugins:\n- type: disaggregatedset-rollout-screener\n  parameters:\n"
+               "    scope: {labelSelector: {}}\n    revisionGating: {mode: sum}\n",
+          "f.yaml:7:5: plugins[0].parameters.revisionGating: needs requireRoles.values" },
         { HEAD "plugins:\n- type: prefix-cache\n",
           "f.yaml:4:9: plugins[0].type: unknown plugin type \"prefix-cache\"; did you mean "
           "prefix-cache-" },
@@ -622,6 +629,7 @@ static void every_documented_type_is_known(void **state)
         "inflight-load-producer", "mm-embeddings-cache-producer", "p2p-source-producer",
         "session-id-producer", "predicted-latency-producer", "latency-slo-admitter",
         "probabilistic-admitter", "disagg-headers-handler", "prefill-header-handler",
+        "disaggregatedset-rollout-screener",
         /* parsers, data */
         "openai-parser", "anthropic-parser", "vllmhttp-parser", "sglanghttp-parser",
         "vllmgrpc-parser", "vertexai-parser", "passthrough-parser", "metrics-data-source",
@@ -638,7 +646,6 @@ static void every_documented_type_is_known(void **state)
     static const char *const refused[] = { "agent-identity",
                                            "burst-prefix-cache-producer",
                                            "destination-endpoint-served-verifier",
-                                           "disaggregatedset-rollout-screener",
                                            "request-attribute-reporter",
                                            "sheddable-eviction-filter",
                                            "priority-then-time-eviction-order-policy" };

@@ -334,6 +334,45 @@ static void ask_pick(struct world *w, const struct json *expect)
     }
 }
 
+/* How often each is kept. */
+static void ask_screen(struct world *w, const struct json *expect)
+{
+    uint32_t kept[ENDPOINTS_MAX] = { 0 };
+    struct arena *whole = w->v.arena, once;
+    const struct json *j = expect->first;
+
+    w->v.arena = &once;
+    for (unsigned k = 0; k < PICKS; k++) {
+        bool keep[ENDPOINTS_MAX];
+
+        arena_init(&once, 1 << 20);
+        memcpy(keep, w->keep, sizeof(keep));
+        w->t->type->filter(w->t, &w->v, keep);
+        for (uint32_t i = 0; i < w->count; i++)
+            kept[i] += keep[i];
+        arena_fini(&once);
+    }
+    w->v.arena = whole;
+    for (uint32_t i = 0; i < w->count; i++, j = j->next) {
+        double want = number(j, 0), got = (double)kept[i] / PICKS;
+
+        if (fabs(got - want) > NEAR || ((want == 0 || want == 1) && got != want))
+            FAIL(w, "endpoint %u was kept in %g, not %g", i, got, want);
+    }
+}
+
+static void check_headers(struct world *w, const struct json *expect);
+
+static void ask_respond(struct world *w, const struct json *expect)
+{
+    w->run = (struct sched_run) { .v = &w->v, .config = w->c, .prefill = -1, .encode = -1 };
+    w->run.profile[0].ran = true;
+    w->run.profile[0].pick_count = 1;
+    w->run.profile[0].pick[0] = count_of(json_get(w->row, "pick"), 0);
+    w->t->type->responded(w->t, &w->run);
+    check_headers(w, expect);
+}
+
 static void ask_decide(struct world *w, const struct json *expect)
 {
     bool want;
@@ -560,7 +599,7 @@ static const struct {
     { "decide", ask_decide },         { "run", ask_run },       { "prefix", ask_prefix },
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
     { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
-    { "dispatch", ask_dispatch },
+    { "dispatch", ask_dispatch },     { "screen", ask_screen }, { "respond", ask_respond },
 };
 
 static void ask(struct world *w)
@@ -576,7 +615,7 @@ static void ask(struct world *w)
 static void rows_of(const char *name)
 {
     struct world *w = mem_zalloc(sizeof(*w));
-    const struct json *rows;
+    const struct json *rows = NULL;
     size_t index = 0, wrong = 0;
     struct arena arena;
     struct buf text;
