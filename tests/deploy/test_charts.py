@@ -161,6 +161,21 @@ def overlays():
         say(f"kustomize {name}", [error] if error else k.check(objects, name in ("vllm",)))
 
 
+def recipes():
+    for folder in ("autoscaling", "gateway"):
+        for f in sorted(os.listdir(os.path.join(k.DEPLOY, folder))):
+            with open(os.path.join(k.DEPLOY, folder, f)) as text:
+                objects = [o for o in yaml.safe_load_all(text) if "apiVersion" in o]
+            scaled = k.helm("llmd", "--name-template", "llmd", "--set", "autoscaling.enabled=true")[0]
+            targets = {o["metadata"]["name"] for o in scaled if o["kind"] == "Deployment"}
+            bad = [e for o in objects for e in k.schema_errors(o)]
+            bad += [f"{k.name_of(o)}: the chart has no {o['spec']['scaleTargetRef']['name']}" for o in objects
+                    if "scaleTargetRef" in o["spec"] and o["spec"]["scaleTargetRef"]["name"] not in targets]
+            say(f"{folder}/{f}", bad)
+    objects, error = k.kustomize(os.path.join(k.DEPLOY, "observability"))
+    say("kustomize observability", [error] if error else [e for o in objects for e in k.schema_errors(o)])
+
+
 def main():
     for tool in ("helm", "kubectl"):
         if tool not in k.tools():
@@ -168,7 +183,7 @@ def main():
     if "schemas" not in k.tools():
         print("note: the schemas of Kubernetes are not there; only our own checks run")
     for f in (lint, render, monitors_follow_the_api, defaults_fit_a_small_node, selectors_are_stable, legacy, wrong_values,
-              checks_can_fail, coming, current, overlays):
+              checks_can_fail, coming, current, overlays, recipes):
         f()
     print(f"{failed} failed")
     sys.exit(failed != 0)
