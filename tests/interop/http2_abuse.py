@@ -85,15 +85,23 @@ class Peer:
             self.buf = self.buf[9 + n:]
         return self.frames
 
+    def until(self, look, seconds=8):
+        """What look finds in the frames so far; a busy machine may be silent for long."""
+        end = time.time() + seconds
+        while True:
+            found = look(self.read())
+            if found or self.closed or time.time() > end:
+                return found
+
     def goaway(self):
-        codes = [struct.unpack(">I", f[3][4:8])[0] for f in self.read() if f[0] == GOAWAY]
+        codes = self.until(lambda frames: [struct.unpack(">I", f[3][4:8])[0] for f in frames if f[0] == GOAWAY])
         return codes[-1] if codes else None
 
     def resets(self, stream):
-        return [struct.unpack(">I", f[3])[0] for f in self.read() if f[0] == RST and f[2] == stream]
+        return self.until(lambda frames: [struct.unpack(">I", f[3])[0] for f in frames if f[0] == RST and f[2] == stream])
 
     def has(self, stream, needle):
-        return any(f[0] in (HEADERS, DATA) and f[2] == stream and needle in f[3] for f in self.read())
+        return self.until(lambda frames: any(f[0] in (HEADERS, DATA) and f[2] == stream and needle in f[3] for f in frames))
 
 
 def flood(make, count, batch=50):
