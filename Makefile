@@ -6,7 +6,7 @@ FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
 .PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
-.PHONY: images images-test kube-test deploy-test
+.PHONY: images images-test kube-test deploy-test charm-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -59,6 +59,9 @@ kube-test: build-release/build.ninja
 	@ninja -C build-release src/cmd/llmd >/dev/null
 	@LLMD=build-release/src/cmd/llmd tests/kube/run $(KUBE_ONLY)
 
+charm-test: all
+	@tests/charms/run
+
 deploy-test: all
 	@tests/run deploy
 
@@ -94,4 +97,5 @@ help:
 	@echo "make format    clang-format in place"
 	@echo "make images    container images in build-images/, without Docker; make images-test checks them"
 	@echo "make kube-test a real Kubernetes in namespaces of its own, the chart, load and faults (KUBE_ONLY='install storm')"
+	@echo "make charm-test the Juju charms: every event in every state, and their layers under a real Pebble"
 	@echo "make install   to the Meson prefix (DESTDIR is honoured)"
