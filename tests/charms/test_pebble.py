@@ -80,6 +80,13 @@ def ask(port, path, body=None):
         return json.loads(r.read())
 
 
+def served(port):
+    try:
+        return ask(port, "/v1/models")["data"]
+    except OSError:
+        return None
+
+
 def test_a_worker_under_pebble(tmp_path):
     port = free_port()
     plan = layer("llm-d-decode-k8s", tmp_path, {"port": port, "threads": 1, "kv-cache-memory-bytes": 1 << 28, "shutdown-timeout": 20})
@@ -88,7 +95,9 @@ def test_a_worker_under_pebble(tmp_path):
                        .replace("tcp://*:5558", f"tcp://*:{free_port()}").replace("--kv-transfer-port=5600", "--kv-transfer-port=0"))
     p = Pebble(tmp_path / "pebble", plan)
     try:
-        wait(lambda: "".join(p.said), lambda: p.checks() == {"ready": "up", "hung": "up"})
+        # a check is up until it failed often enough: what counts is that it stays so once the model is there
+        wait("the model is loaded", lambda: served(port))
+        wait("the checks are up", lambda: p.checks() == {"ready": "up", "hung": "up"})
         answer = ask(port, "/v1/completions", {"model": ask(port, "/v1/models")["data"][0]["id"], "prompt": "Hello", "max_tokens": 4})
         assert answer["choices"][0]["text"] and p.process.poll() is None
         # what runs may end: Pebble's own kill-delay would be five seconds
@@ -116,11 +125,11 @@ def test_a_scheduler_under_pebble(tmp_path):
     p = Pebble(tmp_path / "pebble", plan)
     try:
         # without a worker: alive, and not ready
-        wait(lambda: "".join(p.said), lambda: p.checks() == {"ready": "down", "hung": "up"})
+        wait("it is alive, and not ready", lambda: p.checks() == {"ready": "down", "hung": "up"})
         pid = p.tell("services")
         (tmp_path / "new").write_text(json.dumps({"endpoints": [{"name": "w", "address": "127.0.0.1", "port": "9", "labels": {}}]}))
         os.rename(tmp_path / "new", endpoints)
-        wait("the file is read again", lambda: any("endpoints file taken over" in line for line in p.said), 20)
+        wait("the file is read again", lambda: "endpoints file taken over" in p.tell("logs"), 20)
         assert p.tell("services") == pid  # and nothing was restarted
     finally:
         assert p.end() == 0
