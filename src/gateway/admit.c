@@ -109,6 +109,11 @@ static void ticket_fill(struct admission *a, struct admit_ticket *t, const struc
     t->entered_ns = clock_ns();
     t->expected_tokens = x->reading.prompt_tokens + MIN(answer, a->g->conf.decode_tokens_max);
     t->item.tokens = t->expected_tokens;
+    t->item.fairness_id = str_of(x->fairness_id);
+    t->item.weight = x->weight;
+    t->item.priority = x->priority;
+    t->item.received_ms = x->t_start / 1000000;
+    t->item.slo_ttft_ms = x->slo_ttft_ms;
     t->item.owner = owner;
 }
 

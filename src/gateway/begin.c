@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "gateway/gateway_priv.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,6 +53,16 @@ static void identify(struct routing *x)
     gateway_unlock(x->g);
 }
 
+/* The client's own promise to its user; only slo-deadline ordering looks at it. */
+static void read_objective(struct routing *x)
+{
+    struct str ms = either(&x->headers, "x-llm-d-slo-ttft-ms", "x-slo-ttft-ms");
+
+    x->slo_ttft_ms = 0;
+    if (ms.p != NULL && (!str_f64(ms, &x->slo_ttft_ms) || !isfinite(x->slo_ttft_ms)))
+        x->slo_ttft_ms = 0;
+}
+
 static void choose_strategy(struct routing *x)
 {
     struct str wanted = http_header_get(&x->headers, "x-llmd-strategy");
@@ -80,6 +91,7 @@ void routing_init(struct routing *x, struct front *f, enum route_kind kind, cons
     snprintf(x->peer, sizeof(x->peer), "%s", peer);
     make_id(x);
     identify(x);
+    read_objective(x);
     policy_enter(x);
     choose_strategy(x);
     trace_begin(&x->trace, http_header_get(headers, "traceparent"), g->trace_ratio, &f->rng);

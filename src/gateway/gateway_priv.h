@@ -311,6 +311,7 @@ struct routing {
     struct trace trace;
     size_t body_bytes, reply_bytes;
     const struct request_cells *cells;     /* once its model is known */
+    double slo_ttft_ms;                    /* from a header; 0 = none */
     char fairness_id[FAIRNESS_ID_MAX + 1]; /* tenant, or what the client said it is */
     double weight;                         /* of its share; 0 = 1 */
     int32_t priority;

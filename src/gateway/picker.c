@@ -243,11 +243,7 @@ static void read_done(void *ctx, struct reading *r)
         refuse_nobody(k);
         return;
     }
-    k->ticket.item.fairness_id = str_of(x->fairness_id);
-    k->ticket.item.weight = x->weight;
-    k->ticket.item.priority = x->priority;
     k->ticket.item.bytes = k->body.n;
-    k->ticket.item.received_ms = x->t_start / 1000000;
     switch (admit_enter(x->policy->admission, &k->ticket, x, &admit_ops, k, &why)) {
     case ADMIT_GO: admitted(k); return;
     case ADMIT_REFUSED: refused(k, why, !endpoints_any_usable(x->g)); return;

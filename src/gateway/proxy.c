@@ -660,11 +660,7 @@ static void admit(struct exchange *x)
     struct gateway *g = x->rt.g;
     enum flow_outcome why;
 
-    x->ticket.item.fairness_id = str_of(x->rt.fairness_id);
-    x->ticket.item.weight = x->rt.weight;
-    x->ticket.item.priority = x->rt.priority;
     x->ticket.item.bytes = http_req_body(x->req).n;
-    x->ticket.item.received_ms = x->rt.t_start / 1000000;
     switch (admit_enter(x->rt.policy->admission, &x->ticket, &x->rt, &admit_ops, x, &why)) {
     case ADMIT_GO: admitted(x); return;
     case ADMIT_REFUSED: refused(x, why, !endpoints_any_usable(g)); return;
