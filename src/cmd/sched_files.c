@@ -141,23 +141,6 @@ static int from_flag(struct arena *a, const char *text, struct gateway_endpoint_
     return 0;
 }
 
-/* Upstream's labels know more roles than we do; encoders take no part in text. */
-static void role_of(const struct discovery_endpoint *d, struct gateway_endpoint_opts *out)
-{
-    out->role = SCHED_BOTH;
-    for (uint32_t i = 0; i < d->label_count; i++) {
-        struct str v = d->label[i].value;
-
-        if (!str_eqz(d->label[i].key, "llm-d.ai/role"))
-            continue;
-        out->role_given = true;
-        if (str_eqz(v, "prefill") || str_eqz(v, "encode-prefill"))
-            out->role = SCHED_PREFILL;
-        else if (str_eqz(v, "decode"))
-            out->role = SCHED_DECODE;
-    }
-}
-
 static void from_file(struct arena *a, const struct discovery_endpoint *d,
                       struct gateway_endpoint_opts *out)
 {
@@ -169,7 +152,7 @@ static void from_file(struct arena *a, const struct discovery_endpoint *d,
     *out = (struct gateway_endpoint_opts) {
         .address = address, .id = id, .label = d->label, .label_count = d->label_count
     };
-    role_of(d, out);
+    out->role_given = sched_role_of(out->label, out->label_count, &out->role);
 }
 
 static int parse_file(const struct sched_files *s, struct arena *a, struct discovery_list *list,

@@ -22,22 +22,6 @@ struct sched_kube {
 
 /* ---- endpoints ---- */
 
-static void role_of(const struct kube_pod *p, struct gateway_endpoint_opts *out)
-{
-    out->role = SCHED_BOTH;
-    for (uint32_t i = 0; i < p->label_count; i++) {
-        struct str v = p->label[i].value;
-
-        if (!str_eqz(p->label[i].key, "llm-d.ai/role"))
-            continue;
-        out->role_given = true;
-        if (str_eqz(v, "prefill") || str_eqz(v, "encode-prefill"))
-            out->role = SCHED_PREFILL;
-        else if (str_eqz(v, "decode"))
-            out->role = SCHED_DECODE;
-    }
-}
-
 static const struct sched_label *labels_of(struct arena *a, const struct kube_pod *p)
 {
     struct sched_label *l = arena_alloc(a, (p->label_count + 1) * sizeof(*l));
@@ -60,7 +44,7 @@ static void endpoint_of(struct arena *a, const struct kube_pod *p, uint16_t port
     *out = (struct gateway_endpoint_opts) {
         .address = address, .id = id, .label = labels_of(a, p), .label_count = p->label_count
     };
-    role_of(p, out);
+    out->role_given = sched_role_of(out->label, out->label_count, &out->role);
 }
 
 /* Two pods can have one address for a moment (host network, or a name that was used again). */

@@ -79,6 +79,25 @@ bool sched_role_parse(struct str s, enum sched_role *out)
     return false;
 }
 
+bool sched_role_of(const struct sched_label *label, uint32_t count, enum sched_role *out)
+{
+    bool given = false;
+
+    *out = SCHED_BOTH;
+    for (uint32_t i = 0; i < count; i++) {
+        struct str v = label[i].value;
+
+        if (!str_eqz(label[i].key, "llm-d.ai/role"))
+            continue;
+        given = true;
+        if (str_eqz(v, "prefill") || str_eqz(v, "encode-prefill"))
+            *out = SCHED_PREFILL;
+        else if (str_eqz(v, "decode"))
+            *out = SCHED_DECODE;
+    }
+    return given;
+}
+
 void sched_conf_default(struct sched_conf *c)
 {
     *c = (struct sched_conf) {

@@ -15,6 +15,14 @@ enum sched_role { SCHED_BOTH, SCHED_PREFILL, SCHED_DECODE };
 const char *sched_role_name(enum sched_role r);
 bool sched_role_parse(struct str s, enum sched_role *out); /* both prefill decode */
 
+struct sched_label {
+    struct str key, value;
+};
+
+/* The role by llm-d.ai/role, of whose words more are known than roles: encoders take no part in
+ * text.  False: no such label, *out is both. */
+bool sched_role_of(const struct sched_label *label, uint32_t count, enum sched_role *out);
+
 enum sched_use { /* used, or not used because */
                  SCHED_USED,
                  SCHED_UNREACHABLE,
@@ -27,10 +35,6 @@ enum sched_use { /* used, or not used because */
                  SCHED_CIRCUIT_OPEN
 };
 const char *sched_use_name(enum sched_use u);
-
-struct sched_label {
-    struct str key, value;
-};
 
 struct sched_attribute { /* "key/producer" */
     struct str key, producer;
