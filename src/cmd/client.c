@@ -9,6 +9,7 @@
 #include "net/http.h"
 #include "net/sse.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ANSWER_BYTES_MAX ((size_t)16 << 20)
@@ -17,6 +18,7 @@ int endpoint_parse_url(const char *url, struct endpoint *out, struct err *e)
 {
     struct str s = str_of(url), path;
 
+    out->key = NULL;
     if (str_starts(s, STR("https://")))
         return err_set(e, ERR_UNSUPPORTED, "%s: TLS is not served yet; use http://", url);
     if (str_starts(s, STR("http://")))
@@ -28,6 +30,23 @@ int endpoint_parse_url(const char *url, struct endpoint *out, struct err *e)
     return 0;
 }
 
+void endpoint_take_key(struct endpoint *at)
+{
+    const char *key = getenv("LLMD_API_KEY");
+
+    at->key = key != NULL && *key != 0 ? key : NULL;
+}
+
+/* "Authorization: Bearer KEY"; how many headers that is.  text holds its value. */
+static size_t put_key(const struct endpoint *at, struct http_header *h, char text[300])
+{
+    if (at->key == NULL)
+        return 0;
+    snprintf(text, 300, "Bearer %s", at->key);
+    *h = (struct http_header) { STR("Authorization"), str_of(text) };
+    return 1;
+}
+
 int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status,
                  struct buf *body, struct err *e)
 {
@@ -37,7 +56,10 @@ int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_m
                                 .path = str_of(path),
                                 .total_ms = timeout_ms,
                                 .first_byte_ms = timeout_ms };
+    struct http_header h;
+    char text[300];
 
+    o.headers = (struct http_headers) { &h, put_key(at, &h, text) };
     return http_fetch(&o, status, body, NULL, NULL, e);
 }
 
@@ -136,8 +158,9 @@ static void on_bytes(void *ctx, struct str bytes)
 int ask_chat(const struct endpoint *at, const char *model, struct str messages, const char *extra,
              void *out_file, struct ask_result *r, struct err *e)
 {
-    struct http_header h[2] = { { STR("Content-Type"), STR("application/json") },
+    struct http_header h[3] = { { STR("Content-Type"), STR("application/json") },
                                 { STR("X-Request-Id"), STR_NONE } };
+    char key[300];
     struct http_call_opts o = { .host = at->host,
                                 .port = at->port,
                                 .method = STR("POST"),
@@ -155,7 +178,7 @@ int ask_chat(const struct endpoint *at, const char *model, struct str messages, 
     snprintf(r->request_id, sizeof(r->request_id), "cli-%016llx",
              (unsigned long long)rng_secure_u64());
     h[1].value = str_of(r->request_id);
-    o.headers = (struct http_headers) { h, 2 };
+    o.headers = (struct http_headers) { h, 2 + put_key(at, &h[2], key) };
     json_w_init(&w, &body);
     json_w_obj(&w);
     json_w_kz(&w, "model", model);

@@ -101,6 +101,7 @@ int cmd_chat(int argc, char **argv)
         return rc;
     if (endpoint_parse_url(o.url, &at, &e) != 0)
         return cmd_fail(&e);
+    endpoint_take_key(&at);
     if (o.model != NULL)
         snprintf(model, sizeof(model), "%s", o.model);
     else if (ask_model(&at, model, &e) != 0)

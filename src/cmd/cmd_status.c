@@ -171,8 +171,10 @@ int cmd_status(int argc, char **argv)
     struct arena a;
     struct buf b;
     struct err e = { 0 };
-    int status, rc = cmd_options("usage: llmd status [--url URL] [--json]", &o, table, COUNT(table),
-                                 argc, argv, NULL);
+    int status,
+        rc = cmd_options(
+            "usage: llmd status [--url URL] [--json]\n\nThe key in $LLMD_API_KEY is shown to it.",
+            &o, table, COUNT(table), argc, argv, NULL);
     bool known;
 
     arena_init(&a, (size_t)16 << 20);
@@ -184,12 +186,21 @@ int cmd_status(int argc, char **argv)
         rc = cmd_fail(&e);
         goto out;
     }
+    endpoint_take_key(&at);
     known = up_state_read(at.port, up, &e) == 0;
     for (size_t i = 0; known && i < up->count; i++)
         rows->row[rows->count++].p = up->part[i];
     rc = endpoint_get(&at, "/v1/status", 2000, &status, &b, &e);
     if (rc != 0 && !known) {
         fprintf(stderr, "llmd: nothing answers on %s; start it with: llmd up\n", o.url);
+        rc = 1;
+        goto out;
+    }
+    if (rc == 0 && status != 200 && !known) {
+        fprintf(stderr,
+                "llmd: %s answers %d to /v1/status; where there are API keys only an administrator "
+                "sees it: put a key of --admin-key-file into LLMD_API_KEY\n",
+                o.url, status);
         rc = 1;
         goto out;
     }
