@@ -13,6 +13,18 @@ import sys
 
 import yaml
 
+failed = 0
+
+
+def say(what, bad):
+    """A line for what was looked at, and one for each fault of it."""
+    global failed
+    print(f"{'FAIL' if bad else 'ok'}   {what}")
+    for line in bad:
+        print(f"       {line}")
+    failed += bool(bad)
+
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DEPLOY = os.path.join(ROOT, "deploy")
 LLMD = os.environ.get("LLMD") or os.path.join(ROOT, "build", "src", "cmd", "llmd")

@@ -11,16 +11,6 @@ import objects as k
 
 CHARTS = ("llmd-router", "llmd-modelservice", "llmd")
 NEEDS = {"llmd-modelservice": ["--set", "modelArtifacts.uri=file:///models/m.gguf"]}
-failed = 0
-
-
-def say(what, bad):
-    global failed
-    print(f"{'FAIL' if bad else 'ok'}   {what}")
-    for line in bad:
-        print(f"       {line}")
-    failed += bool(bad)
-
 
 def examples(chart):
     folder = os.path.join(k.DEPLOY, "charts", chart, "examples")
@@ -32,7 +22,7 @@ def lint():
         for f in examples(chart):
             r = subprocess.run([k.tools()["helm"], "lint", "--strict", os.path.join(k.DEPLOY, "charts", chart), "-f", f],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            say(f"lint {chart} {os.path.basename(f)}", [] if r.returncode == 0 else r.stdout.splitlines())
+            k.say(f"lint {chart} {os.path.basename(f)}", [] if r.returncode == 0 else r.stdout.splitlines())
 
 
 def render():
@@ -43,7 +33,7 @@ def render():
                 args = (["-f", f] if f else NEEDS.get(chart, [])) + apis
                 objects, error = k.helm(chart, *args)
                 foreign = chart == "llmd-router" or (f or "").endswith("vllm.yaml")
-                say(f"template {chart} {os.path.basename(f or 'default values')}{' with operators' if apis else ''}",
+                k.say(f"template {chart} {os.path.basename(f or 'default values')}{' with operators' if apis else ''}",
                     [error] if error else k.check(objects, foreign))
 
 
@@ -51,7 +41,7 @@ def monitors_follow_the_api():
     f = ["-f", os.path.join(k.DEPLOY, "charts/llmd/examples/production.yaml")]
     without, with_api = k.helm("llmd", *f)[0], k.helm("llmd", *f, "--api-versions", k.MONITORING)[0]
     count = lambda objects: sum(o["kind"] in ("ServiceMonitor", "PodMonitor") for o in objects)
-    say("monitors only where their API is", [] if (count(without), count(with_api)) == (0, 4) else
+    k.say("monitors only where their API is", [] if (count(without), count(with_api)) == (0, 4) else
         [f"{count(without)} without, {count(with_api)} with"])
 
 
@@ -77,14 +67,14 @@ def defaults_fit_a_small_node():
         bad.append(f"needs more than Kubernetes has: {foreign}")
     if any(len(set(c["resources"]["requests"]) - {"cpu", "memory"}) for c, _ in containers):
         bad.append("asks for a device")
-    say(f"default values: {cpu}m CPU, {memory:.0f} MiB, roles {', '.join(roles)}", bad)
+    k.say(f"default values: {cpu}m CPU, {memory:.0f} MiB, roles {', '.join(roles)}", bad)
 
 
 def selectors_are_stable():
     """Version and optional labels may change in an upgrade; selectors may not."""
     pick = lambda args: {k.name_of(o): o["spec"]["selector"] for o in k.helm("llmd", *args)[0] if o["kind"] == "Deployment"}
     a, b = pick([]), pick(["--set", "images.tag=9.9.9,model.name=other,networkPolicy.enabled=true,decode.replicas=3"])
-    say("selectors do not move", [] if a == b else [f"{a} and {b}"])
+    k.say("selectors do not move", [] if a == b else [f"{a} and {b}"])
 
 
 def legacy():
@@ -95,9 +85,9 @@ def legacy():
         for key in r.stdout.split():
             error = k.helm(chart, *NEEDS.get(chart, []), "--set", f"{key}.x=1")[1] or "accepted"
             wanted = f"value {key} is not used here: "
-            say(f"{chart}: {key} fails with advice", [] if wanted in error else [error])
+            k.say(f"{chart}: {key} fails with advice", [] if wanted in error else [error])
         error = k.helm(chart, *NEEDS.get(chart, []), "--set", "no.such.key=1")[1] or "accepted"
-        say(f"{chart}: an unknown key is refused", [] if "not allowed" in error else [error])
+        k.say(f"{chart}: an unknown key is refused", [] if "not allowed" in error else [error])
 
 
 def wrong_values():
@@ -110,7 +100,7 @@ def wrong_values():
             ("llmd-modelservice", "decode.accelerators=1", "accelerator.resources must name"),
             ("llmd", "decode.replicas=-1", "minimum")):
         error = k.helm(chart, *NEEDS.get(chart, []), "--set", setting)[1] or "accepted"
-        say(f"{chart}: {setting} is refused", [] if wanted in error else [error])
+        k.say(f"{chart}: {setting} is refused", [] if wanted in error else [error])
 
 
 def checks_can_fail():
@@ -130,20 +120,20 @@ def checks_can_fail():
         "a cache that is not there": lambda o: o.pop("x", None) or o["Service/rel-kv-cache"]["metadata"].update(name="other"),
     }
     for what, change in cases.items():
-        say(f"{what} is found", [] if spoilt(change) else ["not found"])
+        k.say(f"{what} is found", [] if spoilt(change) else ["not found"])
 
 
 def coming():
     """A flag that the binary has by now must not be excused any more."""
     bad = [f"llmd {part} has --{f}" for part, flags in k.COMING.items() for f in flags & k.flags_of(part)]
-    say("no flag is excused that is there", bad)
+    k.say("no flag is excused that is there", bad)
 
 
 def current():
     r = subprocess.run([sys.executable, os.path.join(k.ROOT, "tools/values_schema"), "--check"], stderr=subprocess.PIPE, text=True)
-    say("values.schema.json are current", r.stderr.splitlines())
+    k.say("values.schema.json are current", r.stderr.splitlines())
     r = subprocess.run([sys.executable, os.path.join(k.ROOT, "tools/kustomize_base"), "--check"], stderr=subprocess.PIPE, text=True)
-    say("kustomize bases are those of the charts", r.stderr.splitlines())
+    k.say("kustomize bases are those of the charts", r.stderr.splitlines())
     bad = []
     for o in ("llmd-lib", *CHARTS):
         with open(os.path.join(k.DEPLOY, "charts", o, "Chart.yaml")) as f:
@@ -151,14 +141,14 @@ def current():
         r = subprocess.run([k.LLMD, "--version"], stdout=subprocess.PIPE, text=True)
         if f"llmd {c['appVersion']}" != r.stdout.strip():
             bad.append(f"{o}: appVersion {c['appVersion']}, but {r.stdout.strip()}")
-    say("charts name the binary's version", bad)
+    k.say("charts name the binary's version", bad)
 
 
 def overlays():
     folder = os.path.join(k.DEPLOY, "kustomize", "overlays")
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         objects, error = k.kustomize(os.path.join(folder, name))
-        say(f"kustomize {name}", [error] if error else k.check(objects, name in ("vllm",)))
+        k.say(f"kustomize {name}", [error] if error else k.check(objects, name in ("vllm",)))
 
 
 def recipes():
@@ -171,9 +161,9 @@ def recipes():
             bad = [e for o in objects for e in k.schema_errors(o)]
             bad += [f"{k.name_of(o)}: the chart has no {o['spec']['scaleTargetRef']['name']}" for o in objects
                     if "scaleTargetRef" in o["spec"] and o["spec"]["scaleTargetRef"]["name"] not in targets]
-            say(f"{folder}/{f}", bad)
+            k.say(f"{folder}/{f}", bad)
     objects, error = k.kustomize(os.path.join(k.DEPLOY, "observability"))
-    say("kustomize observability", [error] if error else [e for o in objects for e in k.schema_errors(o)])
+    k.say("kustomize observability", [error] if error else [e for o in objects for e in k.schema_errors(o)])
 
 
 def main():
@@ -185,8 +175,8 @@ def main():
     for f in (lint, render, monitors_follow_the_api, defaults_fit_a_small_node, selectors_are_stable, legacy, wrong_values,
               checks_can_fail, coming, current, overlays, recipes):
         f()
-    print(f"{failed} failed")
-    sys.exit(failed != 0)
+    print(f"{k.failed} failed")
+    sys.exit(k.failed != 0)
 
 
 if __name__ == "__main__":

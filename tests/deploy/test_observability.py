@@ -23,16 +23,6 @@ tool = importlib.machinery.SourceFileLoader("observability", os.path.join(k.ROOT
 # Panels whose series exist only after an event that this test does not cause.
 QUIET = re.compile(r"request_error_total|queue_size\b|flow_control|attempts_total|rejected_total|resync")
 OTHERS = re.compile(r"^(kube_|epp_|ALERTS)")  # of kube-state-metrics, and names that adapters give
-failed = 0
-
-
-def say(what, bad):
-    global failed
-    print(f"{'FAIL' if bad else 'ok'}   {what}")
-    for line in bad:
-        print(f"       {line}")
-    failed += bool(bad)
-
 
 def known():
     with open(os.path.join(OBS, "metrics.json")) as f:
@@ -75,7 +65,7 @@ def contract(pages):
                 if n in live and live[n]["type"] != v["type"]]
         bad += [f"{part}: {n} has labels {sorted(v['labels'])}" for n, v in live.items()
                 if n in parts[part] and v["labels"] - set(parts[part][n]["labels"])]
-    say("metrics.json is what the parts expose", bad)
+    k.say("metrics.json is what the parts expose", bad)
 
 
 def names():
@@ -96,8 +86,8 @@ def names():
             for expr in re.findall(r"^\s*(?:query|seriesQuery|metricsQuery): '(.*)'$", text.read(), re.M):
                 bad += name_errors(f, expr.replace("<<.LabelMatchers>>", ""), all_names)
                 count += 1
-    say(f"dashboards, alerts and {count} autoscaling queries name metrics and labels that exist", bad)
-    say("a name that does not exist is found", [] if name_errors("x", "sum (rate(vllm:nonsense_total[5m]))", all_names) and
+    k.say(f"dashboards, alerts and {count} autoscaling queries name metrics and labels that exist", bad)
+    k.say("a name that does not exist is found", [] if name_errors("x", "sum (rate(vllm:nonsense_total[5m]))", all_names) and
         name_errors("x", 'vllm:kv_cache_usage_perc{no_such="1"}', all_names) else ["not found"])
 
 
@@ -105,10 +95,10 @@ def rules():
     for what, argv in (("rules are valid", ["check", "rules", "alerts/llmd.rules.yaml"]),
                        ("each alert fires, and is quiet otherwise", ["test", "rules", "tests/llmd.test.yaml"])):
         r = subprocess.run(["promtool", *argv], cwd=OBS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        say(what, [] if r.returncode == 0 else r.stdout.splitlines())
+        k.say(what, [] if r.returncode == 0 else r.stdout.splitlines())
     with open(os.path.join(k.ROOT, "docs", "ops", "alerts.md")) as f:
         page = f.read()
-    say("each alert has its lines in docs/ops/alerts.md", [n for n in tool.ALERTS if f"## {n}\n" not in page])
+    k.say("each alert has its lines in docs/ops/alerts.md", [n for n in tool.ALERTS if f"## {n}\n" not in page])
 
 
 def ask(port, expr):
@@ -156,9 +146,9 @@ def panels(s):
                         quiet += 1
                     elif not got:
                         bad.append(f"{uid}, {title}: no data from {expr}")
-        say(f"{count} queries of panels are answered by a real scrape, {quiet} of them have nothing to show", bad)
+        k.say(f"{count} queries of panels are answered by a real scrape, {quiet} of them have nothing to show", bad)
         firing = [a["metric"]["alertname"] for a in ask(port, 'ALERTS{alertstate="firing"}')]
-        say("a healthy system raises no alert", firing)
+        k.say("a healthy system raises no alert", firing)
     finally:
         p.terminate()
         p.wait()
@@ -167,20 +157,20 @@ def panels(s):
 
 def main():
     r = subprocess.run([sys.executable, os.path.join(k.ROOT, "tools/observability"), "--check"], stderr=subprocess.PIPE, text=True)
-    say("the files are those of the tables", r.stderr.splitlines())
+    k.say("the files are those of the tables", r.stderr.splitlines())
     names()
     for program in ("promtool", "prometheus"):
         if shutil.which(program) is None:
-            print(f"{failed} failed")
-            k.skip(f"{program} is not there (Debian package prometheus)") if not failed else sys.exit(1)
+            print(f"{k.failed} failed")
+            k.skip(f"{program} is not there (Debian package prometheus)") if not k.failed else sys.exit(1)
     rules()
     with h.Setup(["prefill", "decode"]) as s:
         traffic(s)
         page = lambda p: h.request(s.parts[p].port, "GET", "/metrics").body
         contract({"scheduler": page("scheduler"), "cache": page("cache"), "worker": page("decode-1")})
         panels(s)
-    print(f"{failed} failed")
-    sys.exit(failed != 0)
+    print(f"{k.failed} failed")
+    sys.exit(k.failed != 0)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,6 @@ import objects as k
 KUBE = os.path.join(k.ROOT, "tests", "kube")
 CACHE = os.environ.get("KUBE_CACHE", os.path.expanduser("~/.cache/llmd-kube"))
 OURS = ("inference.networking.k8s.io/v1", "llm-d.ai/v1alpha2")
-failed = 0
-
-
-def say(what, bad):
-    global failed
-    print(f"{'FAIL' if bad else 'ok'}   {what}")
-    for line in bad:
-        print(f"       {line}")
-    failed += bool(bad)
-
 
 def kubectl(run, *argv, given=None):
     r = subprocess.run([os.path.join(run, "in"), "kubectl", *argv], input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -67,27 +57,27 @@ def checks(run):
         kubectl(run, "create", "namespace", name)
         kubectl(run, "label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
     code, out = kubectl(run, "apply", "--server-side", "-f", os.path.join(k.DEPLOY, "crds"))
-    say("CRDs", out.splitlines() if code else [])
+    k.say("CRDs", out.splitlines() if code else [])
     code, out = kubectl(run, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    say("CRDs are established", out.splitlines() if code else [])
+    k.say("CRDs are established", out.splitlines() if code else [])
     for what, o, wanted in CASES:
         bad = dry_run(run, [o])
-        say(f"{what} is {'refused' if wanted else 'taken'}", bad if wanted is None else [] if wanted in "".join(bad) else [f"{bad}"])
+        k.say(f"{what} is {'refused' if wanted else 'taken'}", bad if wanted is None else [] if wanted in "".join(bad) else [f"{bad}"])
     for chart in ("llmd-router", "llmd-modelservice", "llmd"):
         for f in sorted(glob.glob(os.path.join(k.DEPLOY, "charts", chart, "examples", "*.yaml"))):
             objects, error = k.helm(chart, "--namespace", "default", "-f", f)
             # RDMA locks memory, which the standard does not allow; nothing else may stand out.
             bad = [error] if error else [b for b in dry_run(run, objects) if "rdma" not in f or "IPC_LOCK" not in b]
-            say(f"{chart} {os.path.basename(f)}", bad)
+            k.say(f"{chart} {os.path.basename(f)}", bad)
     for name in sorted(os.listdir(os.path.join(k.DEPLOY, "kustomize", "overlays"))):
         objects, error = k.kustomize(os.path.join(k.DEPLOY, "kustomize", "overlays", name))
-        say(f"overlay {name}", [error] if error else dry_run(run, objects))
+        k.say(f"overlay {name}", [error] if error else dry_run(run, objects))
     for folder in ("autoscaling", "gateway"):
         for f in sorted(glob.glob(os.path.join(k.DEPLOY, folder, "*.yaml"))):
             with open(f) as text:
                 objects = [o for o in yaml.safe_load_all(text) if o and "apiVersion" in o]
             if any(o["apiVersion"] not in k.FOREIGN or o["apiVersion"] in OURS for o in objects):
-                say(f"{folder}/{os.path.basename(f)}", dry_run(run, objects))
+                k.say(f"{folder}/{os.path.basename(f)}", dry_run(run, objects))
 
 
 def main():
@@ -107,8 +97,8 @@ def main():
     finally:
         subprocess.run(["sh", os.path.join(KUBE, "down.sh")], env=env, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{failed} failed")
-    sys.exit(failed != 0)
+    print(f"{k.failed} failed")
+    sys.exit(k.failed != 0)
 
 
 if __name__ == "__main__":
