@@ -1,7 +1,7 @@
 /* Endpoints: what is known of each, and whether it is in rotation.
  *
- *   every scrape_ms   GET /metrics     unless the last one is still on its way
- *   every RETURN_MS   GET /v1/models   until known, then every MODELS_MS
+ *   every scrape_ms   GET /metrics     unless the last one is still on its way; an idle one is
+ * asked less often (rest_ms) every RETURN_MS   GET /v1/models   until known, then every MODELS_MS
  *   every RETURN_MS   GET /health/ready   until it is, then every READY_MS
  *
  * What follows from the answers, by the age of the last good one:
@@ -25,18 +25,21 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SCRAPE_BYTES_MAX ((size_t)4 << 20)
-#define MODELS_BYTES_MAX ((size_t)1 << 20)
-#define CONNECT_MS       1000
-#define READY_MS         1000
-#define RETURN_MS        100 /* the same, of one that is on its way back */
-#define MODELS_MS        5000
-#define ERRORS_ROW       5
-#define EJECT_MS         30000
-#define EJECT_MS_MAX     300000
-#define SLOW_START_MS    10000 /* after an ejection: a tenth of the weight */
-#define PAUSE_MS_MAX     30000
-#define RECENT_MS        30000 /* in rotation so lately: it may well come back */
+#define SCRAPE_BYTES_MAX   ((size_t)4 << 20)
+#define MODELS_BYTES_MAX   ((size_t)1 << 20)
+#define CONNECT_MS         1000
+#define READY_MS           1000
+#define RETURN_MS          100 /* the same, of one that is on its way back */
+#define MODELS_MS          5000
+#define ERRORS_ROW         5
+#define EJECT_MS           30000
+#define EJECT_MS_MAX       300000
+#define SLOW_START_MS      10000 /* after an ejection: a tenth of the weight */
+#define PAUSE_MS_MAX       30000
+#define IDLE_AFTER_MS      1000
+#define IDLE_TICKS         4
+#define IDLE_CONFIGURED_MS 150
+#define RECENT_MS          30000 /* in rotation so lately: it may well come back */
 
 enum family {
     F_RUNNING,
@@ -675,6 +678,7 @@ void endpoint_dispatched(struct endpoint *ep)
 {
     if (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW)
         ep->on_probe = true;
+    ep->scrape_due_ms = 0;
 }
 
 void endpoint_pause(struct endpoint *ep, uint32_t ms)
@@ -782,6 +786,26 @@ static void gone_collect(struct gateway *g)
     }
 }
 
+/* Who has had nothing to do for a second is asked at every IDLE_TICKS-th tick, and at the next one
+ * once it gets something; never so seldom that its numbers would count as stale. */
+static uint64_t rest_ms(struct endpoint *ep, uint64_t now)
+{
+    /* a configured utilization-detector takes numbers of over 200 ms for a full worker */
+    uint32_t most_ms = ep->g->policy != NULL && ep->g->policy->pipeline != NULL
+                           ? IDLE_CONFIGURED_MS
+                           : ep->g->stale_ms / 3;
+    uint32_t ticks = IDLE_TICKS;
+
+    if (ep->use != SCHED_USED || ep->inflight != 0 || ep->foreign > 0)
+        ep->busy_ms = now;
+    if (now - ep->busy_ms < IDLE_AFTER_MS)
+        return 0;
+    while (ticks > 1 && ticks * ep->g->scrape_ms > most_ms)
+        ticks--;
+    /* due a little before its tick, which may come early */
+    return (uint64_t)ticks * ep->g->scrape_ms - ep->g->scrape_ms / 2;
+}
+
 void endpoints_tick(struct gateway *g)
 {
     uint64_t now = clock_ms();
@@ -791,7 +815,8 @@ void endpoints_tick(struct gateway *g)
         struct endpoint *ep = g->endpoints[i];
         bool up = ep->last_ok_ms != 0 && !ep->refused;
 
-        if (ep->scrape == NULL) {
+        if (ep->scrape == NULL && ep->scrape_due_ms <= now) {
+            ep->scrape_due_ms = now + rest_ms(ep, now);
             buf_reset(&ep->scrape_body);
             ep->scrape_status = 0;
             ep->inflight_peak_before = ep->inflight_peak;

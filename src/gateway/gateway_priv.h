@@ -162,9 +162,10 @@ struct endpoint {
     struct gateway *g;
     struct endpoint *next; /* gone */
     uint64_t uid;
-    uint64_t gone_ns; /* when it left; 0: it is there */
-    char *address;    /* as given */
-    char *id;         /* "namespace/name", or the address */
+    uint64_t gone_ns;                /* when it left; 0: it is there */
+    uint64_t scrape_due_ms, busy_ms; /* busy: when it last had something to do */
+    char *address;                   /* as given */
+    char *id;                        /* "namespace/name", or the address */
     struct sched_label *label;
     uint32_t label_count;
     char host[256];

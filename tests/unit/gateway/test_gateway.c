@@ -340,6 +340,33 @@ static void what_breaks_many_at_once_is_one_error(void **state)
     stop();
 }
 
+/* As seldom as its numbers stay fresh, and often again as soon as it has something to do. */
+static void an_idle_worker_is_scraped_less_often(void **state)
+{
+    struct worker *k = &w.worker[0];
+    uint32_t idle, busy;
+
+    (void)state;
+    start(1);
+    (void)wait_ms(never, 1200);
+    idle = k->scrapes;
+    (void)wait_ms(never, 600);
+    idle = k->scrapes - idle;
+    k->hold_after_first = true;
+    (void)shoot(CHAT, ASK_STREAM);
+    (void)wait_ms(never, 100);
+    busy = k->scrapes;
+    (void)wait_ms(never, 600);
+    busy = k->scrapes - busy;
+    assert_true(idle > 0 && busy >= 2 * idle);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_USED);
+    for (uint32_t i = 0; i < k->held_count; i++)
+        http_reply_end(k->held[i]);
+    k->held_count = 0;
+    WAIT(all_ended);
+    stop();
+}
+
 static void a_worker_that_is_not_ready_gets_nothing(void **state)
 {
     struct shot *s;
@@ -1040,6 +1067,7 @@ int main(void)
         cmocka_unit_test(a_request_waits_for_a_worker_that_comes_back),
         cmocka_unit_test(the_wait_has_an_end),
         cmocka_unit_test(what_breaks_many_at_once_is_one_error),
+        cmocka_unit_test(an_idle_worker_is_scraped_less_often),
         cmocka_unit_test(a_worker_that_is_not_ready_gets_nothing),
         cmocka_unit_test(failures_before_the_first_byte_are_tried_elsewhere),
         cmocka_unit_test(a_dead_worker_costs_a_retry_and_no_answer),

@@ -38,6 +38,7 @@ struct worker {
     uint32_t event_bytes;
     const char *usage; /* JSON object or NULL */
     const char *page;  /* of metrics; NULL: vLLM's names */
+    uint32_t scrapes;
     /* what came of it */
     uint32_t requests, gone, live, foreign; /* foreign: running there, not from here */
     struct http_req *held[HELD_MAX];
@@ -198,6 +199,7 @@ static void worker_handle(void *ctx, struct http_req *r)
         http_req_on_gone(r, scrape_gone, NULL);
         return;
     }
+    k->scrapes += str_eqz(path, "/metrics");
     if (str_eqz(path, "/metrics") && k->page != NULL) {
         http_reply(r, 200, "text/plain", str_of(k->page), NULL);
     } else if (str_eqz(path, "/metrics")) {
