@@ -105,14 +105,62 @@ static void on_view(void *ctx, const struct kube_view *v)
     mem_free(list);
 }
 
+/* The next document of text.  Its JSON may be laid out on lines, but none of them is "---". */
+static struct str next_document(struct str *text)
+{
+    const char *from = text->p;
+
+    while (text->p != NULL) {
+        struct str line = str_cut(text, '\n');
+
+        if (str_eqz(line, "---"))
+            return (struct str) { from, (size_t)(line.p - from) };
+        if (text->p == NULL)
+            return (struct str) { from, (size_t)(line.p + line.n - from) };
+    }
+    return STR_NONE;
+}
+
+/* Copies the documents that can be read.  Whoever may write one object of the namespace must not
+ * be able to hold up all others.  Returns how many were left out. */
+static uint32_t readable(struct str text, struct buf *out)
+{
+    uint32_t left_out = 0;
+
+    while (text.p != NULL) {
+        struct str doc = next_document(&text);
+        struct str head = str_sub(doc, 0, 160);
+        struct objects *alone;
+        struct err e;
+
+        if (objects_load(&alone, doc, "kubernetes", NULL, 0, &e) != 0) {
+            LOG_WARN("kubernetes: left out: %s object=%.*s", e.msg,
+                     STR_ARG(str_sub(head, 0, str_chr(head, '\n'))));
+            left_out++;
+            continue;
+        }
+        objects_free(alone);
+        if (out->len != 0)
+            buf_z(out, "\n---\n");
+        buf_str(out, doc);
+    }
+    return left_out;
+}
+
 static void on_objects(void *ctx, struct str text)
 {
     struct sched_kube *k = ctx;
     struct objects *objects;
+    struct buf good;
+    uint32_t left_out;
     struct err e;
-    int rc = objects_load(&objects, text, "kubernetes", k->o.alias, k->o.alias_count, &e);
+    int rc;
 
-    gateway_reloaded(k->g, "objects", rc == 0);
+    buf_init(&good, text.n + 1);
+    left_out = readable(text, &good);
+    rc = objects_load(&objects, buf_view(&good), "kubernetes", k->o.alias, k->o.alias_count, &e);
+    buf_fini(&good);
+    gateway_reloaded(k->g, "objects", rc == 0 && left_out == 0);
     if (rc == 0)
         gateway_set_objects(k->g, objects);
     else

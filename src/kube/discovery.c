@@ -47,7 +47,7 @@ struct kube_discovery {
     char *pool_what;
     uint16_t port[KUBE_PORTS_MAX];
     uint32_t port_count;
-    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed;
+    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed, tells_soon;
     struct kube_pods *pods;
     struct kube_reflector *pool_reflector, *pods_reflector;
     struct kind kind[COUNT(KINDS)];
@@ -136,8 +136,12 @@ int kube_ports_parse(struct str text, uint16_t port[KUBE_PORTS_MAX], uint32_t *c
 
 /* ---- telling ---- */
 
+/* From the first change on: a stream of changes must not put the telling off. */
 static void soon(struct kube_discovery *d)
 {
+    if (d->tells_soon)
+        return;
+    d->tells_soon = true;
     loop_timer_arm(d->timer, TOGETHER_MS, 0);
 }
 
@@ -220,6 +224,7 @@ static void tell(void *ctx)
 {
     struct kube_discovery *d = ctx;
 
+    d->tells_soon = false;
     if (d->pods_changed) {
         struct kube_view v = { .pods = d->pods,
                                .is_doubted = is_doubtful(d->pods),
@@ -264,8 +269,10 @@ static void pods_object(void *ctx, bool is_deleted, const struct json *object)
 
 static bool any_used(const struct kube_pods *p)
 {
+    struct kube_view v = { .is_doubted = is_doubtful(p) };
+
     for (uint32_t i = 0; i < kube_pods_count(p); i++)
-        if (kube_pods_at(p, i)->reason == NULL)
+        if (kube_view_reason(&v, kube_pods_at(p, i)) == NULL)
             return true;
     return false;
 }

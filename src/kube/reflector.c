@@ -285,10 +285,13 @@ static void on_body(void *ctx, struct str bytes)
         lines(r);
     if (r->body.len > EVENT_BYTES_MAX || r->body.failed) {
         complain(r, "sent an event of over %zu bytes", EVENT_BYTES_MAX);
+        r->failed = true;
+        set_z(&r->version, STR_NONE);
+    }
+    if (r->version == NULL) { /* nothing to go on from: what else this watch says is of no use */
         http_call_cancel(r->call);
         r->call = NULL;
-        set_z(&r->version, STR_NONE);
-        back_off(r);
+        watch_done(r);
     }
 }
 

@@ -59,6 +59,13 @@ class Api:
             self.log.setdefault(path, []).append((self.version, "DELETED", json.dumps(obj)))
             self.lock.notify_all()
 
+    def event(self, path, kind, text):
+        """Says an event of any text, which no list has."""
+        with self.lock:
+            self.version += 1
+            self.log.setdefault(path.format(ns=self.namespace), []).append((self.version, kind, text))
+            self.lock.notify_all()
+
     def forget(self):
         """Compaction: watches from before now get 410."""
         with self.lock:

@@ -302,6 +302,53 @@ def the_last_good_view_is_kept():
         assert len(w.api.requests) < 400, len(w.api.requests)
 
 
+def changes_without_end_and_an_unreadable_one_hold_nothing_up():
+    with contextlib.ExitStack() as stack:
+        w = World(stack, ["--endpoint-selector", "app=llm", "--endpoint-target-ports", None, "--pool-namespace", "llm"])
+        w.args[3] = str(w.worker_port)
+        w.worker("a", 1)
+        w.worker("b", 2)
+        w.start()
+        w.wait_used("1", "2", seconds=10)
+
+        # another change every 8 ms, closer than changes are told together
+        over = threading.Event()
+
+        def churn():
+            n = 0
+            while not over.wait(0.008):
+                n += 1
+                w.worker("b", 2, labels={"n": str(n)})
+
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            time.sleep(0.2)
+            w.worker("c", 3)
+            w.wait_used("1", "2", "3", seconds=5)
+        finally:
+            over.set()
+            thread.join()
+
+        # an event that cannot be read: all is listed again, at once and not when the watch ends
+        w.api.event(PODS, "ADDED", '{"metadata":{"name":"x","labels":{"app":"llm"}},"deep":' + "[" * 200 + "]" * 200 + "}")
+        wait_for("it says so", lambda: "an event that cannot be read" in w.said(), 5)
+        w.worker("d", 4)
+        w.wait_used("1", "2", "3", "4", seconds=10)
+
+        # no pod ready any more, then an empty list: not believed either, while workers answer
+        for name, n in (("a", 1), ("b", 2), ("c", 3), ("d", 4)):
+            w.worker(name, n, ready=False)
+        wait_for("doubted", lambda: "no pod is ready any more" in w.said(), 5)
+        w.api.stop()
+        w.api.objects.pop(PODS.format(ns="llm"))
+        w.api.kind(PODS)
+        w.api.forget()
+        w.api.start()
+        wait_for("it says so", lambda: "the list of pods is empty while workers answer" in w.said(), 20)
+        assert w.used() == ["1", "2", "3", "4"] and w.ask().status == 200
+
+
 def objectives_and_rewrites_are_followed():
     with contextlib.ExitStack() as stack:
         w = World(stack)
@@ -327,6 +374,14 @@ def objectives_and_rewrites_are_followed():
         assert w.ask("alias").status == 404
         w.api.delete(REWRITES, "r")
         wait_for("it is forgotten", lambda: w.ask("renamed").status == 404, 5)
+
+        # one that cannot be read is left out, alone
+        bad = rewrite("bad", "x", "m")
+        del bad["spec"]["rules"]
+        w.api.put(REWRITES, bad)
+        wait_for("it says so", lambda: "needs spec.rules" in w.said(), 5)
+        w.api.put(REWRITES, rewrite("after", "later", "m"))
+        wait_for("another's name is known", lambda: w.ask("later").status == 200, 5)
 
 
 def a_request_wakes_a_fleet_of_none():
@@ -374,6 +429,7 @@ def wrong_flags_say_what_to_do():
 if __name__ == "__main__":
     if not shutil.which("openssl"):
         harness.skip("openssl is not installed")
-    harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept, objectives_and_rewrites_are_followed,
+    harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept,
+                 changes_without_end_and_an_unreadable_one_hold_nothing_up, objectives_and_rewrites_are_followed,
                  a_request_wakes_a_fleet_of_none,
                  wrong_flags_say_what_to_do)
