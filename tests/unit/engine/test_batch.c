@@ -478,8 +478,8 @@ static void a_long_prompt_does_not_stop_others(void **state)
     r = request(&late, p + 5, 30, 1); /* comes after the long one and need not wait for its end */
     start(en, &r);
     wait_done(&late);
-    assert_false(atomic_load(&slow.done));
     wait_done(&slow);
+    assert_true(late.done_ns < slow.done_ns); /* by the engine's clock: this thread may stall */
     during = atomic_load(&quick.tokens_so_far) - before;
     assert_true(during >= 880 / 24);
     wait_done(&quick);
