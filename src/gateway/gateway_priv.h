@@ -132,6 +132,7 @@ enum gateway_metric {
     M_CRD_PRESENT,
     M_L_FOLLOWED,
     M_L_FOLLOW_ERRORS,
+    M_LEADS,
     M_L_CERT_EXPIRES,
     M_L_AUTH_FAILURES,
     M_COUNT
@@ -560,7 +561,7 @@ struct gateway {
     struct rng rng;
 
     _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
-    _Atomic bool draining;
+    _Atomic bool draining, standby;     /* standby: another replica leads */
 
     bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */

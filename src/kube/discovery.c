@@ -575,7 +575,7 @@ static void kinds_follow(struct kube_discovery *d)
 
 /* ---- life ---- */
 
-static bool name_ok(const char *s)
+bool kube_name_ok(const char *s)
 {
     size_t n = strlen(s);
 
@@ -592,13 +592,13 @@ static int prepare(struct kube_discovery *d, const struct kube_discovery_opts *o
     char what[300];
     int rc = 0;
 
-    if (o->namespace == NULL || !name_ok(o->namespace))
+    if (o->namespace == NULL || !kube_name_ok(o->namespace))
         return err_set(e, ERR_INVAL, "the namespace is not known: give --pool-namespace");
     d->namespace = mem_strdup(o->namespace);
     if (o->pool != NULL) {
         d->pool = mem_strdup(o->pool);
         d->pool_group = mem_strdup(o->pool_group != NULL ? o->pool_group : GROUP_POOL);
-        if (!name_ok(o->pool) || !name_ok(d->pool_group))
+        if (!kube_name_ok(o->pool) || !kube_name_ok(d->pool_group))
             return err_set(e, ERR_INVAL, "%s of %s is no name of a pool", o->pool, d->pool_group);
         snprintf(what, sizeof(what), "inferencepools.%s", d->pool_group);
         d->pool_what = mem_strdup(what);

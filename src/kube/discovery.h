@@ -56,6 +56,9 @@ int kube_selector_query(struct str text, struct buf *out, struct err *e) MUST_CH
 int kube_ports_parse(struct str text, uint16_t port[KUBE_PORTS_MAX], uint32_t *count,
                      struct err *e) MUST_CHECK;
 
+/* Small letters, digits, dashes and dots: what a path may have. */
+bool kube_name_ok(const char *s);
+
 int kube_discovery_new(struct loop *l, struct kube_client *c, const struct kube_discovery_opts *o,
                        const struct kube_discovery_ops *ops, void *ctx, struct kube_discovery **out,
                        struct err *e) MUST_CHECK;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "base/check.h"
 #include "kube/discovery.h"
+#include "kube/elect.h"
 
 static int read_pod(struct arena *a, const char *text, struct kube_pod *out)
 {
@@ -133,6 +134,54 @@ static void events_are_of_five_kinds(void **state)
     arena_fini(&a);
 }
 
+static void a_lease_says_who_holds_it(void **state)
+{
+    static const struct {
+        const char *text, *holder, *acquired, *spec; /* holder NULL: no Lease */
+        uint32_t duration_s, transitions;
+    } rows[] = {
+        { "{\"metadata\":{\"name\":\"l\"},\"spec\":{\"holderIdentity\":\"a\","
+          "\"leaseDurationSeconds\":"
+          "15,\"acquireTime\":\"2026-01-01T00:00:00.000000Z\",\"leaseTransitions\":3}}",
+          "a", "2026-01-01T00:00:00.000000Z",
+          "{\"holderIdentity\":\"a\",\"leaseDurationSeconds\":15,\"acquireTime\":\"2026-01-01T00:"
+          "00:"
+          "00.000000Z\",\"leaseTransitions\":3}",
+          15, 3 },
+        { "{\"metadata\":{},\"spec\":{\"holderIdentity\":null}}", "", "",
+          "{\"holderIdentity\":null}", 0, 0 },
+        { "{\"metadata\":{}}", "", "", "{}", 0, 0 },
+        /* nobody is kept waiting for years */
+        { "{\"metadata\":{},\"spec\":{\"leaseDurationSeconds\":99999,\"leaseTransitions\":-1}}", "",
+          "", "{\"leaseDurationSeconds\":99999,\"leaseTransitions\":-1}", 0, 0 },
+        { "{\"metadata\":{},\"spec\":[]}", NULL, NULL, NULL, 0, 0 },
+        { "{\"spec\":{}}", NULL, NULL, NULL, 0, 0 },
+        { "[]", NULL, NULL, NULL, 0, 0 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct kube_lease lease;
+        const struct json *j;
+        struct arena a;
+        struct err e;
+        int rc;
+
+        arena_init(&a, 1 << 20);
+        assert_int_equal(json_parse(&a, str_of(rows[i].text), NULL, &j, &e), 0);
+        rc = kube_lease_read(j, &lease, &e);
+        assert_int_equal(rc, rows[i].holder != NULL ? 0 : ERR_PARSE);
+        if (rc == 0) {
+            assert_true(str_eqz(lease.holder, rows[i].holder));
+            assert_int_equal(lease.acquired.n, strlen(rows[i].acquired));
+            assert_true(str_eqz(lease.spec, rows[i].spec));
+            assert_int_equal(lease.duration_s, rows[i].duration_s);
+            assert_int_equal(lease.transitions, rows[i].transitions);
+        }
+        arena_fini(&a);
+    }
+}
+
 static void selectors_and_ports_are_checked(void **state)
 {
     static const struct {
@@ -233,6 +282,7 @@ int main(void)
         cmocka_unit_test(a_pod_is_used_or_says_why_not),
         cmocka_unit_test(a_list_drops_what_it_does_not_name),
         cmocka_unit_test(events_are_of_five_kinds),
+        cmocka_unit_test(a_lease_says_who_holds_it),
         cmocka_unit_test(selectors_and_ports_are_checked),
         cmocka_unit_test(a_kubeconfig_says_where_and_who),
     };
