@@ -171,8 +171,7 @@ static void write_lease(const struct kube_elect *el, struct buf *b)
     json_w_obj(&w);
     json_w_kz(&w, "apiVersion", "coordination.k8s.io/v1");
     json_w_kz(&w, "kind", "Lease");
-    json_w_kraw(&w, "metadata",
-                str_of(el->step == CREATE ? el->new_metadata : el->metadata));
+    json_w_kraw(&w, "metadata", str_of(el->step == CREATE ? el->new_metadata : el->metadata));
     json_w_kobj(&w, "spec");
     json_w_kz(&w, "holderIdentity", gives ? "" : el->identity);
     json_w_ku64(&w, "leaseDurationSeconds", gives ? 1 : LEASE_S);

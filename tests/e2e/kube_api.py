@@ -217,9 +217,13 @@ class Api:
     @staticmethod
     def matches(obj, query):
         labels = obj["metadata"].get("labels") or {}
-        for pair in filter(None, query.get("labelSelector", "").split(",")):
-            k, v = pair.split("=")
-            if labels.get(k) != v:
+        for part in filter(None, re.split(r",(?![^(]*\))", query.get("labelSelector", ""))):
+            key, how, value = re.fullmatch(r"(!?[\w./-]+)\s*(?:(!=|==?|notin|in)\s*(.*))?", part.strip()).groups()
+            values = [v.strip() for v in (value or "").strip("()").split(",")]
+            has = labels.get(key.removeprefix("!"))
+            if how is None and (has is None) != key.startswith("!"):
+                return False
+            if how in ("=", "==", "in") and has not in values or how in ("!=", "notin") and has in values:
                 return False
         m = re.fullmatch(r"metadata\.name=(.*)", query.get("fieldSelector", "metadata.name=" + obj["metadata"]["name"]))
         return m.group(1) == obj["metadata"]["name"]

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "kube/discovery.h"
 #include "kube/elect.h"
+#include "kube/selector.h"
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "kube/discovery.h"
 #include "kube/elect.h"
+#include "kube/selector.h"
 
 static int read_pod(struct arena *a, const char *text, struct kube_pod *out)
 {
@@ -188,16 +189,56 @@ static void selectors_and_ports_are_checked(void **state)
         const char *text, *query;
     } rows[] = {
         { "app=vllm", "labelSelector=app%3Dvllm" },
-        { "app==vllm, llm-d.ai/role=decode",
+        { " app == vllm ,\tllm-d.ai/role=decode ",
           "labelSelector=app%3Dvllm%2Cllm-d.ai%2Frole%3Ddecode" },
         { "app=", "labelSelector=app%3D" },
+        { "app=,b", "labelSelector=app%3D%2Cb" },
+        { "app", "labelSelector=app" },
+        { "!app", "labelSelector=%21app" },
+        { "! app , b", "labelSelector=%21app%2Cb" },
+        { "app!=x", "labelSelector=app%21%3Dx" },
+        { "app != x,y", "labelSelector=app%21%3Dx%2Cy" },
+        { "app in (a,b)", "labelSelector=app%20in%20%28a%2Cb%29" },
+        { "app in(a)", "labelSelector=app%20in%20%28a%29" },
+        { "app notin ( a , b ),c=d", "labelSelector=app%20notin%20%28a%2Cb%29%2Cc%3Dd" },
+        { "app in (a,)", "labelSelector=app%20in%20%28a%2C%29" }, /* or empty */
+        { "app in (in,notin)", "labelSelector=app%20in%20%28in%2Cnotin%29" },
+        { "app=in", "labelSelector=app%3Din" },
+        { "n>5,m < 7", "labelSelector=n%3E5%2Cm%3C7" },
+        { "a.b/c_d.e=F-1.x", "labelSelector=a.b%2Fc_d.e%3DF-1.x" },
         { "", NULL },
-        { "app", NULL },
-        { "app!=x", NULL },
+        { " ", NULL },
         { "a=b,", NULL },
+        { ",a=b", NULL },
         { "a=b c", NULL },
+        { "a=b=c", NULL },
         { "a=b&watch=1", NULL },
-        { "app in (a,b)", NULL },
+        { "a = = b", NULL },
+        { "a ! = b", NULL },
+        { "a!b", NULL },
+        { "!a=b", NULL },
+        { "!", NULL },
+        { "!!a", NULL },
+        { "=b", NULL },
+        { "in (a)", NULL },
+        { "app in", NULL },
+        { "app in ()", NULL },
+        { "app in (a", NULL },
+        { "app in a", NULL },
+        { "app in (a b)", NULL },
+        { "app in ((a))", NULL },
+        { "app is (a)", NULL },
+        { "app exists", NULL },
+        { "n>x", NULL },
+        { "n>", NULL },
+        { "-a=b", NULL },
+        { "a=b-", NULL },
+        { "A.b/c=d", NULL },
+        { "/c=d", NULL },
+        { "a/b/c=d", NULL },
+        { "a..b/c=d", NULL },
+        { "a\xc3\xbc=b", NULL },
+        { "a=0123456789012345678901234567890123456789012345678901234567890123", NULL },
     };
     static const char *const bad_ports[] = { "",      "0",      "65536", "http",
                                              "80,80", "80,,81", "-1",    "1,2,3,4,5,6,7,8,9" };
