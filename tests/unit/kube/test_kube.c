@@ -69,6 +69,45 @@ static void a_pod_is_used_or_says_why_not(void **state)
     }
 }
 
+static void active_ports_are_a_part_of_the_target_ports(void **state)
+{
+    static const struct {
+        const char *annotations;
+        bool first, second; /* 8000, 8001 */
+    } rows[] = {
+        { "{}", true, true },
+        { "{\"llm-d.ai/active-ports\":\"8000,8001\"}", true, true },
+        { "{\"llm-d.ai/active-ports\":\" 8001 , 9000\"}", false, true },
+        { "{\"inference.networking.k8s.io/active-ports\":\"8000\"}", true, false },
+        { "{\"inference.networking.k8s.io/active-ports\":\"8000\",\"llm-d.ai/active-ports\":\"\"}",
+          false, false },
+        { "{\"llm-d.ai/active-ports\":\"x,8000,-8001,80001\"}", true, false },
+        { "{\"llm-d.ai/active-ports\":\",\"}", false, false },
+        { "{\"llm-d.ai/active-ports\":8000}", true, true }, /* no text: no annotation */
+    };
+    struct kube_pods *pods = kube_pods_new();
+    char text[256];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct kube_pod pod;
+        struct arena a;
+
+        arena_init(&a, 1 << 20);
+        snprintf(text, sizeof(text), "{\"metadata\":{\"name\":\"p\",\"annotations\":%s}}",
+                 rows[i].annotations);
+        assert_int_equal(read_pod(&a, text, &pod), 0);
+        assert_int_equal(kube_pod_has_port(&pod, 8000), rows[i].first);
+        assert_int_equal(kube_pod_has_port(&pod, 8001), rows[i].second);
+        (void)kube_pods_put(pods, &pod);
+        arena_fini(&a);
+        /* what is kept has a text of its own */
+        assert_int_equal(kube_pod_has_port(kube_pods_at(pods, 0), 8000), rows[i].first);
+        assert_int_equal(kube_pod_has_port(kube_pods_at(pods, 0), 8001), rows[i].second);
+    }
+    kube_pods_free(pods);
+}
+
 static void put(struct kube_pods *p, const char *name, const char *ip, bool changes)
 {
     struct kube_pod pod = { .name = str_of(name), .ip = str_of(ip) };
@@ -100,6 +139,25 @@ static void a_list_drops_what_it_does_not_name(void **state)
     assert_int_equal(kube_pods_count(p), 2);
     assert_true(kube_pods_del(p, STR("pod-5")));
     assert_true(str_eqz(kube_pods_at(p, 0)->name, "new"));
+    kube_pods_free(p);
+}
+
+static void past_the_cap_pods_are_counted(void **state)
+{
+    struct kube_pods *p = kube_pods_new();
+    char name[16];
+
+    (void)state;
+    for (int i = 0; i < KUBE_PODS_MAX; i++) {
+        snprintf(name, sizeof(name), "pod-%d", i);
+        put(p, name, "10.0.0.1", true);
+    }
+    assert_int_equal(kube_pods_left_out(p), 0);
+    put(p, "one-more", "10.0.0.1", false);
+    put(p, "pod-7", "10.0.0.2", true);
+    assert_int_equal(kube_pods_left_out(p), 1);
+    kube_pods_begin(p);
+    assert_int_equal(kube_pods_left_out(p), 0);
     kube_pods_free(p);
 }
 
@@ -322,6 +380,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_pod_is_used_or_says_why_not),
         cmocka_unit_test(a_list_drops_what_it_does_not_name),
+        cmocka_unit_test(active_ports_are_a_part_of_the_target_ports),
+        cmocka_unit_test(past_the_cap_pods_are_counted),
         cmocka_unit_test(events_are_of_five_kinds),
         cmocka_unit_test(a_lease_says_who_holds_it),
         cmocka_unit_test(selectors_and_ports_are_checked),
