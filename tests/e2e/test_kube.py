@@ -505,7 +505,7 @@ def a_request_wakes_a_fleet_of_none():
 
 def wrong_flags_say_what_to_do():
     def run(*args):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
+        env = {**{k: v for k, v in os.environ.items() if not k.startswith("KUBE")}, "HOME": "/nonexistent"}
         r = subprocess.run([harness.LLMD, "scheduler", "--listen", "127.0.0.1:0", *args], stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT, text=True, timeout=10, env=env)
         assert r.returncode != 0, args

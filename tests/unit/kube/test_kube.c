@@ -7,7 +7,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "base/check.h"
 #include "kube/discovery.h"
@@ -375,6 +377,84 @@ static void a_kubeconfig_says_where_and_who(void **state)
     }
 }
 
+static void put_file(const char *dir, const char *name, const char *text, char *list, size_t n)
+{
+    size_t len = strlen(list);
+    char path[300];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    snprintf(list + len, n - len, "%s%s", len != 0 ? ":" : "", path);
+}
+
+static void of_several_kubeconfigs_the_first_word_counts(void **state)
+{
+    char dir[] = "/tmp/llmd-test-XXXXXX", list[1024] = "/nonexistent/config", want[300];
+    struct kube_access at;
+    struct err e;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    put_file(dir, "a", "current-context: ''\nusers: [{name: u, user: {tokenFile: t}}]\n", list,
+             sizeof(list));
+    list[strlen(list) + 1] = 0;
+    list[strlen(list)] = ':'; /* an empty name is passed over */
+    put_file(dir, "b",
+             "current-context: x\n"
+             "clusters: [{name: c, cluster: {server: 'https://first:1'}}]\n"
+             "users: [{name: u, user: {token: second}}]\n",
+             list, sizeof(list));
+    put_file(dir, "c",
+             "current-context: y\n"
+             "contexts: [{name: x, context: {cluster: c, user: u, namespace: n}}]\n"
+             "clusters: [{name: c, cluster: {server: 'https://second:2'}}]\n",
+             list, sizeof(list));
+    assert_int_equal(setenv("KUBECONFIG", list, 1), 0);
+    assert_int_equal(kube_access_load(NULL, &at, &e), 0);
+    assert_string_equal(at.host, "first");
+    assert_string_equal(at.namespace, "n");
+    snprintf(want, sizeof(want), "%s/t", dir);
+    assert_string_equal(at.token_file, want);
+    assert_null(at.token);
+    kube_access_free(&at);
+
+    /* a flag names one file, whatever is in its name */
+    assert_int_equal(kube_access_load(list, &at, &e), ERR_IO);
+    kube_access_free(&at);
+    assert_int_equal(setenv("KUBECONFIG", "/nonexistent/a:/nonexistent/b", 1), 0);
+    assert_int_equal(kube_access_load(NULL, &at, &e), ERR_IO);
+    assert_non_null(strstr(e.msg, "no such file"));
+    kube_access_free(&at);
+    unsetenv("KUBECONFIG");
+
+    /* at home, but not in a pod */
+    snprintf(want, sizeof(want), "%s/.kube", dir);
+    assert_int_equal(mkdir(want, 0700), 0);
+    list[0] = 0;
+    put_file(want, "config", KUBECONFIG("https://home", "{token: t}"), list, sizeof(list));
+    setenv("HOME", dir, 1);
+    unsetenv("KUBERNETES_SERVICE_HOST");
+    assert_int_equal(kube_access_load(NULL, &at, &e), 0);
+    assert_string_equal(at.host, "home");
+    kube_access_free(&at);
+    setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1", 1);
+    assert_int_equal(kube_access_load(NULL, &at, &e), ERR_IO); /* no account is mounted here */
+    assert_string_equal(at.host, "10.0.0.1");
+    kube_access_free(&at);
+    for (const char *p = "abc"; *p != 0; p++) {
+        snprintf(want, sizeof(want), "%s/%c", dir, *p);
+        unlink(want);
+    }
+    unlink(list);
+    snprintf(want, sizeof(want), "%s/.kube", dir);
+    rmdir(want);
+    rmdir(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +466,7 @@ int main(void)
         cmocka_unit_test(a_lease_says_who_holds_it),
         cmocka_unit_test(selectors_and_ports_are_checked),
         cmocka_unit_test(a_kubeconfig_says_where_and_who),
+        cmocka_unit_test(of_several_kubeconfigs_the_first_word_counts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
