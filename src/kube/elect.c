@@ -90,13 +90,15 @@ static void complain(struct kube_elect *el, const char *what, struct str more)
 
 /* ---- leading ---- */
 
+/* why NULL: of our own accord */
 static void step_back(struct kube_elect *el, const char *why)
 {
     if (!el->leads)
         return;
     el->leads = false;
     loop_timer_disarm(el->limit);
-    LOG_WARN("kubernetes: leads no more lease=%s: %s", el->name, why);
+    if (why != NULL)
+        LOG_WARN("kubernetes: leads no more lease=%s: %s", el->name, why);
     el->on_change(el->ctx, false);
 }
 
@@ -431,7 +433,7 @@ struct kube_elect *kube_elect_new(struct loop *l, struct kube_client *c,
 
 void kube_elect_release(struct kube_elect *el, loop_fn *fn, void *ctx)
 {
-    step_back(el, "it is given away");
+    step_back(el, NULL);
     el->left = fn;
     el->left_ctx = ctx;
     loop_timer_disarm(el->next);
