@@ -24,9 +24,9 @@ struct opts {
     const char *listen, *cache, *model, *seed, *log_level;
     const char *config_file, *config_text, *endpoints_file, *objects_file, *strategy, *access_log;
     const char *traces, *tls_dir, *cert_path, *key_file, *admin_key_file;
-    struct opt_list endpoints, aliases;
+    struct opt_list endpoints, dns, aliases;
     struct kube_flags kube;
-    uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
+    uint32_t dns_ms, loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
     uint32_t metrics_port;
     bool metrics_auth, allow_experimental, secure_serving, tls_self_signed;
@@ -44,6 +44,10 @@ static const struct opt_desc table[] = {
       "where clients connect; port 0 = any free" },
     { "endpoint", OPT_LIST, AT(endpoints), NULL, "ADDR:PORT[=ROLE]", 0, 0,
       "a worker, may be repeated; ROLE: both, prefill or decode" },
+    { "endpoint-dns", OPT_LIST, AT(dns), NULL, "NAME:PORT[=ROLE]", 0, 0,
+      "every address that the name resolves to is a worker, asked for again and again; may be "
+      "repeated" },
+    { "dns-ms", OPT_U32, AT(dns_ms), "5000", "MS", 100, 3600000, "how often names are resolved" },
     { "config-file", OPT_STR, AT(config_file), NULL, "FILE", 0, 0,
       "llm-d's EndpointPickerConfig (YAML): its plugins decide; read again when it changes" },
     { "config-text", OPT_STR, AT(config_text), NULL, "YAML", 0, 0, "the same, given here" },
@@ -419,6 +423,8 @@ static int run(const struct sched_words *words)
                                      .objects_file = o.objects_file,
                                      .aliases = o.aliases,
                                      .endpoints = o.endpoints,
+                                     .dns = o.dns,
+                                     .dns_ms = o.dns_ms,
                                      .allow_experimental = o.allow_experimental };
     rc = start_log(&o, &e);
     for (int i = 0; i < words->note_count && rc == 0; i++)
@@ -428,16 +434,17 @@ static int run(const struct sched_words *words)
     if (rc == 0)
         rc = prepare(&o, &go, host, &path, &e);
     if (rc == 0 && kube_flags_given(&o.kube) &&
-        (go.endpoint_count != 0 || o.endpoints_file != NULL ||
+        (go.endpoint_count != 0 || o.dns.count != 0 || o.endpoints_file != NULL ||
          (go.config != NULL && go.config->discovery >= 0)))
         rc = err_set(&e, ERR_INVAL,
                      "workers come from Kubernetes (--pool-name, --endpoint-selector) or from "
-                     "--endpoint and --endpoints-file, not from both");
-    if (rc == 0 && go.endpoint_count == 0 && o.endpoints_file == NULL &&
+                     "--endpoint, --endpoint-dns and --endpoints-file, not from both");
+    if (rc == 0 && go.endpoint_count == 0 && o.dns.count == 0 && o.endpoints_file == NULL &&
         !kube_flags_given(&o.kube) && (go.config == NULL || go.config->discovery < 0))
         rc = err_set(&e, ERR_INVAL,
                      "--endpoint is needed: the address of a worker, such as 127.0.0.1:8000; or "
-                     "--endpoints-file, a list of them; in Kubernetes --pool-name or "
+                     "--endpoint-dns, a name of several; or --endpoints-file, a list; in "
+                     "Kubernetes --pool-name or "
                      "--endpoint-selector");
     if (rc == 0)
         rc = serve(&o, &go, files, &e); /* takes the files over */
