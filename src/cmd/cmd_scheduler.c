@@ -100,8 +100,9 @@ static const struct opt_desc table[] = {
     { "max-connections", OPT_U32, AT(conns_max), "20000", "N", 1, 1000000, "client connections" },
     { "cache", OPT_STR, AT(cache), NULL, "ADDR:PORT", 0, 0,
       "the cache manager, whose index is followed" },
-    { "model", OPT_STR, AT(model), NULL, "FILE|NAME", 0, 0,
-      "the workers' GGUF file: its tokenizer and chat template; without it prompts are estimated" },
+    { "model", OPT_STR, AT(model), NULL, "FILE|DIR|NAME", 0, 0,
+      "the workers' model, for its tokenizer and chat template: a GGUF file, or a folder with "
+      "tokenizer.json; without it prompts are estimated" },
     { "index-seed", OPT_STR, AT(seed), "", "TEXT", 0, 0,
       "seed of the index's keys, as the cache manager has it" },
     { "block-size", OPT_U32, AT(block_size), "16", "N", 1, 256, "tokens per block of the index" },
@@ -345,7 +346,7 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     if (o->stale_ms > o->frozen_ms)
         return err_set(e, ERR_INVAL, "--stale-ms must not be above --frozen-ms");
     if (o->model != NULL) {
-        if (catalogue_resolve(str_of(o->model), path, e) != 0)
+        if (catalogue_resolve_text(str_of(o->model), path, e) != 0)
             return e->code;
         buf_c(path, 0);
         go->model = path->p;

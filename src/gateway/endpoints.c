@@ -39,6 +39,7 @@
 #define IDLE_AFTER_MS      1000
 #define IDLE_TICKS         4
 #define IDLE_CONFIGURED_MS 150
+#define START_JITTER_S     1     /* some compute it anew from the boot time, which wavers */
 #define RECENT_MS          30000 /* in rotation so lately: it may well come back */
 
 enum family {
@@ -225,7 +226,8 @@ static void take_scrape(struct endpoint *ep)
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
     /* a start time that moved, or a counter that fell: another process, come back between two
      * scrapes */
-    if ((ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1) ||
+    if ((ep->start_time != 0 && s.has[F_START_TIME] &&
+         s.v[F_START_TIME] > ep->start_time + (ep->ours ? 0 : START_JITTER_S)) ||
         (s.has[F_PROMPT_TOKENS] && s.v[F_PROMPT_TOKENS] < ep->prompt_tokens))
         endpoint_restarted(ep);
     ep->prompt_tokens = s.v[F_PROMPT_TOKENS];
@@ -340,10 +342,13 @@ static void models_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     ep->models = NULL;
     gateway_lock(ep->g);
-    if (well && take_models(ep))
+    if (well && take_models(ep)) {
+        if (!ep->models_known)
+            token_probe_due(ep);
         ep->models_known = true;
-    else
+    } else {
         metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
+    }
     ep->models_due_ms = clock_ms() + (ep->models_known ? MODELS_MS : RETURN_MS);
     endpoints_judge(ep);
     gateway_unlock(ep->g);
@@ -443,7 +448,9 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
         *reason = "is late with its metrics";
         return SCHED_STALE;
     }
-    *reason = "";
+    *reason = ep->tokens.verdict == TOKENS_DIFFERENT
+                  ? "tokenizes otherwise than --model: prompts are estimated"
+                  : "";
     return SCHED_USED;
 }
 
@@ -723,6 +730,7 @@ static void calls_stop(struct endpoint *ep)
             http_call_cancel(*calls[i]);
         *calls[i] = NULL;
     }
+    token_probe_stop(ep);
 }
 
 static void labels_free(struct endpoint *ep)
@@ -756,6 +764,7 @@ static void endpoint_free(struct endpoint *ep)
     forget_models(ep);
     buf_fini(&ep->scrape_body);
     buf_fini(&ep->models_body);
+    buf_fini(&ep->tokens.body);
     labels_free(ep);
     mem_free(ep->lora_text);
     mem_free(ep->id);
@@ -832,6 +841,7 @@ void endpoints_tick(struct gateway *g)
             ep->ready_status = 0;
             ask(ep, "/health/ready", MODELS_BYTES_MAX, &ready_ops, &ep->ready);
         }
+        token_probe_tick(ep, now);
         endpoints_judge(ep);
     }
     gone_collect(g);
@@ -887,6 +897,7 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     ep->address = mem_strdup(o->address);
     buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
     buf_init(&ep->models_body, MODELS_BYTES_MAX);
+    buf_init(&ep->tokens.body, MODELS_BYTES_MAX);
     describe(ep, o);
     ep->use = SCHED_UNREACHABLE;
     ep->reason = "has not answered a scrape yet";
@@ -918,6 +929,7 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     g->endpoint_count--;
     memmove(&g->endpoints[i], &g->endpoints[i + 1],
             (g->endpoint_count - i) * sizeof(struct endpoint *));
+    token_probe_left(ep);
     g->rates_changed = true;
 }
 

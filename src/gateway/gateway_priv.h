@@ -119,6 +119,7 @@ enum gateway_metric {
     M_L_PREFILL_RATE,
     M_L_DECODE_RATE,
     M_L_EJECTED,
+    M_L_TOKEN_PROBES,
     M_L_INDEX_BLOCKS,
     M_L_REPLICA_UP,
     M_L_READ_SECONDS,
@@ -158,6 +159,19 @@ void request_metrics_error(struct request_metrics *rm, struct str model, struct 
 
 /* ---- endpoints (endpoints.c) ---- */
 
+/* What is known of a worker's tokenizer (token_probe.c). */
+enum token_verdict { TOKENS_NOT_ASKED, TOKENS_UNKNOWN, TOKENS_SAME, TOKENS_DIFFERENT };
+
+struct token_probe {
+    enum token_verdict verdict;
+    bool is_due;
+    unsigned stage, tries; /* which question, how often without an answer */
+    uint64_t due_ms;
+    struct http_call *call; /* NULL: none is running */
+    struct buf body;
+    int status;
+};
+
 struct endpoint {
     struct gateway *g;
     struct endpoint *next; /* gone */
@@ -188,6 +202,7 @@ struct endpoint {
     bool models_known;          /* said since it was last reached anew */
     bool ready_known, is_ready; /* by /health/ready; true for an endpoint that has no such page */
 
+    struct token_probe tokens;
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
     double stalled_s;             /* age of its last step while requests run, by its own word */
     bool ours, has_blocks;        /* one of our workers, by its metrics */
@@ -247,6 +262,14 @@ void endpoint_dispatched(struct endpoint *ep); /* (locked) */
 void endpoint_succeeded(struct endpoint *ep);
 void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns);
 void endpoint_pause(struct endpoint *ep, uint32_t ms);
+
+/* ---- whether it tokenizes as we do (token_probe.c); (locked), all of it ---- */
+
+const char *token_probe_name(enum token_verdict v);
+void token_probe_due(struct endpoint *ep); /* it is another process now: asked when in rotation */
+void token_probe_tick(struct endpoint *ep, uint64_t now);
+void token_probe_stop(struct endpoint *ep);
+void token_probe_left(struct endpoint *ep); /* it is in the list no more */
 
 /* ---- who holds what (prefix.c); (locked), all of it ---- */
 

@@ -21,6 +21,7 @@
 #include "text/token_cache.h"
 #include "text/tokenizer.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -60,6 +61,10 @@ struct reader {
     uint64_t guess_seed;
     uint32_t block_tokens;
     bool allow_special;
+
+    _Atomic size_t distrusted_count; /* the names: under trust_lock */
+    char *distrusted[READER_DISTRUSTED_MAX];
+    pthread_mutex_t trust_lock;
 
     pthread_t thread;
     pthread_mutex_t lock; /* guards what follows */
@@ -397,10 +402,35 @@ static void refuse_body(struct reading *out, int rc)
                                    : "must be a JSON object");
 }
 
-static void read_prompt_of(const struct reader *r, enum reading_kind kind, struct arena *tree,
+static bool is_distrusted(struct reader *r, struct str model)
+{
+    bool found = false;
+
+    if (atomic_load_explicit(&r->distrusted_count, memory_order_relaxed) == 0)
+        return false;
+    pthread_mutex_lock(&r->trust_lock);
+    for (size_t i = 0; i < r->distrusted_count && !found; i++)
+        found = str_eqz(model, r->distrusted[i]);
+    pthread_mutex_unlock(&r->trust_lock);
+    return found;
+}
+
+void reader_distrust(struct reader *r, const struct str *model, size_t count)
+{
+    pthread_mutex_lock(&r->trust_lock);
+    for (size_t i = 0; i < r->distrusted_count; i++)
+        mem_free(r->distrusted[i]);
+    r->distrusted_count = 0;
+    for (size_t i = 0; i < MIN(count, (size_t)READER_DISTRUSTED_MAX); i++)
+        r->distrusted[r->distrusted_count++] = str_dup(model[i]);
+    pthread_mutex_unlock(&r->trust_lock);
+}
+
+static void read_prompt_of(struct reader *r, enum reading_kind kind, struct arena *tree,
                            const struct json *root, struct str model, struct reading *out)
 {
-    const struct reader_entry *entry = entry_of(r, worker_model(out, model));
+    struct str name = worker_model(out, model);
+    const struct reader_entry *entry = is_distrusted(r, name) ? NULL : entry_of(r, name);
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
 
@@ -413,7 +443,7 @@ static void read_prompt_of(const struct reader *r, enum reading_kind kind, struc
     token_list_fini(&tokens);
 }
 
-void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+void reader_read(struct reader *r, enum reading_kind kind, struct str body, struct str model,
                  struct reading *out)
 {
     /* without a model only spans of what is nested are looked at: no need to decode it */
@@ -491,6 +521,8 @@ static void reader_destroy(struct reader *r)
     }
     mem_free(r->model);
     kv_index_free(r->keys);
+    reader_distrust(r, NULL, 0);
+    pthread_mutex_destroy(&r->trust_lock);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->wake);
     mem_free(r);
@@ -622,6 +654,7 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
     r->keys = kv_index_new(&k);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);
+    pthread_mutex_init(&r->trust_lock, NULL);
     rc = open_models(r, o, e);
     if (rc == 0 && pthread_create(&r->thread, NULL, reader_main, r) != 0)
         rc = err_set(e, ERR_NOMEM, "cannot start the thread that reads requests");
