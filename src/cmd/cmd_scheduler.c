@@ -28,6 +28,8 @@ struct opts {
     struct kube_flags kube;
     uint32_t dns_ms, loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
+    const char *worker_ca, *worker_cert_dir, *worker_name;
+    bool worker_tls, worker_verify;
     uint32_t metrics_port;
     bool metrics_auth, allow_experimental, secure_serving, tls_self_signed;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_size;
@@ -90,6 +92,16 @@ static const struct opt_desc table[] = {
       "TLS on --listen with tls.crt and tls.key from there; read again when they change" },
     { "tls-self-signed", OPT_BOOL, AT(tls_self_signed), "false", NULL, 0, 0,
       "TLS on --listen with a certificate made at the start" },
+    { "worker-tls", OPT_BOOL, AT(worker_tls), "false", NULL, 0, 0,
+      "speak TLS to workers, with requests and scrapes" },
+    { "worker-ca", OPT_STR, AT(worker_ca), NULL, "FILE", 0, 0,
+      "PEM authorities of their certificates; read again when it changes; default: the system's" },
+    { "worker-name", OPT_STR, AT(worker_name), NULL, "NAME", 0, 0,
+      "the name that their certificates are for; default: each one's own address" },
+    { "worker-verify", OPT_BOOL, AT(worker_verify), "true", NULL, 0, 0,
+      "check their certificates (--no-worker-verify: any will do, such as self-signed ones)" },
+    { "worker-cert-dir", OPT_STR, AT(worker_cert_dir), NULL, "DIR", 0, 0,
+      "tls.crt and tls.key that we show to workers which ask for one" },
     { "access-log", OPT_STR, AT(access_log), NULL, "FILE", 0, 0,
       "a JSON line for each request, without its text; - is standard output" },
     { "otlp-endpoint", OPT_STR, AT(traces), NULL, "URL", 0, 0,
@@ -187,6 +199,30 @@ static void keep_memory(void)
     (void)mallopt(M_TRIM_THRESHOLD, 128 << 20);
 }
 
+static int open_worker_tls(const struct opts *o, struct loop *l, struct gateway_opts *go,
+                           struct err *e)
+{
+    struct tls_client_opts t = { .ca_file = o->worker_ca,
+                                 .server_name = o->worker_name,
+                                 .skip_verify = !o->worker_verify };
+    char cert[4096], key[4096];
+
+    if (!o->worker_tls)
+        return o->worker_ca == NULL && o->worker_name == NULL && o->worker_verify &&
+                       o->worker_cert_dir == NULL
+                   ? 0
+                   : err_set(e, ERR_INVAL,
+                             "--worker-ca, --worker-name, --worker-cert-dir and --no-worker-verify "
+                             "need --worker-tls");
+    if (o->worker_cert_dir != NULL) {
+        snprintf(cert, sizeof(cert), "%s/tls.crt", o->worker_cert_dir);
+        snprintf(key, sizeof(key), "%s/tls.key", o->worker_cert_dir);
+        t.cert_file = cert;
+        t.key_file = key;
+    }
+    return tls_client_open(l, &t, &go->worker_tls, e);
+}
+
 static int open_tls(const struct opts *o, struct loop *l, struct gateway_opts *go, struct err *e)
 {
     struct tls_server_opts door = { .dir = o->tls_dir,
@@ -201,7 +237,7 @@ static int open_tls(const struct opts *o, struct loop *l, struct gateway_opts *g
         rc = tls_server_open(l, &door, &go->tls, e);
     if (rc == 0 && o->grpc_port != 0 && (o->secure_serving || o->cert_path != NULL))
         rc = tls_server_open(l, &grpc, &go->grpc_tls, e);
-    return rc;
+    return rc != 0 ? rc : open_worker_tls(o, l, go, e);
 }
 
 static void *run_loop(void *ctx)
@@ -314,6 +350,7 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
     gateway_close(d.gateway);
     tls_server_close(go->tls);
     tls_server_close(go->grpc_tls);
+    tls_client_close(go->worker_tls);
     for (uint32_t i = 0; i < count; i++)
         if (loops[i] != NULL)
             loop_free(loops[i]);

@@ -38,9 +38,8 @@ static void warned(void *ctx, const char *text)
 /* What a configuration may say, and what is not done here yet: never silently. */
 static void warn_of_rest(const struct sched_config *c)
 {
-    static const char *const idle[] = { "metrics-data-source", "models-data-source",
-                                        "dcgm-data-source",    "k8s-notification-source",
-                                        "dcgm-extractor",      "multicluster-metrics-extractor" };
+    static const char *const idle[] = { "dcgm-data-source", "k8s-notification-source",
+                                        "dcgm-extractor", "multicluster-metrics-extractor" };
 
     if (c->flow.eviction)
         LOG_WARN("configuration: flowControl.enableEviction has no effect: requests in flight are "
@@ -54,6 +53,11 @@ static void warn_of_rest(const struct sched_config *c)
             if (strcmp(p->type->type, idle[k]) == 0)
                 LOG_WARN("configuration: line %" PRIu32 ": parameters of %s have no effect here",
                          p->line, idle[k]);
+        if ((strcmp(p->type->type, "metrics-data-source") == 0 ||
+             strcmp(p->type->type, "models-data-source") == 0) &&
+            ((const struct data_http_params *)p->params)->interval_ms != 0)
+            LOG_WARN("configuration: line %" PRIu32 ": interval has no effect: --scrape-ms",
+                     p->line);
         if (strcmp(p->type->type, "core-metrics-extractor") == 0 &&
             ((const struct data_core_metrics_params *)p->params)->engine_count != 0)
             LOG_WARN("configuration: line %" PRIu32
@@ -297,7 +301,7 @@ static void config_changed(void *ctx)
     int rc = load_config(s, &c, &e);
 
     if (rc == 0)
-        gateway_set_config(s->g, c);
+        rc = gateway_set_config(s->g, c, &e);
     told(s, "configuration", rc, &e);
 }
 

@@ -260,6 +260,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     ep->scrape = NULL;
     gateway_lock(g);
+    ep->scrape_rc = rc;
     if (rc == 0 && ep->scrape_status == 200 && !ep->scrape_body.failed) {
         bool was_away = ep->last_ok_ms == 0 || ep->refused;
 
@@ -390,14 +391,15 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
 
 static const struct http_call_ops ready_ops = { ready_head, ready_body, ready_end };
 
-static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
+static void ask(struct endpoint *ep, const struct upstream_page *page, size_t bytes_max,
                 const struct http_call_ops *ops, struct http_call **call)
 {
     struct http_call_opts o = {
         .host = ep->host,
-        .port = ep->port,
+        .port = page->port != 0 ? page->port : ep->port,
         .method = STR("GET"),
-        .path = str_of(path),
+        .path = str_of(page->path),
+        .tls = page->tls,
         .connect_ms = CONNECT_MS,
         /* a late answer still shows that it lives; one that is later than this is none */
         .first_byte_ms = ep->g->frozen_ms,
@@ -409,7 +411,7 @@ static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
 
     if (http_call_start(ep->g->probes, &o, ops, ep, call, &e) != 0) {
         *call = NULL;
-        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, path, e.msg);
+        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, page->path, e.msg);
     }
 }
 
@@ -421,11 +423,16 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
     uint64_t age = now - ep->last_ok_ms;
 
     if (ep->refused) {
-        *reason = "nothing accepts connections there";
+        *reason = ep->scrape_rc == ERR_MISMATCH ? "its certificate is not accepted: --worker-ca, "
+                                                  "--worker-name or --no-worker-verify"
+                  : ep->scrape_rc == ERR_PARSE  ? "does not speak TLS"
+                                                : "nothing accepts connections there";
         return SCHED_UNREACHABLE;
     }
     if (ep->last_ok_ms == 0) {
-        *reason = "has not answered a scrape yet";
+        *reason = ep->scrape_rc == ERR_PARSE
+                      ? "answers, but not in HTTP: does it want --worker-tls?"
+                      : "has not answered a scrape yet";
         return now - ep->first_try_ms >= g->frozen_ms ? SCHED_FROZEN : SCHED_UNREACHABLE;
     }
     if (age >= g->frozen_ms) {
@@ -817,6 +824,7 @@ static uint64_t rest_ms(struct endpoint *ep, uint64_t now)
 
 void endpoints_tick(struct gateway *g)
 {
+    const struct upstream_page ready = { .path = "/health/ready", .tls = g->upstream.tls };
     uint64_t now = clock_ms();
 
     gateway_lock(g);
@@ -830,16 +838,16 @@ void endpoints_tick(struct gateway *g)
             ep->scrape_status = 0;
             ep->inflight_peak_before = ep->inflight_peak;
             ep->inflight_peak = ep->inflight;
-            ask(ep, "/metrics", SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
+            ask(ep, &g->upstream.metrics, SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
         }
         if (up && ep->models == NULL && ep->models_due_ms <= now) {
             buf_reset(&ep->models_body);
             ep->models_status = 0;
-            ask(ep, "/v1/models", MODELS_BYTES_MAX, &models_ops, &ep->models);
+            ask(ep, &g->upstream.models, MODELS_BYTES_MAX, &models_ops, &ep->models);
         }
         if (up && ep->ready == NULL && ep->ready_due_ms <= now) {
             ep->ready_status = 0;
-            ask(ep, "/health/ready", MODELS_BYTES_MAX, &ready_ops, &ep->ready);
+            ask(ep, &ready, MODELS_BYTES_MAX, &ready_ops, &ep->ready);
         }
         token_probe_tick(ep, now);
         endpoints_judge(ep);

@@ -193,7 +193,7 @@ struct endpoint {
     struct http_call *models;
     struct http_call *ready;
     struct buf scrape_body, models_body;
-    int scrape_status, models_status, ready_status;
+    int scrape_status, scrape_rc, models_status, ready_status;
     uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
     uint64_t models_due_ms, ready_due_ms;
@@ -531,6 +531,19 @@ struct front {
  * decision's scratch: a decision sees every other one.  It is held for microseconds and never
  * while bytes are read, parsed, or sent; bodies of answers pass without it.  (docs/design/loops.md)
  */
+/* How workers are reached (upstream.c): a page of theirs. */
+struct upstream_page {
+    char *path;
+    uint16_t port;          /* 0: the endpoint's own */
+    struct tls_client *tls; /* NULL: plain text */
+};
+
+struct upstream {
+    struct tls_client *tls; /* of requests, and of what the configuration says nothing of */
+    struct upstream_page metrics, models;
+    struct upstream_tls *clients; /* linked */
+};
+
 struct gateway {
     pthread_mutex_t lock;
     struct front *front;
@@ -553,10 +566,11 @@ struct gateway {
     enum sched_strategy strategy;
     uint64_t turn; /* of round robin */
     bool strategy_given;
-    struct policy *policy;   /* the one for new requests; older ones behind it */
-    struct limiter *limiter; /* of tenants' rates; (locked) */
-    struct tls_server *tls;  /* of the front door, or NULL; borrowed */
-    struct objects *objects; /* of names and priorities; never NULL */
+    struct policy *policy;    /* the one for new requests; older ones behind it */
+    struct limiter *limiter;  /* of tenants' rates; (locked) */
+    struct tls_server *tls;   /* of the front door, or NULL; borrowed */
+    struct upstream upstream; /* first loop only, but for tls, which stays */
+    struct objects *objects;  /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;
     bool no_split;
@@ -601,6 +615,10 @@ static inline void gateway_unlock(struct gateway *g)
 {
     pthread_mutex_unlock(&g->lock);
 }
+
+/* What the configuration (NULL: none) says of it; an error changes nothing.  First loop. */
+int upstream_set(struct gateway *g, const struct sched_config *c, struct err *e) MUST_CHECK;
+void upstream_fini(struct gateway *g); /* after the connections */
 
 struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
                                  const char *b);

@@ -210,6 +210,7 @@ static void ask(struct endpoint *ep)
                                 .port = ep->port,
                                 .method = STR("POST"),
                                 .path = STR("/tokenize"),
+                                .tls = ep->g->upstream.tls,
                                 .headers = { &type, 1 },
                                 .connect_ms = TIMEOUT_MS,
                                 .first_byte_ms = TIMEOUT_MS,

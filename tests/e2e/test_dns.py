@@ -2,8 +2,6 @@
 that fails takes none away.  Runs in network and mount namespaces of its own, with a name server of its own."""
 # SPDX-License-Identifier: Apache-2.0
 import fcntl
-import http.server
-import json
 import os
 import socket
 import struct
@@ -12,6 +10,7 @@ import sys
 import tempfile
 import threading
 
+from fake_worker import fake_worker
 from harness import LLMD, main, request, skip, wait_for
 
 INSIDE = "LLMD_TEST_DNS_INSIDE"
@@ -62,38 +61,6 @@ def own_resolver(folder):
             s.sendto(head + query[12:at + 5] + b"".join(b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 0, 4) + ip for ip in ips), peer)
 
     threading.Thread(target=run, daemon=True).start()
-
-
-class Worker(http.server.BaseHTTPRequestHandler):
-    """As little of a vLLM as it takes to be used; its answer is its own address."""
-    protocol_version = "HTTP/1.1"
-
-    def reply(self, body, kind="application/json"):
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.encode())
-
-    def do_GET(self):
-        if self.path == "/metrics":
-            self.reply("vllm:num_requests_running 0\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0\n", "text/plain")
-        elif self.path == "/v1/models":
-            self.reply(json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]}))
-        else:
-            self.send_error(404)
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply(json.dumps({"choices": [{"index": 0, "text": self.server.server_address[0], "finish_reason": "stop"}]}))
-
-    def log_message(self, *_):
-        pass
-
-
-def worker(ip):
-    server = http.server.ThreadingHTTPServer((ip, PORT), Worker)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def served_by(n=24):
@@ -153,7 +120,7 @@ loopback_up()
 with tempfile.TemporaryDirectory() as folder:
     own_resolver(folder)
     for address in ("127.0.1.1", "127.0.1.2", "127.0.1.3"):
-        worker(address)
+        fake_worker(address, PORT)
     try:
         main(wrong_flags_are_told, the_name_is_followed)
     finally:
