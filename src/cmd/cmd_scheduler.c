@@ -439,6 +439,7 @@ static int run(const struct sched_words *words)
                      "--endpoint is needed: the address of a worker, such as 127.0.0.1:8000; or "
                      "--endpoints-file, a list of them; in Kubernetes --pool-name or "
                      "--endpoint-selector");
+    go.endpoints_follow = kube_flags_given(&o.kube);
     if (rc == 0)
         rc = serve(&o, &go, files, &e); /* takes the files over */
     else {
