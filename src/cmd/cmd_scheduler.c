@@ -484,6 +484,7 @@ static int run(const struct sched_words *words)
                      "--endpoint-dns, a name of several; or --endpoints-file, a list; in "
                      "Kubernetes --pool-name or "
                      "--endpoint-selector");
+    go.endpoints_follow = kube_flags_given(&o.kube) || o.dns.count != 0;
     if (rc == 0)
         rc = serve(&o, &go, files, &e); /* takes the files over */
     else {

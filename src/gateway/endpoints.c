@@ -56,9 +56,11 @@ enum family {
     F_SG_WAITING,
     F_SG_USAGE,
     F_SG_CACHE_CONFIG,
+    F_SG_PROMPT_TOKENS,
     F_LC_RUNNING,
     F_LC_WAITING,
     F_LC_USAGE,
+    F_LC_PROMPT_TOKENS,
     F_TRT_RUNNING,
     F_TRT_WAITING,
     F_TRT_USAGE,
@@ -80,9 +82,11 @@ static const struct str families[F_COUNT] = {
     [F_SG_WAITING] = { "sglang:num_queue_reqs", 21 },
     [F_SG_USAGE] = { "sglang:token_usage", 18 },
     [F_SG_CACHE_CONFIG] = { "sglang:cache_config_info", 24 },
+    [F_SG_PROMPT_TOKENS] = { "sglang:prompt_tokens_total", 26 },
     [F_LC_RUNNING] = { "llamacpp:requests_processing", 28 },
     [F_LC_WAITING] = { "llamacpp:requests_deferred", 26 },
     [F_LC_USAGE] = { "llamacpp:kv_cache_usage_ratio", 29 },
+    [F_LC_PROMPT_TOKENS] = { "llamacpp:prompt_tokens_total", 28 },
     [F_TRT_RUNNING] = { "trtllm_num_requests_running", 27 },
     [F_TRT_WAITING] = { "trtllm_num_requests_waiting", 27 },
     [F_TRT_USAGE] = { "trtllm_kv_cache_utilization", 27 },
@@ -198,6 +202,23 @@ static void take_lora(struct endpoint *ep, const struct scraped *s)
     ep->lora_max = (uint32_t)MIN(max, (uint64_t)UINT32_MAX);
 }
 
+/* A start time that moved, or a counter that fell: another process, come back between two scrapes.
+ */
+static void look_for_restart(struct endpoint *ep, const struct scraped *s)
+{
+    bool counts =
+        s->has[F_PROMPT_TOKENS] || s->has[F_SG_PROMPT_TOKENS] || s->has[F_LC_PROMPT_TOKENS];
+    double tokens = s->v[F_PROMPT_TOKENS] + s->v[F_SG_PROMPT_TOKENS] + s->v[F_LC_PROMPT_TOKENS];
+
+    if ((ep->start_time != 0 && s->has[F_START_TIME] &&
+         s->v[F_START_TIME] > ep->start_time + (ep->ours ? 0 : START_JITTER_S)) ||
+        (counts && tokens < ep->prompt_tokens))
+        endpoint_restarted(ep);
+    ep->prompt_tokens = tokens;
+    if (s->has[F_START_TIME])
+        ep->start_time = s->v[F_START_TIME];
+}
+
 static void take_scrape(struct endpoint *ep)
 {
     struct scraped s = { .block_tokens = 0 };
@@ -224,15 +245,7 @@ static void take_scrape(struct endpoint *ep)
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
-    /* a start time that moved, or a counter that fell: another process, come back between two
-     * scrapes */
-    if ((ep->start_time != 0 && s.has[F_START_TIME] &&
-         s.v[F_START_TIME] > ep->start_time + (ep->ours ? 0 : START_JITTER_S)) ||
-        (s.has[F_PROMPT_TOKENS] && s.v[F_PROMPT_TOKENS] < ep->prompt_tokens))
-        endpoint_restarted(ep);
-    ep->prompt_tokens = s.v[F_PROMPT_TOKENS];
-    if (s.has[F_START_TIME])
-        ep->start_time = s.v[F_START_TIME];
+    look_for_restart(ep, &s);
 }
 
 /* ---- the three pages ---- */
@@ -266,6 +279,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
 
         ep->last_ok_ms = clock_ms();
         ep->refused = false;
+        ep->scrape_refused = 0;
         take_scrape(ep);
         if (was_away) {
             ep->models_due_ms = 0;
@@ -274,6 +288,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
     } else {
         metric_add(gateway_cell(g, M_POLL_ERRORS, "metrics-data-source", NULL), 1);
         ep->refused = rc != 0 && !sent;
+        ep->scrape_refused = rc == 0 && ep->scrape_status != 200 ? ep->scrape_status : 0;
     }
     endpoints_judge(ep);
     gateway_unlock(g);
@@ -303,6 +318,35 @@ static void forget_models(struct endpoint *ep)
     ep->model_count = 0;
 }
 
+static void add_model(struct endpoint *ep, struct str id)
+{
+    if (ep->model_count < ENDPOINT_MODELS_MAX)
+        ep->models_list[ep->model_count++] = (struct str) { str_dup(id), id.n };
+}
+
+/* An entry of the list: its id, the further names that llama.cpp gives it, and how long a request
+ * may be (llama.cpp: what a slot holds). */
+static void take_model(struct endpoint *ep, const struct json *j)
+{
+    const struct json *aliases = json_get(j, "aliases");
+    struct str id;
+    uint64_t len;
+
+    if (!json_str(json_get(j, "id"), &id))
+        return;
+    add_model(ep, id);
+    for (const struct json *a = json_is(aliases, JSON_ARRAY) ? aliases->first : NULL; a != NULL;
+         a = a->next) {
+        struct str alias;
+
+        if (json_str(a, &alias) && !str_eq(alias, id))
+            add_model(ep, alias);
+    }
+    if (json_u64(json_get(j, "max_model_len"), &len) ||
+        json_u64(json_get(json_get(j, "meta"), "n_ctx"), &len))
+        ep->max_model_len = (uint32_t)MIN(len, (uint64_t)UINT32_MAX);
+}
+
 static bool take_models(struct endpoint *ep)
 {
     struct arena a;
@@ -315,16 +359,8 @@ static bool take_models(struct endpoint *ep)
         json_is(data = json_get(root, "data"), JSON_ARRAY)) {
         forget_models(ep);
         well = true;
-        for (const struct json *j = data->first; j != NULL; j = j->next) {
-            struct str id;
-            uint64_t len;
-
-            if (!json_str(json_get(j, "id"), &id) || ep->model_count == ENDPOINT_MODELS_MAX)
-                continue;
-            ep->models_list[ep->model_count++] = (struct str) { str_dup(id), id.n };
-            if (json_u64(json_get(j, "max_model_len"), &len))
-                ep->max_model_len = (uint32_t)MIN(len, (uint64_t)UINT32_MAX);
-        }
+        for (const struct json *j = data->first; j != NULL; j = j->next)
+            take_model(ep, j);
     }
     arena_fini(&a);
     well = ep->model_count != 0 && well;
@@ -428,6 +464,12 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
                   : ep->scrape_rc == ERR_PARSE  ? "does not speak TLS"
                                                 : "nothing accepts connections there";
         return SCHED_UNREACHABLE;
+    }
+    if (ep->scrape_refused != 0 && (ep->last_ok_ms == 0 || age >= g->stale_ms)) {
+        *reason = ep->scrape_refused == 503   ? "answers 503 to /metrics: is still loading"
+                  : ep->scrape_refused == 501 ? "has no /metrics (llama-server: give it --metrics)"
+                                              : "refuses /metrics";
+        return SCHED_LOADING;
     }
     if (ep->last_ok_ms == 0) {
         *reason = ep->scrape_rc == ERR_PARSE

@@ -467,6 +467,7 @@ static int open_shared(struct gateway *g, const struct gateway_opts *o, struct e
     if (g->prefix == NULL)
         return e->code;
     rc = endpoints_set(g, o->endpoints, o->endpoint_count, e);
+    g->knows_pool = !o->endpoints_follow;
     if (rc == 0 && o->access_log != NULL)
         rc = access_log_open(&g->access_log, o->access_log, e);
     return rc;
@@ -519,8 +520,10 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
 {
     int rc = endpoints_set(g, list, count, e);
 
-    if (rc == 0)
+    if (rc == 0) {
+        g->knows_pool = true;
         endpoints_tick(g); /* new ones are asked at once */
+    }
     return rc;
 }
 

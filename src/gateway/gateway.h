@@ -34,6 +34,7 @@ struct gateway_opts {
     uint16_t port;    /* 0 = any free */
     const struct gateway_endpoint_opts *endpoints;
     uint32_t endpoint_count;
+    bool endpoints_follow; /* not known yet: gateway_set_endpoints will say; not ready until then */
     const char *cache;     /* "HOST:PORT" of the cache manager's replica stream, or NULL */
     const char *model;     /* GGUF file whose tokenizer and template workers use; NULL = estimate */
     const char *seed;      /* of index keys; NULL = "" */

@@ -194,6 +194,7 @@ struct endpoint {
     struct http_call *ready;
     struct buf scrape_body, models_body;
     int scrape_status, scrape_rc, models_status, ready_status;
+    int scrape_refused;  /* the status of the last scrape that answered, but not with 200; or 0 */
     uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
     uint64_t models_due_ms, ready_due_ms;
@@ -598,6 +599,7 @@ struct gateway {
 
     _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
     _Atomic bool draining;
+    _Atomic bool knows_pool; /* has been told which endpoints there are, be it none */
 
     bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */
