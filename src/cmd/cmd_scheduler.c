@@ -1,6 +1,7 @@
 /* llmd scheduler: the front door. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
+#include "base/cpus.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
@@ -18,7 +19,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define LOOPS_MAX 64
+#define LOOPS_MAX     64
+#define LOOPS_OWN_MAX 8 /* by themselves: past it they would mostly wait for their lock */
 
 struct opts {
     const char *listen, *cache, *model, *seed, *log_level;
@@ -65,8 +67,8 @@ static const struct opt_desc table[] = {
     { "strategy", OPT_STR, AT(strategy), NULL, "NAME", 0, 0,
       "cost (the default), config (the default with a configuration), round_robin, random, "
       "least_requests; the header x-llmd-strategy chooses for one request" },
-    { "loops", OPT_U32, AT(loops), "1", "N", 0, 64,
-      "event loops, each on a thread; 0 = one per core" },
+    { "loops", OPT_U32, AT(loops), "0", "N", 0, 64,
+      "event loops, each on a thread; 0 = one per CPU that it may use, at most 8" },
     { "queue-max", OPT_U32, AT(queue_max), "5000", "N", 1, 1000000,
       "requests of a priority that wait while all workers are full; past it 429" },
     { "queue-ms", OPT_U32, AT(queue_ms), "60000", "MS", 1, 3600000,
@@ -319,7 +321,7 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
                  struct err *e)
 {
     struct daemon d = { .shutdown_ms = o->shutdown_s * 1000 };
-    uint32_t count = o->loops != 0 ? o->loops : (uint32_t)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L);
+    uint32_t count = o->loops != 0 ? o->loops : MIN(cpus_allowed(), (uint32_t)LOOPS_OWN_MAX);
     struct loop *loops[LOOPS_MAX] = { NULL };
     int rc = 0;
 

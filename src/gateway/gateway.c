@@ -420,7 +420,8 @@ static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struc
                       struct err *e)
 {
     struct front *f = &g->front[i];
-    struct reader_opts ro = { .model = o->model,
+    struct reader_opts ro = { .share = i != 0 ? g->front[0].reader : NULL,
+                              .model = o->model,
                               .seed = o->seed,
                               .block_tokens = g->block_tokens,
                               .allow_special_in_content = o->allow_special_in_content,

@@ -42,7 +42,8 @@ struct reader_opts {
      * the loop or on the reader's thread; NULL: nothing is rewritten. */
     struct str (*rewrite)(void *ctx, struct str model, char out[READER_NAME_MAX + 1]);
     void *rewrite_ctx;
-    const char *model; /* path of the model for all names that `models` has not, or NULL */
+    struct reader *share; /* whose models it uses instead of opening the next two, or NULL */
+    const char *model;    /* path of the model for all names that `models` has not, or NULL */
     const struct reader_model *models;
     size_t model_count;
     const char *seed;
