@@ -340,6 +340,8 @@ static void plan_parts(struct up *u, const char *model)
     arg(sched, "127.0.0.1:%u", cache_port);
     arg(sched, "--model");
     arg(sched, "%s", model);
+    arg(sched, "--loops"); /* the cores are for the workers */
+    arg(sched, "1");
     if (u->o->insecure)
         arg(sched, "--insecure");
     arg(cache, "--listen");

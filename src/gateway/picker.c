@@ -330,6 +330,24 @@ static void on_request(void *ctx, struct extproc_stream *s, const struct extproc
         refuse(k, 503, "overloaded", "rejected-saturated", "too many long requests are being read");
 }
 
+static struct str response_header(const struct extproc_response *r, struct str name)
+{
+    for (size_t i = 0; i < r->header_count; i++)
+        if (str_ieq(r->header[i].name, name))
+            return r->header[i].value;
+    return STR_NONE;
+}
+
+/* Busy, or Envoy could not connect: its 503 says no more than that.  Whichever it was, the next
+ * pick is somebody else until the scrapes know. */
+static void pause_picked(const struct routing *x, const struct extproc_response *r)
+{
+    uint64_t seconds = 0;
+
+    (void)str_u64(response_header(r, STR("retry-after")), &seconds);
+    endpoint_pause(x->decode, (uint32_t)MIN(MAX(seconds, 1u), 3600u) * 1000);
+}
+
 static void on_response_headers(void *ctx, struct extproc_stream *s,
                                 const struct extproc_response *r)
 {
@@ -342,10 +360,13 @@ static void on_response_headers(void *ctx, struct extproc_stream *s,
     x->answered = str_u64(r->status, &status) ? (int)status : 200;
     for (uint32_t i = 0; i < x->to_client_count; i++)
         extproc_response_set(s, x->to_client[i].name, str_of(x->to_client[i].value));
-    if (x->decode == NULL || x->answered < 500)
+    if (x->decode == NULL)
         return;
-    x->failure = "upstream_error";
-    if (x->answered != 501)
+    if (x->answered >= 500)
+        x->failure = "upstream_error";
+    if (x->answered == 503 || x->answered == 429)
+        pause_picked(x, r);
+    else if (x->answered >= 500 && x->answered != 501)
         endpoint_failed(x->decode, x->t_dispatch);
 }
 
@@ -435,7 +456,11 @@ static enum health_status health(void *ctx, struct str service)
         return HEALTH_SERVING;
     if (service.n != 0 && !str_eqz(service, "readiness") && !str_eqz(service, EXTPROC_SERVICE))
         return HEALTH_SERVICE_UNKNOWN;
-    return !g->draining && endpoints_any_usable(g) ? HEALTH_SERVING : HEALTH_NOT_SERVING;
+    /* As upstream: whether its pool is known, not whether a worker is in rotation just now.  A
+     * picker without one queues requests or says why not, where Envoy would only say that nobody is
+     * there.
+     */
+    return !g->draining && g->knows_pool ? HEALTH_SERVING : HEALTH_NOT_SERVING;
 }
 
 /* ---- life ---- */

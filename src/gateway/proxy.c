@@ -331,6 +331,7 @@ static void dispatch(struct exchange *x)
         .port = x->rt.port != 0 ? x->rt.port : x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
+        .tls = g->upstream.tls,
         .headers = request_headers(x, headers, traceparent),
         .pieces = piece,
         .connect_ms = 1000,
@@ -564,14 +565,11 @@ static void whole_end(struct exchange *x)
                       "the worker's answer is too large");
     } else if (x->status == 503 || x->status == 429) {
         attempt_failed(x, ATT_BUSY);
-    } else if (x->status >= 500) {
+    } else if (x->status >= 500 && x->status != 501) {
         /* its text may quote the prompt: ours is given instead */
         endpoint_failed(x->rt.decode, x->rt.t_dispatch);
-        exchange_fail(x,
-                      x->status == 504   ? 504
-                      : x->status == 501 ? 501
-                                         : 502,
-                      "InternalServerError", "upstream_error", "the worker failed");
+        exchange_fail(x, x->status == 504 ? 504 : 502, "InternalServerError", "upstream_error",
+                      "the worker failed");
     } else if (x->early) {
         stream_cut(x, "upstream_error", "the worker refused the request");
     } else {

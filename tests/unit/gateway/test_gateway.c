@@ -135,6 +135,66 @@ static void engines_are_understood_by_their_names(void **state)
     stop();
 }
 
+static bool serves_alias(void)
+{
+    return endpoint_serves(w.g->endpoints[0], STR("small"));
+}
+
+static bool has_forgotten(void)
+{
+    return w.g->endpoints[0]->prompt_tokens == 3;
+}
+
+/* Its further names and its context stand where OpenAI's list has nothing; it says no start time,
+ * so a counter that falls is what shows another process. */
+static void llama_cpp_is_understood(void **state)
+{
+    const struct endpoint *ep;
+
+    (void)state;
+    start_workers(1);
+    w.worker[0].page = "llamacpp:prompt_tokens_total 90\nllamacpp:requests_processing 1\n";
+    w.worker[0].models =
+        "{\"models\":[{\"name\":\"m\"}],\"object\":\"list\",\"data\":[{\"id\":\"m\","
+        "\"aliases\":[\"m\",\"small\"],\"meta\":{\"n_ctx\":1024,"
+        "\"n_ctx_train\":8192}}]}";
+    start_gateway(1, quick(), NULL);
+    WAIT(all_used);
+    WAIT(serves_alias);
+    ep = w.g->endpoints[0];
+    assert_int_equal(ep->model_count, 2);
+    assert_int_equal(ep->max_model_len, 1024);
+    w.g->endpoints[0]->ejected_until_ms = clock_ms() + 60000;
+    w.worker[0].page = "llamacpp:prompt_tokens_total 3\nllamacpp:requests_processing 0\n";
+    WAIT(has_forgotten);
+    assert_int_equal(ep->ejected_until_ms, 0);
+    WAIT(all_used);
+    stop();
+}
+
+static bool first_is_loading(void)
+{
+    return w.g->endpoints[0]->use == SCHED_LOADING;
+}
+
+static void a_worker_without_metrics_is_told_what_to_do(void **state)
+{
+    (void)state;
+    start_workers(1);
+    w.worker[0].page = "not supported";
+    w.worker[0].page_status = 501;
+    start_gateway(1, quick(), NULL);
+    WAIT(first_is_loading);
+    assert_non_null(strstr(w.g->endpoints[0]->reason, "--metrics"));
+    w.worker[0].page_status = 503;
+    w.worker[0].page = "loading";
+    (void)wait_ms(never, 100);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_LOADING);
+    w.worker[0].page_status = 0;
+    WAIT(all_used);
+    stop();
+}
+
 /* The worker hears its own name and nothing else is changed; the client hears the one it used. */
 static void a_model_has_further_names(void **state)
 {
@@ -471,10 +531,8 @@ static void a_worker_error_is_passed_on_without_its_text(void **state)
         int upstream, here;
         bool text;
     } cases[] = {
-        { 500, 502, false },
-        { 504, 504, false },
-        { 400, 400, true },
-        { 413, 413, true },
+        { 500, 502, false }, { 501, 501, true }, /* says what it cannot do */
+        { 504, 504, false }, { 400, 400, true }, { 413, 413, true },
     };
 
     (void)state;
@@ -1060,6 +1118,8 @@ int main(void)
         cmocka_unit_test(a_stream_comes_back_byte_by_byte),
         cmocka_unit_test(bad_requests_are_refused_here),
         cmocka_unit_test(engines_are_understood_by_their_names),
+        cmocka_unit_test(llama_cpp_is_understood),
+        cmocka_unit_test(a_worker_without_metrics_is_told_what_to_do),
         cmocka_unit_test(a_model_has_further_names),
         cmocka_unit_test(endpoints_come_and_go),
         cmocka_unit_test(pages_tell_of_the_workers),
