@@ -192,12 +192,13 @@ struct endpoint {
     struct http_call *scrape; /* NULL: none is running */
     struct http_call *models;
     struct http_call *ready;
-    struct buf scrape_body, models_body;
-    int scrape_status, scrape_rc, models_status, ready_status;
+    struct http_call *props;
+    struct buf scrape_body, models_body, props_body;
+    int scrape_status, scrape_rc, models_status, ready_status, props_status;
     int scrape_refused;  /* the status of the last scrape that answered, but not with 200; or 0 */
     uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
-    uint64_t models_due_ms, ready_due_ms;
+    uint64_t models_due_ms, ready_due_ms, props_due_ms;
     uint64_t last_in_ms;        /* last seen in rotation; 0 = never */
     bool refused;               /* the last try could not even connect */
     bool models_known;          /* said since it was last reached anew */
@@ -205,10 +206,10 @@ struct endpoint {
 
     struct token_probe tokens;
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
-    double stalled_s;             /* age of its last step while requests run, by its own word */
-    bool ours, has_blocks;        /* one of our workers, by its metrics */
-    bool was_used;                /* since it was last reached anew */
-    uint32_t slots, block_tokens; /* 0: not said */
+    double stalled_s; /* age of its last step while requests run, by its own word */
+    bool ours, has_blocks, is_llama_cpp; /* ours: one of our workers, by its metrics */
+    bool was_used;                       /* since it was last reached anew */
+    uint32_t slots, block_tokens;        /* 0: not said */
 
     struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd; kept while it is away */
     uint32_t model_count, max_model_len;

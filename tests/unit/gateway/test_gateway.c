@@ -140,6 +140,11 @@ static bool serves_alias(void)
     return endpoint_serves(w.g->endpoints[0], STR("small"));
 }
 
+static bool says_slots(void)
+{
+    return w.g->endpoints[0]->slots == 6;
+}
+
 static bool has_forgotten(void)
 {
     return w.g->endpoints[0]->prompt_tokens == 3;
@@ -164,6 +169,7 @@ static void llama_cpp_is_understood(void **state)
     ep = w.g->endpoints[0];
     assert_int_equal(ep->model_count, 2);
     assert_int_equal(ep->max_model_len, 1024);
+    WAIT(says_slots);
     w.g->endpoints[0]->ejected_until_ms = clock_ms() + 60000;
     w.worker[0].page = "llamacpp:prompt_tokens_total 3\nllamacpp:requests_processing 0\n";
     WAIT(has_forgotten);
@@ -1048,7 +1054,8 @@ static void a_worker_comes_back_by_a_probe(void **state)
     stop();
 }
 
-/* The errors were the old process's: the new one is used as soon as it says that it is ready. */
+/* Errors and speed were the old process's: the new one is used as soon as it says that it is ready.
+ */
 static void a_new_process_starts_without_errors(void **state)
 {
     struct http_server_opts o = { .host = "127.0.0.1" };
@@ -1066,10 +1073,13 @@ static void a_new_process_starts_without_errors(void **state)
         WAIT(all_ended);
     }
     assert_true(ep->ejected_until_ms > clock_ms());
+    ep->learner.decode_samples = 20;
+    ep->learner.decode_ms_per_token = 999;
     o.port = http_server_port(k->server);
     http_server_close(k->server);
     k->server = NULL;
     WAIT(first_unreachable);
+    assert_int_equal(ep->learner.decode_samples, 0);
     k->refuse = 0;
     before = k->requests;
     assert_int_equal(http_server_open(w.loop, &o, worker_handle, k, &k->server, &e), 0);
