@@ -41,10 +41,11 @@ struct kube_flags {
           OPT_STR,                                                                                 \
           offsetof(OPTS, kube.selector),                                                           \
           NULL,                                                                                    \
-          "LABEL=VALUE,...",                                                                       \
+          "SELECTOR",                                                                              \
           0,                                                                                       \
           0,                                                                                       \
-          "Kubernetes without a pool: workers are the pods with these labels" },                   \
+          "Kubernetes without a pool: workers are the pods it matches, such as app=vllm or "       \
+          "'app in (a,b),!canary'" },                                                              \
         { "endpoint-target-ports",    OPT_STR, offsetof(OPTS, kube.ports), NULL, "PORT,...", 0, 0, \
           "and these are their ports" },                                                           \
     {                                                                                              \

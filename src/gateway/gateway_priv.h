@@ -133,6 +133,7 @@ enum gateway_metric {
     M_CRD_PRESENT,
     M_L_FOLLOWED,
     M_L_FOLLOW_ERRORS,
+    M_LEADS,
     M_L_CERT_EXPIRES,
     M_L_AUTH_FAILURES,
     M_COUNT
@@ -599,8 +600,8 @@ struct gateway {
     struct rng rng;
 
     _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
-    _Atomic bool draining;
-    _Atomic bool knows_pool; /* has been told which endpoints there are, be it none */
+    _Atomic bool draining, standby;     /* standby: another replica leads */
+    _Atomic bool knows_pool;            /* has been told which endpoints there are, be it none */
 
     bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */

@@ -449,18 +449,22 @@ static const struct extproc_ops ops = { on_request, on_response_headers, on_resp
 
 static enum health_status health(void *ctx, struct str service)
 {
+    /* the last one: charts before llm-d's probe by it */
+    static const char *const readiness[] = { "", "readiness", EXTPROC_SERVICE,
+                                             "inference-extension" };
     const struct picker *p = ctx;
     struct gateway *g = p->f->g;
 
     if (str_eqz(service, "liveness"))
         return HEALTH_SERVING;
-    if (service.n != 0 && !str_eqz(service, "readiness") && !str_eqz(service, EXTPROC_SERVICE))
-        return HEALTH_SERVICE_UNKNOWN;
     /* As upstream: whether its pool is known, not whether a worker is in rotation just now.  A
      * picker without one queues requests or says why not, where Envoy would only say that nobody is
-     * there.
-     */
-    return !g->draining && g->knows_pool ? HEALTH_SERVING : HEALTH_NOT_SERVING;
+     * there. */
+    for (size_t i = 0; i < COUNT(readiness); i++)
+        if (str_eqz(service, readiness[i]))
+            return !g->draining && !g->standby && g->knows_pool ? HEALTH_SERVING
+                                                                : HEALTH_NOT_SERVING;
+    return HEALTH_SERVICE_UNKNOWN;
 }
 
 /* ---- life ---- */

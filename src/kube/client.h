@@ -28,6 +28,10 @@ const char *kube_client_server(const struct kube_client *c); /* for messages */
 int kube_get(struct kube_client *c, struct str path, uint32_t gap_ms,
              const struct http_call_ops *ops, void *ctx, struct http_call **out,
              struct err *e) MUST_CHECK;
+/* The same with a method and a JSON body (copied; n == 0: none), whole within total_ms. */
+int kube_send(struct kube_client *c, const char *method, struct str path, struct str body,
+              uint32_t total_ms, const struct http_call_ops *ops, void *ctx, struct http_call **out,
+              struct err *e) MUST_CHECK;
 
 /* ---- where it is (kubeconfig.c) ---- */
 

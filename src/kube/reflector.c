@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "kube/selector.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -331,12 +332,7 @@ static void query(const struct kube_reflector *r, struct buf *b)
         buf_f(b, "limit=%d", PAGE_OBJECTS);
     if (!r->watching && r->next_page != NULL) {
         buf_z(b, "&continue=");
-        for (const char *p = r->next_page; *p != 0; p++) {
-            bool plain = (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') ||
-                         (*p >= 'a' && *p <= 'z') || *p == '-' || *p == '_';
-
-            buf_f(b, plain ? "%c" : "%%%02X", (unsigned char)*p);
-        }
+        kube_percent(b, str_of(r->next_page));
     }
 }
 

@@ -302,6 +302,18 @@ def the_last_good_view_is_kept():
         assert len(w.api.requests) < 400, len(w.api.requests)
 
 
+def selectors_have_sets():
+    with contextlib.ExitStack() as stack:
+        w = World(stack, ["--endpoint-selector", "app in (llm, other), tier notin (gpu),!canary, stage != dev",
+                          "--endpoint-target-ports", None, "--pool-namespace", "llm"])
+        w.args[3] = str(w.worker_port)
+        for n, labels in enumerate(({}, {"app": "other"}, {"app": "third"}, {"tier": "gpu"}, {"tier": "cpu"}, {"canary": "yes"},
+                                    {"stage": "dev"}, {"stage": "prod"}), 1):
+            w.worker(f"p{n}", n, labels=labels)
+        w.start()
+        w.wait_used("1", "2", "5", "8", seconds=10)
+
+
 def changes_without_end_and_an_unreadable_one_hold_nothing_up():
     with contextlib.ExitStack() as stack:
         w = World(stack, ["--endpoint-selector", "app=llm", "--endpoint-target-ports", None, "--pool-namespace", "llm"])
@@ -429,7 +441,7 @@ def wrong_flags_say_what_to_do():
 if __name__ == "__main__":
     if not shutil.which("openssl"):
         harness.skip("openssl is not installed")
-    harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept,
+    harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept, selectors_have_sets,
                  changes_without_end_and_an_unreadable_one_hold_nothing_up, objectives_and_rewrites_are_followed,
                  a_request_wakes_a_fleet_of_none,
                  wrong_flags_say_what_to_do)

@@ -11,6 +11,8 @@
 #include <unistd.h>
 #include "base/check.h"
 #include "kube/discovery.h"
+#include "kube/elect.h"
+#include "kube/selector.h"
 
 static int read_pod(struct arena *a, const char *text, struct kube_pod *out)
 {
@@ -133,22 +135,110 @@ static void events_are_of_five_kinds(void **state)
     arena_fini(&a);
 }
 
+static void a_lease_says_who_holds_it(void **state)
+{
+    static const struct {
+        const char *text, *holder, *acquired, *spec; /* holder NULL: no Lease */
+        uint32_t duration_s, transitions;
+    } rows[] = {
+        { "{\"metadata\":{\"name\":\"l\"},\"spec\":{\"holderIdentity\":\"a\","
+          "\"leaseDurationSeconds\":"
+          "15,\"acquireTime\":\"2026-01-01T00:00:00.000000Z\",\"leaseTransitions\":3}}",
+          "a", "2026-01-01T00:00:00.000000Z",
+          "{\"holderIdentity\":\"a\",\"leaseDurationSeconds\":15,\"acquireTime\":\"2026-01-01T00:"
+          "00:"
+          "00.000000Z\",\"leaseTransitions\":3}",
+          15, 3 },
+        { "{\"metadata\":{},\"spec\":{\"holderIdentity\":null}}", "", "",
+          "{\"holderIdentity\":null}", 0, 0 },
+        { "{\"metadata\":{}}", "", "", "{}", 0, 0 },
+        /* nobody is kept waiting for years */
+        { "{\"metadata\":{},\"spec\":{\"leaseDurationSeconds\":99999,\"leaseTransitions\":-1}}", "",
+          "", "{\"leaseDurationSeconds\":99999,\"leaseTransitions\":-1}", 0, 0 },
+        { "{\"metadata\":{},\"spec\":[]}", NULL, NULL, NULL, 0, 0 },
+        { "{\"spec\":{}}", NULL, NULL, NULL, 0, 0 },
+        { "[]", NULL, NULL, NULL, 0, 0 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct kube_lease lease;
+        const struct json *j;
+        struct arena a;
+        struct err e;
+        int rc;
+
+        arena_init(&a, 1 << 20);
+        assert_int_equal(json_parse(&a, str_of(rows[i].text), NULL, &j, &e), 0);
+        rc = kube_lease_read(j, &lease, &e);
+        assert_int_equal(rc, rows[i].holder != NULL ? 0 : ERR_PARSE);
+        if (rc == 0) {
+            assert_true(str_eqz(lease.holder, rows[i].holder));
+            assert_int_equal(lease.acquired.n, strlen(rows[i].acquired));
+            assert_true(str_eqz(lease.spec, rows[i].spec));
+            assert_int_equal(lease.duration_s, rows[i].duration_s);
+            assert_int_equal(lease.transitions, rows[i].transitions);
+        }
+        arena_fini(&a);
+    }
+}
+
 static void selectors_and_ports_are_checked(void **state)
 {
     static const struct {
         const char *text, *query;
     } rows[] = {
         { "app=vllm", "labelSelector=app%3Dvllm" },
-        { "app==vllm, llm-d.ai/role=decode",
+        { " app == vllm ,\tllm-d.ai/role=decode ",
           "labelSelector=app%3Dvllm%2Cllm-d.ai%2Frole%3Ddecode" },
         { "app=", "labelSelector=app%3D" },
+        { "app=,b", "labelSelector=app%3D%2Cb" },
+        { "app", "labelSelector=app" },
+        { "!app", "labelSelector=%21app" },
+        { "! app , b", "labelSelector=%21app%2Cb" },
+        { "app!=x", "labelSelector=app%21%3Dx" },
+        { "app != x,y", "labelSelector=app%21%3Dx%2Cy" },
+        { "app in (a,b)", "labelSelector=app%20in%20%28a%2Cb%29" },
+        { "app in(a)", "labelSelector=app%20in%20%28a%29" },
+        { "app notin ( a , b ),c=d", "labelSelector=app%20notin%20%28a%2Cb%29%2Cc%3Dd" },
+        { "app in (a,)", "labelSelector=app%20in%20%28a%2C%29" }, /* or empty */
+        { "app in (in,notin)", "labelSelector=app%20in%20%28in%2Cnotin%29" },
+        { "app=in", "labelSelector=app%3Din" },
+        { "n>5,m < 7", "labelSelector=n%3E5%2Cm%3C7" },
+        { "a.b/c_d.e=F-1.x", "labelSelector=a.b%2Fc_d.e%3DF-1.x" },
         { "", NULL },
-        { "app", NULL },
-        { "app!=x", NULL },
+        { " ", NULL },
         { "a=b,", NULL },
+        { ",a=b", NULL },
         { "a=b c", NULL },
+        { "a=b=c", NULL },
         { "a=b&watch=1", NULL },
-        { "app in (a,b)", NULL },
+        { "a = = b", NULL },
+        { "a ! = b", NULL },
+        { "a!b", NULL },
+        { "!a=b", NULL },
+        { "!", NULL },
+        { "!!a", NULL },
+        { "=b", NULL },
+        { "in (a)", NULL },
+        { "app in", NULL },
+        { "app in ()", NULL },
+        { "app in (a", NULL },
+        { "app in a", NULL },
+        { "app in (a b)", NULL },
+        { "app in ((a))", NULL },
+        { "app is (a)", NULL },
+        { "app exists", NULL },
+        { "n>x", NULL },
+        { "n>", NULL },
+        { "-a=b", NULL },
+        { "a=b-", NULL },
+        { "A.b/c=d", NULL },
+        { "/c=d", NULL },
+        { "a/b/c=d", NULL },
+        { "a..b/c=d", NULL },
+        { "a\xc3\xbc=b", NULL },
+        { "a=0123456789012345678901234567890123456789012345678901234567890123", NULL },
     };
     static const char *const bad_ports[] = { "",      "0",      "65536", "http",
                                              "80,80", "80,,81", "-1",    "1,2,3,4,5,6,7,8,9" };
@@ -233,6 +323,7 @@ int main(void)
         cmocka_unit_test(a_pod_is_used_or_says_why_not),
         cmocka_unit_test(a_list_drops_what_it_does_not_name),
         cmocka_unit_test(events_are_of_five_kinds),
+        cmocka_unit_test(a_lease_says_who_holds_it),
         cmocka_unit_test(selectors_and_ports_are_checked),
         cmocka_unit_test(a_kubeconfig_says_where_and_who),
     };
