@@ -457,6 +457,7 @@ static void response_headers(struct extproc_stream *s, const Pb__Ext__HttpHeader
                              struct str served_metadata, struct arena *a)
 {
     struct extproc_response r = { .served = served_of(served_metadata),
+                                  .has_lb = served_metadata.p != NULL,
                                   .end = m->end_of_stream != 0 };
     struct extproc_header *list;
 

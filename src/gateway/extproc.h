@@ -69,6 +69,7 @@ struct extproc_response { /* borrowed for the call */
     size_t header_count;
     struct str status; /* ":status" */
     struct str served; /* the endpoint that answered, if the proxy says */
+    bool has_lb;       /* the proxy says something of its load balancing */
     bool event_stream, end;
 };
 

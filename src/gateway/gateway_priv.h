@@ -29,7 +29,8 @@
 #define EVENT_BYTES_MAX       ((size_t)1 << 20)  /* of one server-sent event */
 #define ATTEMPTS_MAX          16
 #define ROUTED_HEADERS_MAX    4
-#define CANDIDATES_SHOWN      16 /* in a receipt */
+#define ADDRESS_BYTES         272 /* of host and port */
+#define CANDIDATES_SHOWN      16  /* in a receipt */
 #define RECEIPT_BYTES_MAX     ((size_t)8 << 10)
 
 /* ---- metrics (metrics.c) ---- */
@@ -474,6 +475,12 @@ void policies_fini(struct gateway *g);
 void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
 /* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
 bool policy_decide(struct routing *x, struct sched_request *r);
+/* Which agent the request is from, by the configuration's plugins; p == NULL: nobody says. */
+struct str policy_identity(const struct routing *x);
+/* The answer begins: adds what plugins tell the client of who gave it. */
+void policy_served(struct routing *x, const struct sched_served *s);
+/* "ip:port" of its first choice. */
+struct str policy_destination(const struct routing *x, char *out, size_t out_bytes);
 
 /* ---- a request's beginning, whoever carries it (begin.c) ---- */
 

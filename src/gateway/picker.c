@@ -99,14 +99,10 @@ static void refuse(struct pick *k, int status, const char *reason, const char *d
 static void destinations(const struct pick *k, char out[DESTINATIONS_BYTES])
 {
     const struct routing *x = &k->rt;
-    int n;
+    char first[ADDRESS_BYTES];
+    int n = snprintf(out, DESTINATIONS_BYTES, "%.*s",
+                     STR_ARG(policy_destination(x, first, sizeof(first))));
 
-    if (x->port != 0)
-        n = snprintf(out, DESTINATIONS_BYTES,
-                     strchr(x->decode->host, ':') != NULL ? "[%s]:%u" : "%s:%u", x->decode->host,
-                     x->port);
-    else
-        n = snprintf(out, DESTINATIONS_BYTES, "%s", x->decode->address);
     for (uint32_t i = 0; i < x->other_count && n < DESTINATIONS_BYTES; i++)
         n += snprintf(out + n, DESTINATIONS_BYTES - (size_t)n, ",%s", x->other[i]->address);
 }
@@ -351,6 +347,7 @@ static void pause_picked(const struct routing *x, const struct extproc_response 
 static void on_response_headers(void *ctx, struct extproc_stream *s,
                                 const struct extproc_response *r)
 {
+    struct sched_served served = { r->has_lb, r->served };
     struct pick *k = extproc_get(s);
     struct routing *x = &k->rt;
     uint64_t status;
@@ -358,6 +355,7 @@ static void on_response_headers(void *ctx, struct extproc_stream *s,
     (void)ctx;
     x->streaming = r->event_stream;
     x->answered = str_u64(r->status, &status) ? (int)status : 200;
+    policy_served(x, &served);
     for (uint32_t i = 0; i < x->to_client_count; i++)
         extproc_response_set(s, x->to_client[i].name, str_of(x->to_client[i].value));
     if (x->decode == NULL)

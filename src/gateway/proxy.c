@@ -324,7 +324,8 @@ static void dispatch(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
-    char traceparent[TRACEPARENT_BYTES + 1];
+    char traceparent[TRACEPARENT_BYTES + 1], to[ADDRESS_BYTES];
+    struct sched_served served = { .is_reported = true };
     struct str piece[3];
     struct http_call_opts o = {
         .host = x->rt.decode->host,
@@ -343,6 +344,8 @@ static void dispatch(struct exchange *x)
     struct err e;
 
     o.piece_count = body_pieces(x, piece);
+    served.endpoint = policy_destination(&x->rt, to, sizeof(to));
+    policy_served(&x->rt, &served);
     x->rt.t_dispatch = clock_ns();
     x->rt.sent_to = x->rt.decode->address;
     x->rt.sent_prefill = x->rt.prefill != NULL ? x->rt.prefill->address : NULL;

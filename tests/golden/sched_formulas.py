@@ -973,6 +973,25 @@ def session_producer():
             key="SessionID")
 
 
+def agent_identity():
+    known = ("x-claude-code-session-id", "x-session-affinity", "session-id", "session_id")
+    names = known + ("x-mine", "x-other")
+    for _ in range(30):
+        mine = R.sample(("X-Mine", "x-other"), R.randrange(3))
+        said = {n: R.choice(("", "  ", "a1", " b-2 ", "c.3")) for n in R.sample(names, R.randrange(len(names)))}
+        order = [said.get(n.lower(), "").strip() for n in list(mine) + list(known)]
+        row("producers", "attribute", "agent-identity", next((v for v in order if v), None), [{}], {"headers": said},
+            {"additionalSessionHeaders": mine} if mine else None, key="agent-identity", producer="")
+
+
+def served_verifier():
+    for reported, served, want in ((True, "10.0.0.1:8000", "10.0.0.1:8000"), (True, "[::1]:80", "[::1]:80"),
+                                   (True, None, "fail: missing destination endpoint served metadata"),
+                                   (False, None, "fail: missing envoy lb metadata")):
+        more = {} if served is None else {"served": served}
+        row("producers", "served", "destination-endpoint-served-verifier", want, [{}], reported=reported, **more)
+
+
 def learned():
     return dict(metrics(), prefill_ms=R.choice([0.5, 1, 2]), decode_ms=R.choice([10, 20, 40]),
                 slope=R.choice([0.1, 0.3]), streams=R.choice([0, 1, 8]))
@@ -1309,7 +1328,7 @@ MAKERS = (load_scorers, prefix_scorers, lora_scorer, no_hit_lru, context_length,
           affinity_filter, headroom_filter, utilization_filter, attribute_filter, testing_filter, detectors,
           pickers, deciders, handlers, approx_producer, precise_producer, inflight_producer, session_producer,
           admitter, policies, latency_producer, latency_admitter, p2p_producer,
-          rollout)
+          rollout, agent_identity, served_verifier)
 
 
 def main():

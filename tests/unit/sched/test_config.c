@@ -641,11 +641,11 @@ static void every_documented_type_is_known(void **state)
         "fcfs-ordering-policy", "edf-ordering-policy", "slo-deadline-ordering-policy",
         "global-strict-fairness-policy", "round-robin-fairness-policy", "program-aware-fairness",
         "static-usage-limit-policy", "priority-holdback-policy", "soft-reflective-ceiling-policy",
-        "utilization-detector", "concurrency-detector"
+        "utilization-detector", "concurrency-detector",
+        /* headers */
+        "agent-identity", "destination-endpoint-served-verifier"
     };
-    static const char *const refused[] = { "agent-identity",
-                                           "burst-prefix-cache-producer",
-                                           "destination-endpoint-served-verifier",
+    static const char *const refused[] = { "burst-prefix-cache-producer",
                                            "request-attribute-reporter",
                                            "sheddable-eviction-filter",
                                            "priority-then-time-eviction-order-policy" };

@@ -464,9 +464,22 @@ static void ask_attribute(struct world *w, const struct json *expect)
     struct str got;
 
     w->t->type->produce(w->t, &w->v);
-    got = sched_view_attribute(&w->v, json_get(w->row, "key")->text, w->t->name);
+    got = sched_view_attribute(&w->v, json_get(w->row, "key")->text,
+                               text_of(json_get(w->row, "producer"), w->t->name));
     if (json_is(expect, JSON_NULL) ? got.p != NULL : (got.p == NULL || !str_eq(got, expect->text)))
         FAIL(w, "attribute \"%.*s\"", STR_ARG(got));
+}
+
+static void ask_served(struct world *w, const struct json *expect)
+{
+    const struct json *endpoint = json_get(w->row, "served");
+    struct sched_served s = { .is_reported = json_is(json_get(w->row, "reported"), JSON_TRUE),
+                              .endpoint = text_of(endpoint, STR_NONE) };
+    struct sched_header got = w->t->type->served(w->t, &s);
+
+    if (!str_eqz(got.name, "x-conformance-test-served-endpoint") ||
+        !str_eq(got.value, expect->text))
+        FAIL(w, "%.*s: %.*s", STR_ARG(got.name), STR_ARG(got.value));
 }
 
 static void ask_predict(struct world *w, const struct json *expect)
@@ -600,6 +613,7 @@ static const struct {
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
     { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
     { "dispatch", ask_dispatch },     { "screen", ask_screen }, { "respond", ask_respond },
+    { "served", ask_served },
 };
 
 static void ask(struct world *w)
