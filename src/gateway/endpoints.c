@@ -664,6 +664,18 @@ static bool held_back(const struct endpoint *ep, uint64_t now)
            (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW && ep->on_probe);
 }
 
+static double fastest(const double *v, uint32_t count)
+{
+    double best = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (v[i] > 0 && (best <= 0 || v[i] < best))
+            best = v[i];
+    return best;
+}
+
+/* Of an endpoint that nothing is known of the best is believed: where engines of several makes
+ * stand side by side, one thought as slow as the middle of them would never be tried. */
 static void fleet_rates(struct gateway *g)
 {
     double *v = g->rates;
@@ -673,9 +685,11 @@ static void fleet_rates(struct gateway *g)
     g->rates_changed = false;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         v[i] = g->endpoints[i]->learner.prefill_ms_per_token;
+    g->best_prefill = fastest(v, g->endpoint_count);
     g->fleet_prefill = sched_median(v, g->endpoint_count);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         v[i] = g->endpoints[i]->learner.decode_ms_per_token;
+    g->best_decode = fastest(v, g->endpoint_count);
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
@@ -721,7 +735,9 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_requests = ep->inflight,
             .inflight_tokens = ep->prefill_tokens,
         };
-        sched_rates(&ep->learner, &g->conf, g->fleet_prefill, g->fleet_decode, &snap[i]);
+        sched_rates(&ep->learner, &g->conf,
+                    ep->learner.prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
+                    ep->learner.decode_samples != 0 ? g->fleet_decode : g->best_decode, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
             snap[i].use = SCHED_OTHER_MODEL;
         fresh += snap[i].use == SCHED_USED;

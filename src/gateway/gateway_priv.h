@@ -603,6 +603,7 @@ struct gateway {
     uint32_t *view_at, *view_matched;
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
+    double best_prefill, best_decode;   /* the smallest of that */
     bool rates_changed;
     struct rng rng;
 

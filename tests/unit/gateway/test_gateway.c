@@ -1092,6 +1092,30 @@ static void a_new_process_starts_without_errors(void **state)
     stop();
 }
 
+/* Among fast and slow ones a worker that nothing is known of is not thought as slow as the middle:
+ * with the fast ones idle it would never get the request that shows what it is. */
+static void an_unknown_worker_is_tried(void **state)
+{
+    static const double ms[] = { 4, 80, 90, 0 };
+    struct sched_endpoint snap[WORKERS];
+
+    (void)state;
+    start(WORKERS);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        struct sched_learner *l = &w.g->endpoints[i]->learner;
+
+        l->prefill_ms_per_token = l->decode_ms_per_token = ms[i];
+        l->prefill_samples = l->decode_samples = ms[i] > 0 ? 50 : 0;
+    }
+    w.g->rates_changed = true;
+    gateway_lock(w.g);
+    endpoints_snapshot(w.g, STR_NONE, snap);
+    gateway_unlock(w.g);
+    assert_true(snap[3].prefill_ms_per_token == 4 && snap[3].decode_ms_per_token == 4);
+    assert_true(snap[1].decode_ms_per_token > 40);
+    stop();
+}
+
 static void a_worker_that_asks_for_a_pause_gets_it(void **state)
 {
     (void)state;
@@ -1161,6 +1185,7 @@ int main(void)
         cmocka_unit_test(errors_in_a_row_take_a_worker_out),
         cmocka_unit_test(a_worker_comes_back_by_a_probe),
         cmocka_unit_test(a_new_process_starts_without_errors),
+        cmocka_unit_test(an_unknown_worker_is_tried),
         cmocka_unit_test(a_worker_that_asks_for_a_pause_gets_it),
         cmocka_unit_test(the_last_worker_is_never_taken_out),
     };
