@@ -1,8 +1,9 @@
 /* One request through the plugins of a configuration.
  *
- *   request headers -> screeners -> producers in order -> admitters -> handler: next profile? ->
- * finish ^   filters -> scorers -> picker
- *                                                      `-------------------------'
+ *   request headers -> screeners -> producers in order -> admitters
+ *     -> handler: next profile? -> finish
+ *          ^  filters -> scorers -> picker
+ *          `-------------------------'
  *
  * Everything a run computes is in its arena; instances change only in sched_pipeline_dispatched and
  * after, so a run that is thrown away leaves no trace.
