@@ -6,7 +6,7 @@ FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
 .PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
-.PHONY: images images-test kube-test deploy-test charm-test peers-test
+.PHONY: images images-test kube-test deploy-test charm-test docs-test peers-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -68,6 +68,9 @@ charm-test: all
 deploy-test: all
 	@tests/run deploy
 
+docs-test:
+	@python3 tests/deploy/doc_commands.py
+
 lint: all deps-lint
 	@tools/lint
 
@@ -94,6 +97,7 @@ help:
 	@echo "make bench     engine beside the machine's limits (and llama.cpp with LLAMA_CPP_DIR), scheduler beside other"
 	@echo "               routers, load scenarios (BENCH_QUICK=1; BENCH_ONLY=engine|scheduler|sched_load)"
 	@echo "make deploy-test  charts, overlays, dashboards and alert rules, without a cluster"
+	@echo "make docs-test the commands of README.md and docs/ops, word by word, in a fresh clone"
 	@echo "make lint      layers, banned calls, headers alone, clang warnings, layout"
 	@echo "make sanitize  unit and e2e under ASan+UBSan, then TSan"
 	@echo "make fuzz      every fuzz target for FUZZ_S seconds ($(FUZZ_S))"

@@ -320,6 +320,7 @@ int up_kube(const struct up_opts *o, struct err *e)
         rc = 0;
     }
     if (rc == 0) {
+        up_wait_used(&f.door, o->prefill + o->decode);
         printf("ready after %.1f s\n", (double)(clock_ms() - begin) / 1000);
         if (!o->no_ask)
             up_ask(&f.door, model, o->ask, handed_over, NULL);

@@ -41,6 +41,7 @@
 #define IDLE_AFTER_MS      1000
 #define IDLE_TICKS         4
 #define IDLE_CONFIGURED_MS 150
+#define START_JITTER_S     1     /* some compute it anew from the boot time, which wavers */
 #define RECENT_MS          30000 /* in rotation so lately: it may well come back */
 
 enum family {
@@ -214,7 +215,8 @@ static void look_for_restart(struct endpoint *ep, const struct scraped *s)
         s->has[F_PROMPT_TOKENS] || s->has[F_SG_PROMPT_TOKENS] || s->has[F_LC_PROMPT_TOKENS];
     double tokens = s->v[F_PROMPT_TOKENS] + s->v[F_SG_PROMPT_TOKENS] + s->v[F_LC_PROMPT_TOKENS];
 
-    if ((ep->start_time != 0 && s->has[F_START_TIME] && s->v[F_START_TIME] > ep->start_time + 1) ||
+    if ((ep->start_time != 0 && s->has[F_START_TIME] &&
+         s->v[F_START_TIME] > ep->start_time + (ep->ours ? 0 : START_JITTER_S)) ||
         (counts && tokens < ep->prompt_tokens))
         endpoint_restarted(ep);
     ep->prompt_tokens = tokens;
@@ -277,6 +279,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     ep->scrape = NULL;
     gateway_lock(g);
+    ep->scrape_rc = rc;
     if (rc == 0 && ep->scrape_status == 200 && !ep->scrape_body.failed) {
         bool was_away = ep->last_ok_ms == 0 || ep->refused;
 
@@ -382,10 +385,13 @@ static void models_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     ep->models = NULL;
     gateway_lock(ep->g);
-    if (well && take_models(ep))
+    if (well && take_models(ep)) {
+        if (!ep->models_known)
+            token_probe_due(ep);
         ep->models_known = true;
-    else
+    } else {
         metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
+    }
     ep->models_due_ms = clock_ms() + (ep->models_known ? MODELS_MS : RETURN_MS);
     endpoints_judge(ep);
     gateway_unlock(ep->g);
@@ -479,14 +485,15 @@ static void props_end(void *ctx, int rc, bool sent, bool got)
 
 static const struct http_call_ops props_ops = { props_head, props_body, props_end };
 
-static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
+static void ask(struct endpoint *ep, const struct upstream_page *page, size_t bytes_max,
                 const struct http_call_ops *ops, struct http_call **call)
 {
     struct http_call_opts o = {
         .host = ep->host,
-        .port = ep->port,
+        .port = page->port != 0 ? page->port : ep->port,
         .method = STR("GET"),
-        .path = str_of(path),
+        .path = str_of(page->path),
+        .tls = page->tls,
         .connect_ms = CONNECT_MS,
         /* a late answer still shows that it lives; one that is later than this is none */
         .first_byte_ms = ep->g->frozen_ms,
@@ -498,7 +505,7 @@ static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
 
     if (http_call_start(ep->g->probes, &o, ops, ep, call, &e) != 0) {
         *call = NULL;
-        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, path, e.msg);
+        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, page->path, e.msg);
     }
 }
 
@@ -510,7 +517,10 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
     uint64_t age = now - ep->last_ok_ms;
 
     if (ep->refused) {
-        *reason = "nothing accepts connections there";
+        *reason = ep->scrape_rc == ERR_MISMATCH ? "its certificate is not accepted: --worker-ca, "
+                                                  "--worker-name or --no-worker-verify"
+                  : ep->scrape_rc == ERR_PARSE  ? "does not speak TLS"
+                                                : "nothing accepts connections there";
         return SCHED_UNREACHABLE;
     }
     if (ep->scrape_refused != 0 && (ep->last_ok_ms == 0 || age >= g->stale_ms)) {
@@ -520,7 +530,9 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
         return SCHED_LOADING;
     }
     if (ep->last_ok_ms == 0) {
-        *reason = "has not answered a scrape yet";
+        *reason = ep->scrape_rc == ERR_PARSE
+                      ? "answers, but not in HTTP: does it want --worker-tls?"
+                      : "has not answered a scrape yet";
         return now - ep->first_try_ms >= g->frozen_ms ? SCHED_FROZEN : SCHED_UNREACHABLE;
     }
     if (age >= g->frozen_ms) {
@@ -543,7 +555,9 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
         *reason = "is late with its metrics";
         return SCHED_STALE;
     }
-    *reason = "";
+    *reason = ep->tokens.verdict == TOKENS_DIFFERENT
+                  ? "tokenizes otherwise than --model: prompts are estimated"
+                  : "";
     return SCHED_USED;
 }
 
@@ -843,6 +857,7 @@ static void calls_stop(struct endpoint *ep)
             http_call_cancel(*calls[i]);
         *calls[i] = NULL;
     }
+    token_probe_stop(ep);
 }
 
 static void labels_free(struct endpoint *ep)
@@ -876,6 +891,7 @@ static void endpoint_free(struct endpoint *ep)
     forget_models(ep);
     buf_fini(&ep->scrape_body);
     buf_fini(&ep->models_body);
+    buf_fini(&ep->tokens.body);
     buf_fini(&ep->props_body);
     labels_free(ep);
     mem_free(ep->lora_text);
@@ -929,6 +945,8 @@ static uint64_t rest_ms(struct endpoint *ep, uint64_t now)
 
 void endpoints_tick(struct gateway *g)
 {
+    const struct upstream_page ready = { .path = "/health/ready", .tls = g->upstream.tls };
+    const struct upstream_page props = { .path = "/props", .tls = g->upstream.tls };
     uint64_t now = clock_ms();
 
     gateway_lock(g);
@@ -942,22 +960,23 @@ void endpoints_tick(struct gateway *g)
             ep->scrape_status = 0;
             ep->inflight_peak_before = ep->inflight_peak;
             ep->inflight_peak = ep->inflight;
-            ask(ep, "/metrics", SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
+            ask(ep, &g->upstream.metrics, SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
         }
         if (up && ep->models == NULL && ep->models_due_ms <= now) {
             buf_reset(&ep->models_body);
             ep->models_status = 0;
-            ask(ep, "/v1/models", MODELS_BYTES_MAX, &models_ops, &ep->models);
+            ask(ep, &g->upstream.models, MODELS_BYTES_MAX, &models_ops, &ep->models);
         }
         if (up && ep->ready == NULL && ep->ready_due_ms <= now) {
             ep->ready_status = 0;
-            ask(ep, "/health/ready", MODELS_BYTES_MAX, &ready_ops, &ep->ready);
+            ask(ep, &ready, MODELS_BYTES_MAX, &ready_ops, &ep->ready);
         }
+        token_probe_tick(ep, now);
         if (up && ep->is_llama_cpp && ep->slots == 0 && ep->props == NULL &&
             ep->props_due_ms <= now) {
             buf_reset(&ep->props_body);
             ep->props_status = 0;
-            ask(ep, "/props", MODELS_BYTES_MAX, &props_ops, &ep->props);
+            ask(ep, &props, MODELS_BYTES_MAX, &props_ops, &ep->props);
         }
         endpoints_judge(ep);
     }
@@ -1014,6 +1033,7 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     ep->address = mem_strdup(o->address);
     buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
     buf_init(&ep->models_body, MODELS_BYTES_MAX);
+    buf_init(&ep->tokens.body, MODELS_BYTES_MAX);
     buf_init(&ep->props_body, MODELS_BYTES_MAX);
     describe(ep, o);
     ep->use = SCHED_UNREACHABLE;
@@ -1046,6 +1066,7 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     g->endpoint_count--;
     memmove(&g->endpoints[i], &g->endpoints[i + 1],
             (g->endpoint_count - i) * sizeof(struct endpoint *));
+    token_probe_left(ep);
     g->rates_changed = true;
 }
 

@@ -119,6 +119,7 @@ enum gateway_metric {
     M_L_PREFILL_RATE,
     M_L_DECODE_RATE,
     M_L_EJECTED,
+    M_L_TOKEN_PROBES,
     M_L_INDEX_BLOCKS,
     M_L_REPLICA_UP,
     M_L_READ_SECONDS,
@@ -158,6 +159,19 @@ void request_metrics_error(struct request_metrics *rm, struct str model, struct 
 
 /* ---- endpoints (endpoints.c) ---- */
 
+/* What is known of a worker's tokenizer (token_probe.c). */
+enum token_verdict { TOKENS_NOT_ASKED, TOKENS_UNKNOWN, TOKENS_SAME, TOKENS_DIFFERENT };
+
+struct token_probe {
+    enum token_verdict verdict;
+    bool is_due;
+    unsigned stage, tries; /* which question, how often without an answer */
+    uint64_t due_ms;
+    struct http_call *call; /* NULL: none is running */
+    struct buf body;
+    int status;
+};
+
 struct endpoint {
     struct gateway *g;
     struct endpoint *next; /* gone */
@@ -180,7 +194,7 @@ struct endpoint {
     struct http_call *ready;
     struct http_call *props;
     struct buf scrape_body, models_body, props_body;
-    int scrape_status, models_status, ready_status, props_status;
+    int scrape_status, scrape_rc, models_status, ready_status, props_status;
     int scrape_refused;  /* the status of the last scrape that answered, but not with 200; or 0 */
     uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
@@ -190,6 +204,7 @@ struct endpoint {
     bool models_known;          /* said since it was last reached anew */
     bool ready_known, is_ready; /* by /health/ready; true for an endpoint that has no such page */
 
+    struct token_probe tokens;
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
     double stalled_s; /* age of its last step while requests run, by its own word */
     bool ours, has_blocks, is_llama_cpp; /* ours: one of our workers, by its metrics */
@@ -249,6 +264,14 @@ void endpoint_dispatched(struct endpoint *ep); /* (locked) */
 void endpoint_succeeded(struct endpoint *ep);
 void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns);
 void endpoint_pause(struct endpoint *ep, uint32_t ms);
+
+/* ---- whether it tokenizes as we do (token_probe.c); (locked), all of it ---- */
+
+const char *token_probe_name(enum token_verdict v);
+void token_probe_due(struct endpoint *ep); /* it is another process now: asked when in rotation */
+void token_probe_tick(struct endpoint *ep, uint64_t now);
+void token_probe_stop(struct endpoint *ep);
+void token_probe_left(struct endpoint *ep); /* it is in the list no more */
 
 /* ---- who holds what (prefix.c); (locked), all of it ---- */
 
@@ -510,6 +533,19 @@ struct front {
  * decision's scratch: a decision sees every other one.  It is held for microseconds and never
  * while bytes are read, parsed, or sent; bodies of answers pass without it.  (docs/design/loops.md)
  */
+/* How workers are reached (upstream.c): a page of theirs. */
+struct upstream_page {
+    char *path;
+    uint16_t port;          /* 0: the endpoint's own */
+    struct tls_client *tls; /* NULL: plain text */
+};
+
+struct upstream {
+    struct tls_client *tls; /* of requests, and of what the configuration says nothing of */
+    struct upstream_page metrics, models;
+    struct upstream_tls *clients; /* linked */
+};
+
 struct gateway {
     pthread_mutex_t lock;
     struct front *front;
@@ -532,10 +568,11 @@ struct gateway {
     enum sched_strategy strategy;
     uint64_t turn; /* of round robin */
     bool strategy_given;
-    struct policy *policy;   /* the one for new requests; older ones behind it */
-    struct limiter *limiter; /* of tenants' rates; (locked) */
-    struct tls_server *tls;  /* of the front door, or NULL; borrowed */
-    struct objects *objects; /* of names and priorities; never NULL */
+    struct policy *policy;    /* the one for new requests; older ones behind it */
+    struct limiter *limiter;  /* of tenants' rates; (locked) */
+    struct tls_server *tls;   /* of the front door, or NULL; borrowed */
+    struct upstream upstream; /* first loop only, but for tls, which stays */
+    struct objects *objects;  /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;
     bool no_split;
@@ -582,6 +619,10 @@ static inline void gateway_unlock(struct gateway *g)
 {
     pthread_mutex_unlock(&g->lock);
 }
+
+/* What the configuration (NULL: none) says of it; an error changes nothing.  First loop. */
+int upstream_set(struct gateway *g, const struct sched_config *c, struct err *e) MUST_CHECK;
+void upstream_fini(struct gateway *g); /* after the connections */
 
 struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
                                  const char *b);

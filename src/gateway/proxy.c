@@ -331,6 +331,7 @@ static void dispatch(struct exchange *x)
         .port = x->rt.port != 0 ? x->rt.port : x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
+        .tls = g->upstream.tls,
         .headers = request_headers(x, headers, traceparent),
         .pieces = piece,
         .connect_ms = 1000,
