@@ -45,11 +45,12 @@ def ask(text="Count from one to five.", n=12, **more):
 # ---- the peers ----
 
 class Peer:
-    """A worker in a process group of its own, so that all of it can be killed."""
+    """A worker in a process group of its own, so that all of it can be killed.  Four of them share the cores:
+    threads that wait for one another must not spin."""
 
     def __init__(self, name, kind, argv, env=None):
         self.name, self.kind, self.port = name, kind, free_port()
-        self.argv, self.env = argv(self.port), dict(os.environ, **(env or {}))
+        self.argv, self.env = argv(self.port), dict(os.environ, OMP_WAIT_POLICY="passive", **(env or {}))
         self.log = tempfile.NamedTemporaryFile("w+", prefix=f"llmd-peer-{name}-", suffix=".log")
         self.process = None
 
@@ -454,7 +455,7 @@ def free_after(p, port, streamed):
         wait_for("it is free", lambda: p.gauge(0) == 0, FREE_S, 0.01)
         return time.monotonic() - begin
     except AssertionError:
-        wait_for(f"{p.name} ends it", lambda: p.gauge(0) == 0, 120, 0.1)
+        wait_for(f"{p.name} ends it", lambda: p.gauge(0) == 0, 600, 0.1)
         return None
 
 
