@@ -50,7 +50,9 @@ struct kube_flags {
           "and these are their ports" },                                                           \
     {                                                                                              \
         "kubeconfig", OPT_STR, offsetof(OPTS, kube.kubeconfig), NULL, "FILE", 0, 0,                \
-            "how to reach the API server; default: $KUBECONFIG, else as a pod does"                \
+            "how to reach the API server; default: $KUBECONFIG (files with colons), as a pod "     \
+            "does, "                                                                               \
+            "~/.kube/config"                                                                       \
     }
 
 /* Whether they ask for Kubernetes at all. */

@@ -90,6 +90,8 @@ static void on_view(void *ctx, const struct kube_view *v)
         const char *reason = kube_view_reason(v, p);
 
         for (uint32_t r = 0; reason == NULL && r < v->port_count; r++) {
+            if (!kube_pod_has_port(p, v->port[r]))
+                continue;
             if (n == GATEWAY_ENDPOINTS_MAX) {
                 reason = "there are too many endpoints";
                 continue;

@@ -48,7 +48,8 @@ struct kube_discovery {
     char *pool_what;
     uint16_t port[KUBE_PORTS_MAX];
     uint32_t port_count;
-    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed, tells_soon;
+    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed, tells_soon,
+        told_full;
     struct kube_pods *pods;
     struct kube_reflector *pool_reflector, *pods_reflector;
     struct kind kind[COUNT(KINDS)];
@@ -163,7 +164,20 @@ static bool is_doubtful(const struct kube_pods *pods)
 
 const char *kube_view_reason(const struct kube_view *v, const struct kube_pod *pod)
 {
-    return v->is_doubted && is_unready(pod) ? NULL : pod->reason;
+    if (pod->reason != NULL && !(v->is_doubted && is_unready(pod)))
+        return pod->reason;
+    for (uint32_t i = 0; i < v->port_count; i++)
+        if (kube_pod_has_port(pod, v->port[i]))
+            return NULL;
+    return KUBE_INACTIVE;
+}
+
+static struct kube_view view_of(const struct kube_discovery *d)
+{
+    return (struct kube_view) { .pods = d->pods,
+                                .is_doubted = is_doubtful(d->pods),
+                                .port = d->port,
+                                .port_count = d->port_count };
 }
 
 static void tell(void *ctx)
@@ -172,10 +186,7 @@ static void tell(void *ctx)
 
     d->tells_soon = false;
     if (d->pods_changed) {
-        struct kube_view v = { .pods = d->pods,
-                               .is_doubted = is_doubtful(d->pods),
-                               .port = d->port,
-                               .port_count = d->port_count };
+        struct kube_view v = view_of(d);
 
         d->pods_changed = false;
         if (v.is_doubted && !d->is_doubted)
@@ -197,6 +208,16 @@ static void pods_begin(void *ctx)
     kube_pods_begin(((struct kube_discovery *)ctx)->pods);
 }
 
+/* Once, until a list has room for all again. */
+static void tell_full(struct kube_discovery *d)
+{
+    if (kube_pods_left_out(d->pods) != 0 && !d->told_full)
+        LOG_WARN("kubernetes: more than %d pods match: the others are left out; a narrower "
+                 "selector, or a scheduler for each part of them",
+                 KUBE_PODS_MAX);
+    d->told_full = kube_pods_left_out(d->pods) != 0;
+}
+
 static void pods_object(void *ctx, bool is_deleted, const struct json *object)
 {
     struct kube_discovery *d = ctx;
@@ -207,18 +228,21 @@ static void pods_object(void *ctx, bool is_deleted, const struct json *object)
         LOG_WARN("kubernetes: left out: %s", e.msg);
         return;
     }
-    if (is_deleted ? !kube_pods_del(d->pods, pod.name) : !kube_pods_put(d->pods, &pod))
+    if (is_deleted ? !kube_pods_del(d->pods, pod.name) : !kube_pods_put(d->pods, &pod)) {
+        if (kube_pods_left_out(d->pods) != 0)
+            tell_full(d);
         return;
+    }
     d->pods_changed = true;
     soon(d);
 }
 
-static bool any_used(const struct kube_pods *p)
+static bool any_used(const struct kube_discovery *d)
 {
-    struct kube_view v = { .is_doubted = is_doubtful(p) };
+    struct kube_view v = view_of(d);
 
-    for (uint32_t i = 0; i < kube_pods_count(p); i++)
-        if (kube_view_reason(&v, kube_pods_at(p, i)) == NULL)
+    for (uint32_t i = 0; i < kube_pods_count(d->pods); i++)
+        if (kube_view_reason(&v, kube_pods_at(d->pods, i)) == NULL)
             return true;
     return false;
 }
@@ -227,7 +251,8 @@ static void pods_synced(void *ctx)
 {
     struct kube_discovery *d = ctx;
 
-    if (!d->selector_is_new && kube_pods_listed(d->pods) == 0 && any_used(d->pods) &&
+    tell_full(d);
+    if (!d->selector_is_new && kube_pods_listed(d->pods) == 0 && any_used(d) &&
         d->ops.still_answer(d->ctx)) {
         LOG_WARN("kubernetes: the list of pods is empty while workers answer: not believed, asked "
                  "for again");

@@ -34,6 +34,8 @@ class Api:
         self.requests = []   # (path, query)
         self.refused_tokens = 0
         self.cut = set()     # bearer tokens whose requests get no answer, as through a broken network
+        self.retry_after = None  # seconds: lists and watches get 429 with it
+        self.asked = []      # monotonic times of those that got it
         self.writes = []     # (monotonic time, path, object) of what clients made and replaced
         self.server = None
 
@@ -78,9 +80,9 @@ class Api:
             self.oldest = {path: self.version for path in self.objects}
             self.lock.notify_all()
 
-    def pod(self, name, ip, ready=True, labels=None, deleting=False, phase="Running"):
+    def pod(self, name, ip, ready=True, labels=None, deleting=False, phase="Running", annotations=None):
         meta = {"name": name, "namespace": self.namespace, "labels": {"app": "llm", **(labels or {})},
-                "annotations": {"note": "text with \"quotes\" and \u00fc"}}
+                "annotations": {"note": "text with \"quotes\" and \u00fc", **(annotations or {})}}
         if deleting:
             meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         self.put(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []},
@@ -140,16 +142,18 @@ class Api:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def answer(self, h, status, obj):
+    def answer(self, h, status, obj, headers=None):
         body = json.dumps(obj).encode()
         h.send_response(status)
         h.send_header("Content-Type", "application/json")
         h.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            h.send_header(name, value)
         h.end_headers()
         h.wfile.write(body)
 
-    def refuse(self, h, status, message):
-        self.answer(h, status, {"kind": "Status", "status": "Failure", "code": status, "message": message})
+    def refuse(self, h, status, message, headers=None):
+        self.answer(h, status, {"kind": "Status", "status": "Failure", "code": status, "message": message}, headers)
 
     def may_not(self, h, path):
         """Whether the request was turned away."""
@@ -199,6 +203,9 @@ class Api:
             one = self.objects.get(kind, {}).get(name)
         if self.may_not(h, url.path):
             return None
+        if self.retry_after is not None:
+            self.asked.append(time.monotonic())
+            return self.refuse(h, 429, "too many requests", {"Retry-After": str(self.retry_after)})
         if one is not None:
             return self.answer(h, 200, one)
         if known is None:

@@ -25,6 +25,7 @@ static void event(struct str line, struct kube_pods *pods)
 
         ASSERT(pod.name.n != 0 && pod.name.n <= 253 && pod.label_count <= KUBE_LABELS_MAX);
         ASSERT(pod.reason != NULL || pod.ip.n != 0);
+        ASSERT(pod.active_ports.p != NULL || kube_pod_has_port(&pod, 1));
         if (ev.change == KUBE_DELETED) {
             (void)kube_pods_del(pods, pod.name);
             ASSERT(kube_pods_count(pods) <= before);
