@@ -23,6 +23,7 @@
 #define DESTINATIONS_BYTES 1024
 #define TAIL_BYTES_MAX     ((size_t)1 << 20) /* of a whole answer, to find its usage */
 #define FIELDS_MAX         256
+#define REPORTS_MAX        8 /* numbers for Envoy, of one answer */
 
 struct picker {
     struct front *f;
@@ -368,16 +369,11 @@ static void on_response_headers(void *ctx, struct extproc_stream *s,
         endpoint_failed(x->decode, x->t_dispatch);
 }
 
-static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
+static void note_bytes(struct pick *k, struct str bytes)
 {
-    struct pick *k = extproc_get(s);
     struct routing *x = &k->rt;
     size_t n;
 
-    (void)ctx;
-    (void)end;
-    if (bytes.n == 0 || x->decode == NULL)
-        return;
     x->t_last = clock_ns();
     if (x->t_first == 0)
         x->t_first = x->t_last;
@@ -399,6 +395,42 @@ static void on_response_body(void *ctx, struct extproc_stream *s, struct str byt
     }
 }
 
+/* What plugins tell Envoy of its usage. */
+static void report(struct pick *k)
+{
+    const struct answer_usage *u = &k->rt.usage;
+    struct usage_values v = {
+        .known = { u->known, u->known, u->known, u->known && u->cached_known },
+        .value = { u->prompt_tokens, u->completion_tokens,
+                   (double)u->prompt_tokens + u->completion_tokens, u->cached_tokens },
+    };
+    struct extproc_number number[REPORTS_MAX];
+    struct sched_report said[REPORTS_MAX];
+    struct sched_pipeline *p = k->rt.policy->pipeline;
+    uint32_t n = p != NULL ? sched_pipeline_report(p, &v, said, COUNT(said)) : 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        number[i] = (struct extproc_number) { said[i].space, said[i].name, said[i].value };
+    extproc_report(k->s, number, n);
+}
+
+static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
+{
+    struct pick *k = extproc_get(s);
+    struct routing *x = &k->rt;
+
+    (void)ctx;
+    if (x->decode == NULL)
+        return;
+    if (bytes.n != 0)
+        note_bytes(k, bytes);
+    if (!end)
+        return;
+    if (!x->streaming && x->answered == 200)
+        answer_find_usage(buf_view(&k->tail), &x->usage);
+    report(k);
+}
+
 static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause cause)
 {
     static const char *const causes[] = { "natural", "client_disconnect", "error" };
@@ -408,8 +440,6 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     struct gateway *g = x->g;
 
     reader_drop(k->job);
-    if (!x->streaming && x->answered == 200)
-        answer_find_usage(buf_view(&k->tail), &x->usage);
     if (cause == EXTPROC_NATURAL && x->answered == 200 && x->decode != NULL) {
         endpoint_succeeded(x->decode);
         if (!k->is_bodyless)

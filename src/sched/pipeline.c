@@ -320,6 +320,17 @@ uint32_t sched_pipeline_served(struct sched_pipeline *p, const struct sched_serv
     return n;
 }
 
+uint32_t sched_pipeline_report(struct sched_pipeline *p, const struct usage_values *u,
+                               struct sched_report *out, uint32_t max)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < p->c->plugin_count && n < max; i++)
+        if (p->plugin[i].type->report != NULL)
+            n += p->plugin[i].type->report(&p->plugin[i], u, &out[n]);
+    return n;
+}
+
 void sched_pipeline_endpoint_gone(struct sched_pipeline *p, uint64_t uid)
 {
     for (uint32_t i = 0; i < p->c->plugin_count; i++)

@@ -20,6 +20,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "sched/sched.h"
+#include "sched/usage_expr.h"
 
 struct yaml_node;
 struct plugin;
@@ -146,6 +147,12 @@ struct sched_served {
     struct str endpoint; /* "ip:port"; p == NULL: not said */
 };
 
+/* A number for whoever carries the answer: Envoy's dynamic metadata. */
+struct sched_report {
+    struct str space, name; /* of the configuration */
+    double value;
+};
+
 /* The attribute (of no producer) that says which agent a request is from. */
 #define SCHED_AGENT_IDENTITY "agent-identity"
 
@@ -193,6 +200,8 @@ struct plugin_type {
     void (*responded)(struct plugin *p, struct sched_run *run);
     /* A header for the client by who answered; its name is static. */
     struct sched_header (*served)(const struct plugin *p, const struct sched_served *s);
+    /* What is reported of an answer's usage; false: nothing. */
+    bool (*report)(const struct plugin *p, const struct usage_values *u, struct sched_report *out);
     /* An endpoint left for good. */
     void (*endpoint_gone)(struct plugin *p, uint64_t uid);
     /* Its bounded dump for /debug/plugins/state: one JSON value. */

@@ -50,8 +50,6 @@ const char *plugin_type_absent(struct str type)
         { "burst-prefix-cache-producer",
           "requests are not held back for a burst here; use approx-prefix-cache-producer" },
         { "priority-then-time-eviction-order-policy", "requests in flight are never evicted" },
-        { "request-attribute-reporter",
-          "usage is not reported to Envoy; it stands in the metrics and the access log" },
         { "sheddable-eviction-filter", "requests in flight are never evicted" },
     };
 

@@ -643,10 +643,9 @@ static void every_documented_type_is_known(void **state)
         "static-usage-limit-policy", "priority-holdback-policy", "soft-reflective-ceiling-policy",
         "utilization-detector", "concurrency-detector",
         /* headers */
-        "agent-identity", "destination-endpoint-served-verifier"
+        "agent-identity", "destination-endpoint-served-verifier", "request-attribute-reporter"
     };
     static const char *const refused[] = { "burst-prefix-cache-producer",
-                                           "request-attribute-reporter",
                                            "sheddable-eviction-filter",
                                            "priority-then-time-eviction-order-policy" };
 

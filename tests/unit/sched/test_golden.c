@@ -482,6 +482,25 @@ static void ask_served(struct world *w, const struct json *expect)
         FAIL(w, "%.*s: %.*s", STR_ARG(got.name), STR_ARG(got.value));
 }
 
+static void ask_report(struct world *w, const struct json *expect)
+{
+    static const char *const names[] = { "prompt", "completion", "total", "cached" };
+    const struct json *usage = json_get(w->row, "usage");
+    struct sched_report got = { 0 };
+    struct usage_values u;
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        u.known[i] = json_get(usage, names[i]) != NULL;
+        u.value[i] = number(json_get(usage, names[i]), NAN);
+    }
+    if (!w->t->type->report(w->t, &u, &got))
+        got.value = 0;
+    if (got.value != number(json_get(expect, "value"), 0) ||
+        (got.value != 0 && (!str_eq(got.space, json_get(expect, "space")->text) ||
+                            !str_eq(got.name, json_get(expect, "name")->text))))
+        FAIL(w, "%.*s %.*s: %.17g", STR_ARG(got.space), STR_ARG(got.name), got.value);
+}
+
 static void ask_predict(struct world *w, const struct json *expect)
 {
     const struct json *j = expect->first;
@@ -613,7 +632,7 @@ static const struct {
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
     { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
     { "dispatch", ask_dispatch },     { "screen", ask_screen }, { "respond", ask_respond },
-    { "served", ask_served },
+    { "served", ask_served },         { "report", ask_report },
 };
 
 static void ask(struct world *w)
