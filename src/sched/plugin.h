@@ -110,6 +110,7 @@ enum plugin_role {
     ROLE_USAGE_LIMIT = 1 << 16,
     ROLE_SATURATION = 1 << 17,
     ROLE_SCREENER = 1 << 18,
+    ROLE_EVICTION = 1 << 19, /* flow control; nothing to choose */
 };
 
 enum param_kind {

@@ -49,8 +49,6 @@ const char *plugin_type_absent(struct str type)
     } absent[] = {
         { "burst-prefix-cache-producer",
           "requests are not held back for a burst here; use approx-prefix-cache-producer" },
-        { "priority-then-time-eviction-order-policy", "requests in flight are never evicted" },
-        { "sheddable-eviction-filter", "requests in flight are never evicted" },
     };
 
     for (size_t i = 0; i < COUNT(absent); i++)
