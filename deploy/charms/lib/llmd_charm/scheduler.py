@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 
-from . import probe, relations
-from .base import Blocked, LlmdCharm, Waiting
+import ops
 
-ENDPOINTS, CONFIG = "/etc/llmd/endpoints.yaml", "/etc/llmd/config.yaml"
+from . import keys, probe, relations
+from .base import FOLDER, UID, Blocked, LlmdCharm, Waiting
+
+ENDPOINTS, CONFIG = FOLDER + "/endpoints.yaml", FOLDER + "/config.yaml"
+KEYS, ADMIN_KEYS, CANDIDATE = FOLDER + "/keys.yaml", FOLDER + "/admin-keys.yaml", FOLDER + "/keys.new"
 
 
 class SchedulerCharm(LlmdCharm):
     container_name = "llm-d-inference-scheduler"
     default_port = 8080
+    client_secrets: dict[int, str] = {}  # by relation: the leader's
 
     @property
     def port(self) -> int:
@@ -20,6 +24,54 @@ class SchedulerCharm(LlmdCharm):
         if not 1024 <= port <= 65535:
             raise Blocked(f"option router-port must be 1024..65535: juju config {self.app.name} router-port={self.default_port}")
         return port
+
+    @property
+    def probe_port(self) -> int:
+        port = int(self.config["metrics-port"])
+        if not 1024 <= port <= 65535 or port == self.port:
+            raise Blocked(f"option metrics-port must be 1024..65535 and not router-port: juju config {self.app.name} metrics-port=9090")
+        return port
+
+    # ---- who may ask ----
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.config.get("api-key-secret") or self.config.get("admin-key-secret"))
+
+    def credentials(self) -> dict[str, str]:
+        return {"key": keys.own(self)["admin-key"]} if self.has_keys else {}
+
+    def key_files(self) -> dict[str, str]:
+        """The users' rows, those of related clients and this unit's own.  What llmd would refuse never gets to its files."""
+        if not self.has_keys:
+            return {}
+        own, found = keys.own(self), {}
+        for path, option, more in (
+                (KEYS, "api-key-secret", [keys.row(own["key"], "llmd-unit"), *keys.client_rows(self)]),
+                (ADMIN_KEYS, "admin-key-secret", [keys.row(own["admin-key"], "llmd-unit", admin=True)])):
+            found[path] = json.dumps({"keys": (keys.user_rows(self, option) or []) + more}, indent=1) + "\n"
+            if not self._holds(path, found[path]):
+                self._check_keys(option, found[path], admin=path == ADMIN_KEYS)
+        return found
+
+    def _check_keys(self, option: str, text: str, admin: bool) -> None:
+        self.container.push(CANDIDATE, text, make_dirs=True, permissions=0o600, user_id=UID, group_id=UID)
+        try:
+            self.container.exec(["/usr/bin/llmd", "key", "check", CANDIDATE, *(["--admin"] if admin else [])]).wait_output()
+        except ops.pebble.ExecError as e:
+            raise Blocked(f"option {option}: llmd key check{' --admin' if admin else ''} refuses the rows: "
+                          f"juju update-secret {self.config.get(option)} keys#file=FILE") from e
+        finally:
+            self.container.remove_path(CANDIDATE)
+
+    def clients(self) -> list[ops.Relation]:
+        return [r for r in self.model.relations["inference-endpoint"] if r.active]
+
+    # ---- the workload ----
+
+    def prepare(self) -> None:
+        if self.unit.is_leader():
+            self.client_secrets = keys.sync_clients(self, self.clients() if self.has_keys else [])
 
     def workers(self) -> list[dict]:
         return relations.workers(self, ["decode-worker", "prefill-worker"])
@@ -30,7 +82,7 @@ class SchedulerCharm(LlmdCharm):
         found = {ENDPOINTS: json.dumps({"endpoints": endpoints}, indent=1) + "\n"}
         if self.config["scheduler-config"]:
             found[CONFIG] = str(self.config["scheduler-config"])
-        return found
+        return found | self.key_files()
 
     def cache(self) -> str | None:
         for relation in self.model.relations["kv-cache-manager"]:
@@ -42,7 +94,10 @@ class SchedulerCharm(LlmdCharm):
 
     def command(self) -> list[str]:
         flags = ["/usr/bin/llmd", "scheduler", f"--listen=0.0.0.0:{self.port}", f"--endpoints-file={ENDPOINTS}",
-                 f"--shutdown-timeout={self.config['shutdown-timeout']}", "--loops=0", "--insecure"]
+                 f"--shutdown-timeout={self.config['shutdown-timeout']}", "--loops=0", "--insecure",
+                 f"--metrics-port={self.probe_port}", "--no-metrics-endpoint-auth"]
+        if self.has_keys:
+            flags += [f"--api-key-file={KEYS}", f"--admin-key-file={ADMIN_KEYS}"]
         if self.config["model-id"]:
             flags.append(f"--model={self.config['model-id']}")
         if self.config["scheduler-config"]:
@@ -64,7 +119,7 @@ class SchedulerCharm(LlmdCharm):
         services = self.container.get_services(self.container_name)
         if not services or not services[self.container_name].is_running():
             raise Waiting(f"for the scheduler to start: juju debug-log --include {self.unit.name}")
-        self.served = probe.complete(self.base_url())
+        self.served = probe.complete(self.ask)
         self.set_version()
 
     def url(self) -> str:
@@ -81,6 +136,11 @@ class SchedulerCharm(LlmdCharm):
         for endpoint in ("decode-worker", "prefill-worker"):
             for relation in self.model.relations[endpoint]:
                 relation.data[self.app]["scheduler-url"] = self.url()
-        for relation in self.model.relations["inference-endpoint"]:
+        for relation in self.clients():
+            bag = relation.data[self.app]
             if ready:
-                relation.data[self.app].update({"url": self.url(), "model": self.served})
+                bag.update({"url": self.url(), "model": self.served})
+            if relation.id in self.client_secrets:
+                bag["key-secret-id"] = self.client_secrets[relation.id]
+            else:
+                bag.pop("key-secret-id", None)
