@@ -32,6 +32,7 @@ class Waiting(Exception):
 class LlmdCharm(ops.CharmBase):
     container_name = ""
     default_port = 8000
+    scheme = "http"
 
     def __init__(self, framework: ops.Framework):
         super().__init__(framework)
@@ -175,7 +176,7 @@ class LlmdCharm(ops.CharmBase):
             event.add_status(ops.ActiveStatus())
 
     def base_url(self) -> str:
-        return f"http://localhost:{self.port}"
+        return f"{self.scheme}://localhost:{self.port}"
 
     def ask(self, path: str, body: dict | None = None) -> dict:
         return probe.ask(self.base_url() + path, body, **self.credentials())
@@ -202,4 +203,4 @@ class LlmdCharm(ops.CharmBase):
                            "command": shlex.join(self.command())})
 
     def _get_endpoint(self, event: ops.ActionEvent) -> None:
-        event.set_results({"url": f"http://{relations.address(self) or relations.fqdn(self)}:{self.port}", "fqdn": relations.fqdn(self)})
+        event.set_results({"url": f"{self.scheme}://{relations.address(self) or relations.fqdn(self)}:{self.port}", "fqdn": relations.fqdn(self)})

@@ -6,11 +6,12 @@ import json
 
 import ops
 
-from . import keys, probe, relations
+from . import keys, probe, relations, tls
 from .base import FOLDER, UID, Blocked, LlmdCharm, Waiting
 
 ENDPOINTS, CONFIG = FOLDER + "/endpoints.yaml", FOLDER + "/config.yaml"
 KEYS, ADMIN_KEYS, CANDIDATE = FOLDER + "/keys.yaml", FOLDER + "/admin-keys.yaml", FOLDER + "/keys.new"
+TLS = FOLDER + "/tls"
 
 
 class SchedulerCharm(LlmdCharm):
@@ -39,7 +40,8 @@ class SchedulerCharm(LlmdCharm):
         return bool(self.config.get("api-key-secret") or self.config.get("admin-key-secret"))
 
     def credentials(self) -> dict[str, str]:
-        return {"key": keys.own(self)["admin-key"]} if self.has_keys else {}
+        return {**({"key": keys.own(self)["admin-key"]} if self.has_keys else {}),
+                **({"ca": self.certificate().authorities} if self.scheme == "https" else {})}
 
     def key_files(self) -> dict[str, str]:
         """The users' rows, those of related clients and this unit's own.  What llmd would refuse never gets to its files."""
@@ -67,11 +69,31 @@ class SchedulerCharm(LlmdCharm):
     def clients(self) -> list[ops.Relation]:
         return [r for r in self.model.relations["inference-endpoint"] if r.active]
 
+    # ---- TLS: once a provider of certificates is related, nothing is said in plain text ----
+
+    @property
+    def scheme(self) -> str:  # type: ignore[override]
+        return "https" if tls.relation(self) else "http"
+
+    def certificate(self) -> tls.Material:
+        found = tls.material(self)
+        if found is None:
+            raise Waiting(f"for a certificate: juju status {tls.relation(self).app.name}")
+        return found
+
+    def tls_files(self) -> dict[str, str]:
+        if self.scheme == "http":
+            return {}
+        found = self.certificate()
+        return {f"{TLS}/tls.key": found.key, f"{TLS}/tls.crt": found.chain}
+
     # ---- the workload ----
 
     def prepare(self) -> None:
         if self.unit.is_leader():
             self.client_secrets = keys.sync_clients(self, self.clients() if self.has_keys else [])
+        service, address = f"{self.app.name}.{self.model.name}", relations.address(self)
+        tls.request(self, [relations.fqdn(self), f"{service}.svc.cluster.local", f"{service}.svc", service], [address] if address else [])
 
     def workers(self) -> list[dict]:
         return relations.workers(self, ["decode-worker", "prefill-worker"])
@@ -82,7 +104,7 @@ class SchedulerCharm(LlmdCharm):
         found = {ENDPOINTS: json.dumps({"endpoints": endpoints}, indent=1) + "\n"}
         if self.config["scheduler-config"]:
             found[CONFIG] = str(self.config["scheduler-config"])
-        return found | self.key_files()
+        return found | self.key_files() | self.tls_files()
 
     def cache(self) -> str | None:
         for relation in self.model.relations["kv-cache-manager"]:
@@ -94,10 +116,14 @@ class SchedulerCharm(LlmdCharm):
 
     def command(self) -> list[str]:
         flags = ["/usr/bin/llmd", "scheduler", f"--listen=0.0.0.0:{self.port}", f"--endpoints-file={ENDPOINTS}",
-                 f"--shutdown-timeout={self.config['shutdown-timeout']}", "--loops=0", "--insecure",
+                 f"--shutdown-timeout={self.config['shutdown-timeout']}", "--loops=0",
                  f"--metrics-port={self.probe_port}", "--no-metrics-endpoint-auth"]
         if self.has_keys:
             flags += [f"--api-key-file={KEYS}", f"--admin-key-file={ADMIN_KEYS}"]
+        if self.scheme == "https":
+            flags.append(f"--tls-dir={TLS}")
+        if not self.has_keys or self.scheme == "http":
+            flags.append("--insecure")  # it listens beyond loopback without both
         if self.config["model-id"]:
             flags.append(f"--model={self.config['model-id']}")
         if self.config["scheduler-config"]:
@@ -108,6 +134,11 @@ class SchedulerCharm(LlmdCharm):
         if tracing:
             flags += [f"--otlp-endpoint={tracing}", f"--trace-ratio={self.config['tracing-sample-ratio']}"]
         return flags + self.common_flags()
+
+    def _apply(self) -> None:
+        super()._apply()
+        if self.scheme == "http":  # the key goes once nothing reads it
+            self.container.remove_path(TLS, recursive=True)
 
     def prove(self) -> None:
         if not self.container.can_connect():
@@ -127,10 +158,10 @@ class SchedulerCharm(LlmdCharm):
             given = json.loads(relation.data[relation.app].get("ingress") or "{}") if relation.app else {}
             if given.get("url"):
                 return str(given["url"])
-        return f"http://{relations.address(self) or relations.fqdn(self)}:{self.port}"
+        return f"{self.scheme}://{relations.address(self) or relations.fqdn(self)}:{self.port}"
 
     def publish(self, ready: bool) -> None:
-        relations.publish_ingress(self, self.port)
+        relations.publish_ingress(self, self.port, self.scheme)
         if not self.unit.is_leader():
             return
         for endpoint in ("decode-worker", "prefill-worker"):
@@ -140,6 +171,11 @@ class SchedulerCharm(LlmdCharm):
             bag = relation.data[self.app]
             if ready:
                 bag.update({"url": self.url(), "model": self.served})
+            certificate = tls.material(self)
+            if certificate:
+                bag["ca"] = certificate.authorities
+            else:
+                bag.pop("ca", None)
             if relation.id in self.client_secrets:
                 bag["key-secret-id"] = self.client_secrets[relation.id]
             else:
