@@ -1,6 +1,7 @@
 /* llmd scheduler: the front door. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
+#include "base/cpus.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
@@ -18,16 +19,19 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#define LOOPS_MAX 64
+#define LOOPS_MAX     64
+#define LOOPS_OWN_MAX 8 /* by themselves: past it they would mostly wait for their lock */
 
 struct opts {
     const char *listen, *cache, *model, *seed, *log_level;
     const char *config_file, *config_text, *endpoints_file, *objects_file, *strategy, *access_log;
     const char *traces, *tls_dir, *cert_path, *key_file, *admin_key_file;
-    struct opt_list endpoints, aliases;
+    struct opt_list endpoints, dns, aliases;
     struct kube_flags kube;
-    uint32_t loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
+    uint32_t dns_ms, loops, queue_max, queue_ms, conns_max, grpc_port, grpc_health_port;
     double trace_ratio;
+    const char *worker_ca, *worker_cert_dir, *worker_name;
+    bool worker_tls, worker_verify;
     uint32_t metrics_port;
     bool metrics_auth, allow_experimental, secure_serving, tls_self_signed;
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_size;
@@ -44,6 +48,10 @@ static const struct opt_desc table[] = {
       "where clients connect; port 0 = any free" },
     { "endpoint", OPT_LIST, AT(endpoints), NULL, "ADDR:PORT[=ROLE]", 0, 0,
       "a worker, may be repeated; ROLE: both, prefill or decode" },
+    { "endpoint-dns", OPT_LIST, AT(dns), NULL, "NAME:PORT[=ROLE]", 0, 0,
+      "every address that the name resolves to is a worker, asked for again and again; may be "
+      "repeated" },
+    { "dns-ms", OPT_U32, AT(dns_ms), "5000", "MS", 100, 3600000, "how often names are resolved" },
     { "config-file", OPT_STR, AT(config_file), NULL, "FILE", 0, 0,
       "llm-d's EndpointPickerConfig (YAML): its plugins decide; read again when it changes" },
     { "config-text", OPT_STR, AT(config_text), NULL, "YAML", 0, 0, "the same, given here" },
@@ -62,8 +70,8 @@ static const struct opt_desc table[] = {
     { "strategy", OPT_STR, AT(strategy), NULL, "NAME", 0, 0,
       "cost (the default), config (the default with a configuration), round_robin, random, "
       "least_requests; the header x-llmd-strategy chooses for one request" },
-    { "loops", OPT_U32, AT(loops), "1", "N", 0, 64,
-      "event loops, each on a thread; 0 = one per core" },
+    { "loops", OPT_U32, AT(loops), "0", "N", 0, 64,
+      "event loops, each on a thread; 0 = one per CPU that it may use, at most 8" },
     { "queue-max", OPT_U32, AT(queue_max), "5000", "N", 1, 1000000,
       "requests of a priority that wait while all workers are full; past it 429" },
     { "queue-ms", OPT_U32, AT(queue_ms), "60000", "MS", 1, 3600000,
@@ -89,6 +97,16 @@ static const struct opt_desc table[] = {
       "TLS on --listen with tls.crt and tls.key from there; read again when they change" },
     { "tls-self-signed", OPT_BOOL, AT(tls_self_signed), "false", NULL, 0, 0,
       "TLS on --listen with a certificate made at the start" },
+    { "worker-tls", OPT_BOOL, AT(worker_tls), "false", NULL, 0, 0,
+      "speak TLS to workers, with requests and scrapes" },
+    { "worker-ca", OPT_STR, AT(worker_ca), NULL, "FILE", 0, 0,
+      "PEM authorities of their certificates; read again when it changes; default: the system's" },
+    { "worker-name", OPT_STR, AT(worker_name), NULL, "NAME", 0, 0,
+      "the name that their certificates are for; default: each one's own address" },
+    { "worker-verify", OPT_BOOL, AT(worker_verify), "true", NULL, 0, 0,
+      "check their certificates (--no-worker-verify: any will do, such as self-signed ones)" },
+    { "worker-cert-dir", OPT_STR, AT(worker_cert_dir), NULL, "DIR", 0, 0,
+      "tls.crt and tls.key that we show to workers which ask for one" },
     { "access-log", OPT_STR, AT(access_log), NULL, "FILE", 0, 0,
       "a JSON line for each request, without its text; - is standard output" },
     { "otlp-endpoint", OPT_STR, AT(traces), NULL, "URL", 0, 0,
@@ -99,8 +117,9 @@ static const struct opt_desc table[] = {
     { "max-connections", OPT_U32, AT(conns_max), "20000", "N", 1, 1000000, "client connections" },
     { "cache", OPT_STR, AT(cache), NULL, "ADDR:PORT", 0, 0,
       "the cache manager, whose index is followed" },
-    { "model", OPT_STR, AT(model), NULL, "FILE|NAME", 0, 0,
-      "the workers' GGUF file: its tokenizer and chat template; without it prompts are estimated" },
+    { "model", OPT_STR, AT(model), NULL, "FILE|DIR|NAME", 0, 0,
+      "the workers' model, for its tokenizer and chat template: a GGUF file, or a folder with "
+      "tokenizer.json; without it prompts are estimated" },
     { "index-seed", OPT_STR, AT(seed), "", "TEXT", 0, 0,
       "seed of the index's keys, as the cache manager has it" },
     { "block-size", OPT_U32, AT(block_size), "16", "N", 1, 256, "tokens per block of the index" },
@@ -197,6 +216,30 @@ static void keep_memory(void)
     (void)mallopt(M_TRIM_THRESHOLD, 128 << 20);
 }
 
+static int open_worker_tls(const struct opts *o, struct loop *l, struct gateway_opts *go,
+                           struct err *e)
+{
+    struct tls_client_opts t = { .ca_file = o->worker_ca,
+                                 .server_name = o->worker_name,
+                                 .skip_verify = !o->worker_verify };
+    char cert[4096], key[4096];
+
+    if (!o->worker_tls)
+        return o->worker_ca == NULL && o->worker_name == NULL && o->worker_verify &&
+                       o->worker_cert_dir == NULL
+                   ? 0
+                   : err_set(e, ERR_INVAL,
+                             "--worker-ca, --worker-name, --worker-cert-dir and --no-worker-verify "
+                             "need --worker-tls");
+    if (o->worker_cert_dir != NULL) {
+        snprintf(cert, sizeof(cert), "%s/tls.crt", o->worker_cert_dir);
+        snprintf(key, sizeof(key), "%s/tls.key", o->worker_cert_dir);
+        t.cert_file = cert;
+        t.key_file = key;
+    }
+    return tls_client_open(l, &t, &go->worker_tls, e);
+}
+
 static int open_tls(const struct opts *o, struct loop *l, struct gateway_opts *go, struct err *e)
 {
     struct tls_server_opts door = { .dir = o->tls_dir,
@@ -211,7 +254,7 @@ static int open_tls(const struct opts *o, struct loop *l, struct gateway_opts *g
         rc = tls_server_open(l, &door, &go->tls, e);
     if (rc == 0 && o->grpc_port != 0 && (o->secure_serving || o->cert_path != NULL))
         rc = tls_server_open(l, &grpc, &go->grpc_tls, e);
-    return rc;
+    return rc != 0 ? rc : open_worker_tls(o, l, go, e);
 }
 
 static void *run_loop(void *ctx)
@@ -297,7 +340,7 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
                  struct err *e)
 {
     struct daemon d = { .shutdown_ms = o->shutdown_s * 1000 };
-    uint32_t count = o->loops != 0 ? o->loops : (uint32_t)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1L);
+    uint32_t count = o->loops != 0 ? o->loops : MIN(cpus_allowed(), (uint32_t)LOOPS_OWN_MAX);
     struct loop *loops[LOOPS_MAX] = { NULL };
     int rc = 0;
 
@@ -328,6 +371,7 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
     gateway_close(d.gateway);
     tls_server_close(go->tls);
     tls_server_close(go->grpc_tls);
+    tls_client_close(go->worker_tls);
     for (uint32_t i = 0; i < count; i++)
         if (loops[i] != NULL)
             loop_free(loops[i]);
@@ -360,7 +404,7 @@ static int prepare(const struct opts *o, struct gateway_opts *go, char host[256]
     if (o->stale_ms > o->frozen_ms)
         return err_set(e, ERR_INVAL, "--stale-ms must not be above --frozen-ms");
     if (o->model != NULL) {
-        if (catalogue_resolve(str_of(o->model), path, e) != 0)
+        if (catalogue_resolve_text(str_of(o->model), path, e) != 0)
             return e->code;
         buf_c(path, 0);
         go->model = path->p;
@@ -438,6 +482,8 @@ static int run(const struct sched_words *words)
                                      .objects_file = o.objects_file,
                                      .aliases = o.aliases,
                                      .endpoints = o.endpoints,
+                                     .dns = o.dns,
+                                     .dns_ms = o.dns_ms,
                                      .allow_experimental = o.allow_experimental };
     rc = start_log(&o, &e);
     for (int i = 0; i < words->note_count && rc == 0; i++)
@@ -447,17 +493,19 @@ static int run(const struct sched_words *words)
     if (rc == 0)
         rc = prepare(&o, &go, host, &path, &e);
     if (rc == 0 && kube_flags_given(&o.kube) &&
-        (go.endpoint_count != 0 || o.endpoints_file != NULL ||
+        (go.endpoint_count != 0 || o.dns.count != 0 || o.endpoints_file != NULL ||
          (go.config != NULL && go.config->discovery >= 0)))
         rc = err_set(&e, ERR_INVAL,
                      "workers come from Kubernetes (--pool-name, --endpoint-selector) or from "
-                     "--endpoint and --endpoints-file, not from both");
-    if (rc == 0 && go.endpoint_count == 0 && o.endpoints_file == NULL &&
+                     "--endpoint, --endpoint-dns and --endpoints-file, not from both");
+    if (rc == 0 && go.endpoint_count == 0 && o.dns.count == 0 && o.endpoints_file == NULL &&
         !kube_flags_given(&o.kube) && (go.config == NULL || go.config->discovery < 0))
         rc = err_set(&e, ERR_INVAL,
                      "--endpoint is needed: the address of a worker, such as 127.0.0.1:8000; or "
-                     "--endpoints-file, a list of them; in Kubernetes --pool-name or "
+                     "--endpoint-dns, a name of several; or --endpoints-file, a list; in "
+                     "Kubernetes --pool-name or "
                      "--endpoint-selector");
+    go.endpoints_follow = kube_flags_given(&o.kube) || o.dns.count != 0;
     if (rc == 0)
         rc = serve(&o, &go, files, &e); /* takes the files over */
     else {

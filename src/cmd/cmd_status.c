@@ -76,6 +76,16 @@ static void merge_scheduler(struct rows *rows, const struct json *status)
     }
 }
 
+/* Whether the part says that it is ready.  Workers of others have no such page, but /health. */
+static int ask_ready(const struct endpoint *at, int *status, struct buf *b, struct err *e)
+{
+    int rc = endpoint_get(at, "/health/ready", 1000, status, b, e);
+
+    if (rc == 0 && (*status == 404 || *status == 405))
+        rc = endpoint_get(at, "/health", 1000, status, b, e);
+    return rc;
+}
+
 /* Asks the part itself: ready, and its ledger. */
 static void ask_part(struct row *r)
 {
@@ -87,13 +97,16 @@ static void ask_part(struct row *r)
     if (strcmp(r->p.state, "not_used") == 0 || endpoint_parse_url(r->p.address, &at, &e) != 0)
         return;
     buf_init(&b, (size_t)4 << 20);
-    if (endpoint_get(&at, "/health/ready", 1000, &status, &b, &e) != 0) {
-        snprintf(r->p.state, sizeof(r->p.state), "unreachable");
-        snprintf(r->p.reason, sizeof(r->p.reason), "does not answer");
+    if (ask_ready(&at, &status, &b, &e) != 0) {
+        if (strcmp(r->p.state, "frozen") != 0) { /* the scheduler knows more */
+            snprintf(r->p.state, sizeof(r->p.state), "unreachable");
+            snprintf(r->p.reason, sizeof(r->p.reason), "does not answer");
+        }
     } else if (status != 200) {
         snprintf(r->p.state, sizeof(r->p.state), "not ready");
         if (r->p.reason[0] == 0)
-            snprintf(r->p.reason, sizeof(r->p.reason), "answers %d to /health/ready", status);
+            snprintf(r->p.reason, sizeof(r->p.reason),
+                     "answers %d to the question whether it is ready", status);
     } else if (r->p.state[0] == 0 || strcmp(r->p.state, "starting") == 0 ||
                strcmp(r->p.state, "dead") == 0) {
         snprintf(r->p.state, sizeof(r->p.state), "ready");

@@ -4,8 +4,8 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "cmd/cmd.h"
-#include "model/gguf.h"
 #include "model/model.h"
+#include "text/text_model.h"
 #include "text/tokenizer.h"
 #include <stdio.h>
 
@@ -17,8 +17,8 @@ struct tokenize_opts {
 };
 
 static const struct opt_desc table[] = {
-    { "model", OPT_STR, offsetof(struct tokenize_opts, model), NULL, "FILE|NAME", 0, 0,
-      "GGUF file, or a name of llmd model list" },
+    { "model", OPT_STR, offsetof(struct tokenize_opts, model), NULL, "FILE|DIR|NAME", 0, 0,
+      "GGUF file, folder with tokenizer.json, or a name of llmd model list" },
     { "text", OPT_STR, offsetof(struct tokenize_opts, text), NULL, "TEXT", 0, 0,
       "what to tokenize; without it, standard input" },
     { "ids", OPT_BOOL, offsetof(struct tokenize_opts, ids), NULL, NULL, 0, 0,
@@ -93,36 +93,33 @@ static void show(const struct tokenize_opts *o, const struct tokenizer *t,
 static int tokenize(const struct tokenize_opts *o, struct buf *out, struct err *e)
 {
     struct token_list list = { 0 };
-    struct tokenizer *t = NULL;
-    struct gguf *g = NULL;
+    struct text_model *m = NULL;
     struct buf path, in;
     struct str text = str_of(o->text);
     int rc;
 
     buf_init(&path, 4096);
     buf_init(&in, INPUT_BYTES_MAX);
-    rc = catalogue_resolve(str_of(o->model), &path, e);
+    rc = catalogue_resolve_text(str_of(o->model), &path, e);
     if (rc == 0 && !buf_c(&path, '\0'))
         rc = err_set(e, ERR_LIMIT, "the path of the model is too long");
     if (rc == 0)
-        rc = gguf_open(&g, path.p, e);
-    if (rc == 0)
-        rc = tokenizer_new(&t, g, e);
+        rc = text_model_open(&m, path.p, e);
     if (rc == 0 && o->text == NULL) {
         rc = read_stdin(&in, e);
         text = buf_view(&in);
     }
     if (rc == 0) {
-        rc = tokenizer_encode(
-            t, text, o->special ? TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL : 0, &list);
+        rc =
+            tokenizer_encode(m->tokenizer, text,
+                             o->special ? TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL : 0, &list);
         if (rc != 0)
             err_set(e, rc, "the text cannot be tokenized: %s", err_name(rc));
     }
     if (rc == 0)
-        show(o, t, &list, out);
+        show(o, m->tokenizer, &list, out);
     token_list_fini(&list);
-    tokenizer_free(t);
-    gguf_close(g);
+    text_model_close(m);
     buf_fini(&in);
     buf_fini(&path);
     return rc;
@@ -133,13 +130,14 @@ int cmd_tokenize(int argc, char **argv)
     struct tokenize_opts o = { 0 };
     struct err e = { 0 };
     struct buf out;
-    int rc = cmd_options("usage: llmd tokenize --model FILE|NAME [--text TEXT | < FILE] [FLAGS]",
-                         &o, table, COUNT(table), argc, argv, NULL);
+    int rc =
+        cmd_options("usage: llmd tokenize --model FILE|DIR|NAME [--text TEXT | < FILE] [FLAGS]", &o,
+                    table, COUNT(table), argc, argv, NULL);
 
     if (rc >= 0)
         return rc;
     if (o.model == NULL) {
-        fprintf(stderr, "llmd: tokenize needs --model FILE|NAME\n");
+        fprintf(stderr, "llmd: tokenize needs --model FILE|DIR|NAME\n");
         return 2;
     }
     buf_init(&out, (size_t)1 << 30);

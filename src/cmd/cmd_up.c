@@ -33,6 +33,7 @@
 
 #define ARGS_MAX       (4 * UP_PARTS_MAX)
 #define READY_MS       180000
+#define USED_MS        5000
 #define BACKOFF_MIN_MS 500
 #define BACKOFF_MAX_MS 10000
 #define EARLY_DEATHS   3
@@ -182,9 +183,14 @@ static uint32_t validate_model(const struct up_opts *o, struct buf *path, struct
     return errors;
 }
 
+static uint32_t worker_count(const struct up_opts *o)
+{
+    return o->workers != 0 ? o->workers : o->prefill + o->decode;
+}
+
 uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out)
 {
-    uint32_t errors = 0, count = o->workers != 0 ? o->workers : o->prefill + o->decode;
+    uint32_t errors = 0, count = worker_count(o);
     enum log_level level;
     struct err e = { 0 };
     char host[256];
@@ -334,6 +340,8 @@ static void plan_parts(struct up *u, const char *model)
     arg(sched, "127.0.0.1:%u", cache_port);
     arg(sched, "--model");
     arg(sched, "%s", model);
+    arg(sched, "--loops"); /* the cores are for the workers */
+    arg(sched, "1");
     if (u->o->insecure)
         arg(sched, "--insecure");
     arg(cache, "--listen");
@@ -530,31 +538,41 @@ static void stop_all(struct up *u)
 
 /* ---- first question ---- */
 
-static double metric_of(const char *address, const char *name, const char *label)
+static double metric_of(const struct endpoint *at, const char *name, const char *label)
 {
-    struct endpoint at;
     struct buf b;
     struct err e;
     double v = 0;
     int status;
 
     buf_init(&b, (size_t)4 << 20);
-    if (endpoint_parse_url(address, &at, &e) == 0 &&
-        endpoint_get(&at, "/metrics", 2000, &status, &b, &e) == 0)
+    if (endpoint_get(at, "/metrics", 2000, &status, &b, &e) == 0)
         v = prom_sum(buf_view(&b), name, label);
     buf_fini(&b);
     return v;
 }
 
+void up_wait_used(const struct endpoint *door, uint32_t workers)
+{
+    uint64_t deadline = clock_ms() + USED_MS;
+
+    while (clock_ms() < deadline && stop_signals == 0 &&
+           metric_of(door, "llm_d_epp_ready_endpoints", NULL) < workers)
+        clock_sleep_ms(50);
+}
+
 static double handed_over(void *ctx)
 {
     const struct up *u = ctx;
+    struct endpoint at;
+    struct err e;
     double v = 0;
 
     for (size_t i = 0; i < u->state.count; i++)
-        if (strcmp(u->state.part[i].role, "decode") == 0 ||
-            strcmp(u->state.part[i].role, "both") == 0)
-            v += metric_of(u->state.part[i].address, "llmd_kvx_bytes_total", "dir=\"recv\"");
+        if ((strcmp(u->state.part[i].role, "decode") == 0 ||
+             strcmp(u->state.part[i].role, "both") == 0) &&
+            endpoint_parse_url(u->state.part[i].address, &at, &e) == 0)
+            v += metric_of(&at, "llmd_kvx_bytes_total", "dir=\"recv\"");
     return v;
 }
 
@@ -670,6 +688,7 @@ static int run(struct up *u, const char *path, struct err *e)
         rc = ask_model(&u->door, u->state.model, e);
     save(u);
     if (rc == 0) {
+        up_wait_used(&u->door, worker_count(u->o));
         printf("ready after %.1f s\n", (double)(clock_ms() - begin) / 1000);
         if (u->o->check) {
             failed = up_prove(&u->door, &u->state);

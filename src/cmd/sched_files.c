@@ -3,7 +3,9 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/map.h"
 #include "base/mem.h"
+#include "cmd/sched_dns.h"
 #include "net/conn.h"
 #include "net/watch.h"
 #include "sched/discovery.h"
@@ -20,6 +22,7 @@ struct sched_files {
     char *endpoints_file; /* the flag's, or the configuration's */
     bool watch_endpoints;
     struct gateway *g;
+    struct sched_dns *dns;
     struct watch *watch_config, *watch_endpoints_file, *watch_objects;
     struct arena list;                      /* of the endpoints now in use */
     struct gateway_endpoint_opts *endpoint; /* likewise */
@@ -35,9 +38,8 @@ static void warned(void *ctx, const char *text)
 /* What a configuration may say, and what is not done here yet: never silently. */
 static void warn_of_rest(const struct sched_config *c)
 {
-    static const char *const idle[] = { "metrics-data-source", "models-data-source",
-                                        "dcgm-data-source",    "k8s-notification-source",
-                                        "dcgm-extractor",      "multicluster-metrics-extractor" };
+    static const char *const idle[] = { "dcgm-data-source", "k8s-notification-source",
+                                        "dcgm-extractor", "multicluster-metrics-extractor" };
 
     if (c->flow.eviction)
         LOG_WARN("configuration: flowControl.enableEviction has no effect: requests in flight are "
@@ -51,6 +53,11 @@ static void warn_of_rest(const struct sched_config *c)
             if (strcmp(p->type->type, idle[k]) == 0)
                 LOG_WARN("configuration: line %" PRIu32 ": parameters of %s have no effect here",
                          p->line, idle[k]);
+        if ((strcmp(p->type->type, "metrics-data-source") == 0 ||
+             strcmp(p->type->type, "models-data-source") == 0) &&
+            ((const struct data_http_params *)p->params)->interval_ms != 0)
+            LOG_WARN("configuration: line %" PRIu32 ": interval has no effect: --scrape-ms",
+                     p->line);
         if (strcmp(p->type->type, "core-metrics-extractor") == 0 &&
             ((const struct data_core_metrics_params *)p->params)->engine_count != 0)
             LOG_WARN("configuration: line %" PRIu32
@@ -176,7 +183,31 @@ static int parse_file(const struct sched_files *s, struct arena *a, struct disco
     return rc;
 }
 
-/* The flags' endpoints and the file's, in an arena of their own. */
+/* Those behind names, without those that the others gave: a name may well mean them, too. */
+static int add_dns(const struct sched_files *s, struct arena *a, struct gateway_endpoint_opts *eps,
+                   uint32_t *n, struct err *e)
+{
+    const char *found[GATEWAY_ENDPOINTS_MAX];
+    uint32_t count = sched_dns_list(s->dns, found, COUNT(found));
+    struct map known = { 0 };
+    uint64_t at;
+    bool fits = true;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < *n && fits; i++)
+        fits = map_puts(&known, str_of(eps[i].address), i);
+    for (uint32_t i = 0; i < count && fits && rc == 0; i++) {
+        rc = from_flag(a, found[i], &eps[*n], e);
+        if (rc == 0 && !map_gets(&known, str_of(eps[*n].address), &at)) {
+            fits = map_puts(&known, str_of(eps[*n].address), *n);
+            (*n)++;
+        }
+    }
+    map_fini(&known);
+    return fits ? rc : err_set(e, ERR_NOMEM, "no memory for %u endpoints", count);
+}
+
+/* The flags' endpoints, the file's and those behind names, in an arena of their own. */
 static int load_endpoints(struct sched_files *s, bool is_first, struct err *e)
 {
     struct arena a;
@@ -187,11 +218,14 @@ static int load_endpoints(struct sched_files *s, bool is_first, struct err *e)
 
     arena_init(&a, DISCOVERY_BYTES_MAX);
     rc = parse_file(s, &a, &list, is_first, e);
-    eps = mem_zalloc((list.count + s->o.endpoints.count + 1) * sizeof(*eps));
+    eps = mem_zalloc((list.count + s->o.endpoints.count + sched_dns_list(s->dns, NULL, 0) + 1) *
+                     sizeof(*eps));
     for (size_t i = 0; rc == 0 && i < s->o.endpoints.count; i++)
         rc = from_flag(&a, s->o.endpoints.item[i], &eps[n++], e);
     for (uint32_t i = 0; rc == 0 && i < list.count; i++)
         from_file(&a, &list.endpoint[i], &eps[n++]);
+    if (rc == 0)
+        rc = add_dns(s, &a, eps, &n, e);
     if (rc == 0 && s->g != NULL)
         rc = gateway_set_endpoints(s->g, eps, n, e);
     if (rc != 0) {
@@ -238,7 +272,9 @@ int sched_files_load(struct sched_files **out, const struct sched_files_opts *o,
     if (rc != 0)
         return rc;
     take_discovery(s, go->config);
-    rc = load_endpoints(s, true, e);
+    rc = sched_dns_new(&s->dns, &o->dns, e);
+    if (rc == 0)
+        rc = load_endpoints(s, true, e);
     if (rc == 0)
         rc = load_objects(s, &go->objects, e);
     go->endpoints = s->endpoint;
@@ -265,7 +301,7 @@ static void config_changed(void *ctx)
     int rc = load_config(s, &c, &e);
 
     if (rc == 0)
-        gateway_set_config(s->g, c);
+        rc = gateway_set_config(s->g, c, &e);
     told(s, "configuration", rc, &e);
 }
 
@@ -290,6 +326,15 @@ static void objects_changed(void *ctx)
     told(s, "objects", rc, &e);
 }
 
+static void dns_changed(void *ctx)
+{
+    struct sched_files *s = ctx;
+    struct err e;
+
+    if (load_endpoints(s, false, &e) != 0)
+        LOG_ERROR("endpoints by DNS refused, those before stay: %s", e.msg);
+}
+
 void sched_files_watch(struct sched_files *s, struct loop *l, struct gateway *g)
 {
     const char *config[] = { s->o.config_file }, *objects[] = { s->o.objects_file };
@@ -302,6 +347,7 @@ void sched_files_watch(struct sched_files *s, struct loop *l, struct gateway *g)
         s->watch_endpoints_file = watch_new(l, endpoints, 1, endpoints_changed, s);
     if (s->o.objects_file != NULL)
         s->watch_objects = watch_new(l, objects, 1, objects_changed, s);
+    sched_dns_start(s->dns, l, s->o.dns_ms, dns_changed, s);
 }
 
 void sched_files_free(struct sched_files *s)
@@ -311,6 +357,7 @@ void sched_files_free(struct sched_files *s)
     watch_free(s->watch_config);
     watch_free(s->watch_endpoints_file);
     watch_free(s->watch_objects);
+    sched_dns_free(s->dns);
     arena_fini(&s->list);
     mem_free(s->endpoint);
     mem_free(s->endpoints_file);

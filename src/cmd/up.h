@@ -25,6 +25,10 @@ uint32_t up_validate(const struct up_opts *o, struct buf *path, struct buf *out)
  */
 uint32_t up_prove(const struct endpoint *door, const struct up_state *s);
 
+/* Waits, for a few seconds at most, until the scheduler uses so many workers: they are taken up one
+ * by one, and the first question is to meet them all. */
+void up_wait_used(const struct endpoint *door, uint32_t workers);
+
 /* Asks `ask`, streams the answer to stdout and prints its figures; handed_over: KV bytes received
  * by decode workers so far. */
 void up_ask(const struct endpoint *door, const char *model, const char *ask,

@@ -1,8 +1,10 @@
 /* Endpoints: what is known of each, and whether it is in rotation.
  *
- *   every scrape_ms   GET /metrics     unless the last one is still on its way; an idle one is
- * asked less often (rest_ms) every RETURN_MS   GET /v1/models   until known, then every MODELS_MS
+ *   every scrape_ms   GET /metrics        unless the last one is still on its way; an idle one is
+ *                                         asked less often (rest_ms)
+ *   every RETURN_MS   GET /v1/models      until known, then every MODELS_MS
  *   every RETURN_MS   GET /health/ready   until it is, then every READY_MS
+ *   every MODELS_MS   GET /props          of llama.cpp, until it has said its slots
  *
  * What follows from the answers, by the age of the last good one:
  *
@@ -39,6 +41,7 @@
 #define IDLE_AFTER_MS      1000
 #define IDLE_TICKS         4
 #define IDLE_CONFIGURED_MS 150
+#define START_JITTER_S     1     /* some compute it anew from the boot time, which wavers */
 #define RECENT_MS          30000 /* in rotation so lately: it may well come back */
 
 enum family {
@@ -55,9 +58,11 @@ enum family {
     F_SG_WAITING,
     F_SG_USAGE,
     F_SG_CACHE_CONFIG,
+    F_SG_PROMPT_TOKENS,
     F_LC_RUNNING,
     F_LC_WAITING,
     F_LC_USAGE,
+    F_LC_PROMPT_TOKENS,
     F_TRT_RUNNING,
     F_TRT_WAITING,
     F_TRT_USAGE,
@@ -79,9 +84,11 @@ static const struct str families[F_COUNT] = {
     [F_SG_WAITING] = { "sglang:num_queue_reqs", 21 },
     [F_SG_USAGE] = { "sglang:token_usage", 18 },
     [F_SG_CACHE_CONFIG] = { "sglang:cache_config_info", 24 },
+    [F_SG_PROMPT_TOKENS] = { "sglang:prompt_tokens_total", 26 },
     [F_LC_RUNNING] = { "llamacpp:requests_processing", 28 },
     [F_LC_WAITING] = { "llamacpp:requests_deferred", 26 },
     [F_LC_USAGE] = { "llamacpp:kv_cache_usage_ratio", 29 },
+    [F_LC_PROMPT_TOKENS] = { "llamacpp:prompt_tokens_total", 28 },
     [F_TRT_RUNNING] = { "trtllm_num_requests_running", 27 },
     [F_TRT_WAITING] = { "trtllm_num_requests_waiting", 27 },
     [F_TRT_USAGE] = { "trtllm_kv_cache_utilization", 27 },
@@ -142,9 +149,12 @@ static double bounded(double v, double max)
 }
 
 /* A new process has no errors yet: those of the one before, which broke every request it had, say
- * nothing about it. */
+ * nothing about it.  Neither does that one's speed, which was worst when it died: who is thought
+ * slow gets no request that would show otherwise. */
 static void forgive(struct endpoint *ep)
 {
+    ep->learner = (struct sched_learner) { 0 };
+    ep->g->rates_changed = true;
     ep->errors_row = 0;
     ep->ejected_until_ms = ep->paused_until_ms = ep->slow_until_ms = 0;
     ep->on_probe = false;
@@ -197,6 +207,23 @@ static void take_lora(struct endpoint *ep, const struct scraped *s)
     ep->lora_max = (uint32_t)MIN(max, (uint64_t)UINT32_MAX);
 }
 
+/* A start time that moved, or a counter that fell: another process, come back between two scrapes.
+ */
+static void look_for_restart(struct endpoint *ep, const struct scraped *s)
+{
+    bool counts =
+        s->has[F_PROMPT_TOKENS] || s->has[F_SG_PROMPT_TOKENS] || s->has[F_LC_PROMPT_TOKENS];
+    double tokens = s->v[F_PROMPT_TOKENS] + s->v[F_SG_PROMPT_TOKENS] + s->v[F_LC_PROMPT_TOKENS];
+
+    if ((ep->start_time != 0 && s->has[F_START_TIME] &&
+         s->v[F_START_TIME] > ep->start_time + (ep->ours ? 0 : START_JITTER_S)) ||
+        (counts && tokens < ep->prompt_tokens))
+        endpoint_restarted(ep);
+    ep->prompt_tokens = tokens;
+    if (s->has[F_START_TIME])
+        ep->start_time = s->v[F_START_TIME];
+}
+
 static void take_scrape(struct endpoint *ep)
 {
     struct scraped s = { .block_tokens = 0 };
@@ -220,17 +247,11 @@ static void take_scrape(struct endpoint *ep)
     flow_limit_learn(&ep->limit, ep->inflight + ep->foreign, ep->running, ep->waiting, ep->slots,
                      clock_ms());
     ep->ours = s.has[F_BLOCKS_IN_USE];
+    ep->is_llama_cpp = s.has[F_LC_RUNNING];
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
-    /* a start time that moved, or a counter that fell: another process, come back between two
-     * scrapes */
-    if ((ep->start_time != 0 && s.has[F_START_TIME] && s.v[F_START_TIME] > ep->start_time + 1) ||
-        (s.has[F_PROMPT_TOKENS] && s.v[F_PROMPT_TOKENS] < ep->prompt_tokens))
-        endpoint_restarted(ep);
-    ep->prompt_tokens = s.v[F_PROMPT_TOKENS];
-    if (s.has[F_START_TIME])
-        ep->start_time = s.v[F_START_TIME];
+    look_for_restart(ep, &s);
 }
 
 /* ---- the three pages ---- */
@@ -258,11 +279,13 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     ep->scrape = NULL;
     gateway_lock(g);
+    ep->scrape_rc = rc;
     if (rc == 0 && ep->scrape_status == 200 && !ep->scrape_body.failed) {
         bool was_away = ep->last_ok_ms == 0 || ep->refused;
 
         ep->last_ok_ms = clock_ms();
         ep->refused = false;
+        ep->scrape_refused = 0;
         take_scrape(ep);
         if (was_away) {
             ep->models_due_ms = 0;
@@ -271,6 +294,7 @@ static void scrape_end(void *ctx, int rc, bool sent, bool got)
     } else {
         metric_add(gateway_cell(g, M_POLL_ERRORS, "metrics-data-source", NULL), 1);
         ep->refused = rc != 0 && !sent;
+        ep->scrape_refused = rc == 0 && ep->scrape_status != 200 ? ep->scrape_status : 0;
     }
     endpoints_judge(ep);
     gateway_unlock(g);
@@ -300,6 +324,35 @@ static void forget_models(struct endpoint *ep)
     ep->model_count = 0;
 }
 
+static void add_model(struct endpoint *ep, struct str id)
+{
+    if (ep->model_count < ENDPOINT_MODELS_MAX)
+        ep->models_list[ep->model_count++] = (struct str) { str_dup(id), id.n };
+}
+
+/* An entry of the list: its id, the further names that llama.cpp gives it, and how long a request
+ * may be (llama.cpp: what a slot holds). */
+static void take_model(struct endpoint *ep, const struct json *j)
+{
+    const struct json *aliases = json_get(j, "aliases");
+    struct str id;
+    uint64_t len;
+
+    if (!json_str(json_get(j, "id"), &id))
+        return;
+    add_model(ep, id);
+    for (const struct json *a = json_is(aliases, JSON_ARRAY) ? aliases->first : NULL; a != NULL;
+         a = a->next) {
+        struct str alias;
+
+        if (json_str(a, &alias) && !str_eq(alias, id))
+            add_model(ep, alias);
+    }
+    if (json_u64(json_get(j, "max_model_len"), &len) ||
+        json_u64(json_get(json_get(j, "meta"), "n_ctx"), &len))
+        ep->max_model_len = (uint32_t)MIN(len, (uint64_t)UINT32_MAX);
+}
+
 static bool take_models(struct endpoint *ep)
 {
     struct arena a;
@@ -312,16 +365,8 @@ static bool take_models(struct endpoint *ep)
         json_is(data = json_get(root, "data"), JSON_ARRAY)) {
         forget_models(ep);
         well = true;
-        for (const struct json *j = data->first; j != NULL; j = j->next) {
-            struct str id;
-            uint64_t len;
-
-            if (!json_str(json_get(j, "id"), &id) || ep->model_count == ENDPOINT_MODELS_MAX)
-                continue;
-            ep->models_list[ep->model_count++] = (struct str) { str_dup(id), id.n };
-            if (json_u64(json_get(j, "max_model_len"), &len))
-                ep->max_model_len = (uint32_t)MIN(len, (uint64_t)UINT32_MAX);
-        }
+        for (const struct json *j = data->first; j != NULL; j = j->next)
+            take_model(ep, j);
     }
     arena_fini(&a);
     well = ep->model_count != 0 && well;
@@ -340,10 +385,13 @@ static void models_end(void *ctx, int rc, bool sent, bool got)
     (void)got;
     ep->models = NULL;
     gateway_lock(ep->g);
-    if (well && take_models(ep))
+    if (well && take_models(ep)) {
+        if (!ep->models_known)
+            token_probe_due(ep);
         ep->models_known = true;
-    else
+    } else {
         metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "models-data-source", NULL), 1);
+    }
     ep->models_due_ms = clock_ms() + (ep->models_known ? MODELS_MS : RETURN_MS);
     endpoints_judge(ep);
     gateway_unlock(ep->g);
@@ -385,14 +433,67 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
 
 static const struct http_call_ops ready_ops = { ready_head, ready_body, ready_end };
 
-static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
+/* How many requests llama.cpp computes at a time; its other pages do not tell. */
+static void take_props(struct endpoint *ep)
+{
+    const struct json *root;
+    struct arena a;
+    struct err e;
+    uint64_t n;
+
+    arena_init(&a, (size_t)8 << 20);
+    if (json_parse(&a, buf_view(&ep->props_body), NULL, &root, &e) == 0) {
+        if (json_u64(json_get(root, "total_slots"), &n))
+            ep->slots = (uint32_t)MIN(n, (uint64_t)UINT32_MAX);
+        if (ep->max_model_len == 0 &&
+            json_u64(json_get(json_get(root, "default_generation_settings"), "n_ctx"), &n))
+            ep->max_model_len = (uint32_t)MIN(n, (uint64_t)UINT32_MAX);
+    }
+    arena_fini(&a);
+}
+
+static void props_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct endpoint *ep = ctx;
+
+    (void)h;
+    ep->props_status = status;
+}
+
+static void props_body(void *ctx, struct str bytes)
+{
+    struct endpoint *ep = ctx;
+
+    (void)buf_str(&ep->props_body, bytes);
+}
+
+static void props_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct endpoint *ep = ctx;
+
+    (void)sent;
+    (void)got;
+    ep->props = NULL;
+    gateway_lock(ep->g);
+    if (rc == 0 && ep->props_status == 200 && !ep->props_body.failed)
+        take_props(ep);
+    else
+        metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "props-data-source", NULL), 1);
+    ep->props_due_ms = clock_ms() + MODELS_MS;
+    gateway_unlock(ep->g);
+}
+
+static const struct http_call_ops props_ops = { props_head, props_body, props_end };
+
+static void ask(struct endpoint *ep, const struct upstream_page *page, size_t bytes_max,
                 const struct http_call_ops *ops, struct http_call **call)
 {
     struct http_call_opts o = {
         .host = ep->host,
-        .port = ep->port,
+        .port = page->port != 0 ? page->port : ep->port,
         .method = STR("GET"),
-        .path = str_of(path),
+        .path = str_of(page->path),
+        .tls = page->tls,
         .connect_ms = CONNECT_MS,
         /* a late answer still shows that it lives; one that is later than this is none */
         .first_byte_ms = ep->g->frozen_ms,
@@ -404,7 +505,7 @@ static void ask(struct endpoint *ep, const char *path, size_t bytes_max,
 
     if (http_call_start(ep->g->probes, &o, ops, ep, call, &e) != 0) {
         *call = NULL;
-        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, path, e.msg);
+        LOG_WARN("cannot ask endpoint=%s path=%s error=\"%s\"", ep->address, page->path, e.msg);
     }
 }
 
@@ -416,11 +517,22 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
     uint64_t age = now - ep->last_ok_ms;
 
     if (ep->refused) {
-        *reason = "nothing accepts connections there";
+        *reason = ep->scrape_rc == ERR_MISMATCH ? "its certificate is not accepted: --worker-ca, "
+                                                  "--worker-name or --no-worker-verify"
+                  : ep->scrape_rc == ERR_PARSE  ? "does not speak TLS"
+                                                : "nothing accepts connections there";
         return SCHED_UNREACHABLE;
     }
+    if (ep->scrape_refused != 0 && (ep->last_ok_ms == 0 || age >= g->stale_ms)) {
+        *reason = ep->scrape_refused == 503   ? "answers 503 to /metrics: is still loading"
+                  : ep->scrape_refused == 501 ? "has no /metrics (llama-server: give it --metrics)"
+                                              : "refuses /metrics";
+        return SCHED_LOADING;
+    }
     if (ep->last_ok_ms == 0) {
-        *reason = "has not answered a scrape yet";
+        *reason = ep->scrape_rc == ERR_PARSE
+                      ? "answers, but not in HTTP: does it want --worker-tls?"
+                      : "has not answered a scrape yet";
         return now - ep->first_try_ms >= g->frozen_ms ? SCHED_FROZEN : SCHED_UNREACHABLE;
     }
     if (age >= g->frozen_ms) {
@@ -443,7 +555,9 @@ static enum sched_use judge(const struct endpoint *ep, uint64_t now, const char 
         *reason = "is late with its metrics";
         return SCHED_STALE;
     }
-    *reason = "";
+    *reason = ep->tokens.verdict == TOKENS_DIFFERENT
+                  ? "tokenizes otherwise than --model: prompts are estimated"
+                  : "";
     return SCHED_USED;
 }
 
@@ -453,10 +567,14 @@ void endpoints_judge(struct endpoint *ep)
     enum sched_use use = judge(ep, clock_ms(), &reason);
 
     ep->reason = reason;
-    if (use == SCHED_USED)
+    if (use == SCHED_USED) {
         ep->was_used = true;
-    else if (use == SCHED_UNREACHABLE) /* what comes back is a new process */
+    } else if (use == SCHED_UNREACHABLE) { /* what comes back is a new process */
         ep->was_used = ep->ready_known = ep->models_known = false;
+        ep->start_time = ep->prompt_tokens = 0;
+        ep->slots = 0;
+        ep->props_due_ms = 0;
+    }
     if (use == SCHED_USED || use == SCHED_STALE)
         ep->last_in_ms = clock_ms();
     if (use == ep->use)
@@ -546,6 +664,18 @@ static bool held_back(const struct endpoint *ep, uint64_t now)
            (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW && ep->on_probe);
 }
 
+static double fastest(const double *v, uint32_t count)
+{
+    double best = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (v[i] > 0 && (best <= 0 || v[i] < best))
+            best = v[i];
+    return best;
+}
+
+/* Of an endpoint that nothing is known of the best is believed: where engines of several makes
+ * stand side by side, one thought as slow as the middle of them would never be tried. */
 static void fleet_rates(struct gateway *g)
 {
     double *v = g->rates;
@@ -555,9 +685,11 @@ static void fleet_rates(struct gateway *g)
     g->rates_changed = false;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         v[i] = g->endpoints[i]->learner.prefill_ms_per_token;
+    g->best_prefill = fastest(v, g->endpoint_count);
     g->fleet_prefill = sched_median(v, g->endpoint_count);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         v[i] = g->endpoints[i]->learner.decode_ms_per_token;
+    g->best_decode = fastest(v, g->endpoint_count);
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
@@ -603,7 +735,9 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_requests = ep->inflight,
             .inflight_tokens = ep->prefill_tokens,
         };
-        sched_rates(&ep->learner, &g->conf, g->fleet_prefill, g->fleet_decode, &snap[i]);
+        sched_rates(&ep->learner, &g->conf,
+                    ep->learner.prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
+                    ep->learner.decode_samples != 0 ? g->fleet_decode : g->best_decode, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
             snap[i].use = SCHED_OTHER_MODEL;
         fresh += snap[i].use == SCHED_USED;
@@ -716,13 +850,14 @@ static void cells_close(const struct endpoint *ep)
 
 static void calls_stop(struct endpoint *ep)
 {
-    struct http_call **const calls[] = { &ep->scrape, &ep->models, &ep->ready };
+    struct http_call **const calls[] = { &ep->scrape, &ep->models, &ep->ready, &ep->props };
 
     for (size_t i = 0; i < COUNT(calls); i++) {
         if (*calls[i] != NULL)
             http_call_cancel(*calls[i]);
         *calls[i] = NULL;
     }
+    token_probe_stop(ep);
 }
 
 static void labels_free(struct endpoint *ep)
@@ -756,6 +891,8 @@ static void endpoint_free(struct endpoint *ep)
     forget_models(ep);
     buf_fini(&ep->scrape_body);
     buf_fini(&ep->models_body);
+    buf_fini(&ep->tokens.body);
+    buf_fini(&ep->props_body);
     labels_free(ep);
     mem_free(ep->lora_text);
     mem_free(ep->id);
@@ -808,6 +945,8 @@ static uint64_t rest_ms(struct endpoint *ep, uint64_t now)
 
 void endpoints_tick(struct gateway *g)
 {
+    const struct upstream_page ready = { .path = "/health/ready", .tls = g->upstream.tls };
+    const struct upstream_page props = { .path = "/props", .tls = g->upstream.tls };
     uint64_t now = clock_ms();
 
     gateway_lock(g);
@@ -821,16 +960,23 @@ void endpoints_tick(struct gateway *g)
             ep->scrape_status = 0;
             ep->inflight_peak_before = ep->inflight_peak;
             ep->inflight_peak = ep->inflight;
-            ask(ep, "/metrics", SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
+            ask(ep, &g->upstream.metrics, SCRAPE_BYTES_MAX, &scrape_ops, &ep->scrape);
         }
         if (up && ep->models == NULL && ep->models_due_ms <= now) {
             buf_reset(&ep->models_body);
             ep->models_status = 0;
-            ask(ep, "/v1/models", MODELS_BYTES_MAX, &models_ops, &ep->models);
+            ask(ep, &g->upstream.models, MODELS_BYTES_MAX, &models_ops, &ep->models);
         }
         if (up && ep->ready == NULL && ep->ready_due_ms <= now) {
             ep->ready_status = 0;
-            ask(ep, "/health/ready", MODELS_BYTES_MAX, &ready_ops, &ep->ready);
+            ask(ep, &ready, MODELS_BYTES_MAX, &ready_ops, &ep->ready);
+        }
+        token_probe_tick(ep, now);
+        if (up && ep->is_llama_cpp && ep->slots == 0 && ep->props == NULL &&
+            ep->props_due_ms <= now) {
+            buf_reset(&ep->props_body);
+            ep->props_status = 0;
+            ask(ep, &props, MODELS_BYTES_MAX, &props_ops, &ep->props);
         }
         endpoints_judge(ep);
     }
@@ -887,6 +1033,8 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     ep->address = mem_strdup(o->address);
     buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
     buf_init(&ep->models_body, MODELS_BYTES_MAX);
+    buf_init(&ep->tokens.body, MODELS_BYTES_MAX);
+    buf_init(&ep->props_body, MODELS_BYTES_MAX);
     describe(ep, o);
     ep->use = SCHED_UNREACHABLE;
     ep->reason = "has not answered a scrape yet";
@@ -918,6 +1066,7 @@ static void endpoint_drop(struct gateway *g, uint32_t i)
     g->endpoint_count--;
     memmove(&g->endpoints[i], &g->endpoints[i + 1],
             (g->endpoint_count - i) * sizeof(struct endpoint *));
+    token_probe_left(ep);
     g->rates_changed = true;
 }
 

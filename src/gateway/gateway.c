@@ -301,6 +301,7 @@ static void take_opts(struct gateway *g, const struct gateway_opts *o)
     g->strategy = o->strategy;
     g->trace_ratio = o->trace_ratio;
     g->tls = o->tls;
+    g->upstream.tls = o->worker_tls;
     g->strategy_given = o->strategy_given;
     g->queue_ms = or_default(o->queue_ms, 60000);
     g->queue_max = or_default(o->queue_max, 5000);
@@ -381,9 +382,15 @@ static struct str rewrite(void *ctx, struct str model, char out[READER_NAME_MAX 
     return made;
 }
 
-void gateway_set_config(struct gateway *g, struct sched_config *config)
+int gateway_set_config(struct gateway *g, struct sched_config *config, struct err *e)
 {
-    policy_set(g, config);
+    int rc = upstream_set(g, config, e);
+
+    if (rc == 0)
+        policy_set(g, config);
+    else
+        sched_config_free(config);
+    return rc;
 }
 
 void gateway_set_objects(struct gateway *g, struct objects *objects)
@@ -413,7 +420,8 @@ static int open_front(struct gateway *g, uint32_t i, struct loop *l, const struc
                       struct err *e)
 {
     struct front *f = &g->front[i];
-    struct reader_opts ro = { .model = o->model,
+    struct reader_opts ro = { .share = i != 0 ? g->front[0].reader : NULL,
+                              .model = o->model,
                               .seed = o->seed,
                               .block_tokens = g->block_tokens,
                               .allow_special_in_content = o->allow_special_in_content,
@@ -460,6 +468,7 @@ static int open_shared(struct gateway *g, const struct gateway_opts *o, struct e
     if (g->prefix == NULL)
         return e->code;
     rc = endpoints_set(g, o->endpoints, o->endpoint_count, e);
+    g->knows_pool = !o->endpoints_follow;
     if (rc == 0 && o->access_log != NULL)
         rc = access_log_open(&g->access_log, o->access_log, e);
     return rc;
@@ -485,6 +494,8 @@ int gateway_open(struct gateway **out, struct loop *const *loops, uint32_t count
     g->limiter = limiter_new();
     g->probes = http_client_new(loops[0]);
     rc = open_shared(g, o, e);
+    if (rc == 0)
+        rc = upstream_set(g, o->config, e);
     policy_set(g, o->config);
     for (uint32_t i = 0; rc == 0 && i < count; i++)
         rc = open_front(g, i, loops[i], o, e);
@@ -510,8 +521,10 @@ int gateway_set_endpoints(struct gateway *g, const struct gateway_endpoint_opts 
 {
     int rc = endpoints_set(g, list, count, e);
 
-    if (rc == 0)
+    if (rc == 0) {
+        g->knows_pool = true;
         endpoints_tick(g); /* new ones are asked at once */
+    }
     return rc;
 }
 
@@ -682,6 +695,7 @@ void gateway_close(struct gateway *g)
     policies_fini(g);
     objects_free(g->objects);
     http_client_free(g->probes);
+    upstream_fini(g);
     loop_timer_free(g->tick);
     loop_timer_free(g->drain_timer);
     prefix_free(g->prefix);

@@ -16,6 +16,10 @@
 
 #define GATEWAY_ENDPOINTS_MAX 4096
 
+struct gateway;
+struct tls_client;
+struct tls_server;
+
 struct gateway_endpoint_opts {
     const char *address; /* "HOST:PORT", copied */
     enum sched_role role;
@@ -30,6 +34,7 @@ struct gateway_opts {
     uint16_t port;    /* 0 = any free */
     const struct gateway_endpoint_opts *endpoints;
     uint32_t endpoint_count;
+    bool endpoints_follow; /* not known yet: gateway_set_endpoints will say; not ready until then */
     const char *cache;     /* "HOST:PORT" of the cache manager's replica stream, or NULL */
     const char *model;     /* GGUF file whose tokenizer and template workers use; NULL = estimate */
     const char *seed;      /* of index keys; NULL = "" */
@@ -44,9 +49,10 @@ struct gateway_opts {
     size_t body_bytes_max;   /* 0 = 16 MiB */
     size_t bodies_bytes_max; /* all bodies together; 0 = 512 MiB */
     bool no_split;
-    struct tls_server *tls; /* of the front door; NULL: plain text; borrowed */
-    uint16_t metrics_port;  /* a door of its own for /metrics and health, plain text; 0: none */
-    bool metrics_open;      /* there without an administrator's key, though there are keys */
+    struct tls_client *worker_tls; /* to workers; NULL: plain text; borrowed */
+    struct tls_server *tls;        /* of the front door; NULL: plain text; borrowed */
+    uint16_t metrics_port; /* a door of its own for /metrics and health, plain text; 0: none */
+    bool metrics_open;     /* there without an administrator's key, though there are keys */
     const char *key_file, *admin_key_file; /* API keys (auth.h); NULL: none; both NULL: no keys */
     bool is_picker;                        /* serves ext_proc and health over gRPC, too */
     uint16_t grpc_port, grpc_health_port;  /* UINT16_MAX: no health port of its own */
@@ -63,9 +69,6 @@ struct gateway_opts {
     bool allow_special_in_content;
     struct sched_conf conf; /* zeroed = sched_conf_default */
 };
-
-struct gateway;
-struct tls_server;
 
 /* Listens and begins to scrape.  Opens the model's file: blocks on disk.  Opts are copied.
  * loops: one or more, none of them running yet; each serves connections of its own on the same
@@ -90,8 +93,9 @@ void gateway_discovery(struct gateway *g, const char *what, bool is_followed, ui
 void gateway_set_leading(struct gateway *g, bool leads, const char *name);
 /* Whether any endpoint answers. */
 bool gateway_any_usable(struct gateway *g);
-/* From now on; what runs keeps what it began with.  Taken over. */
-void gateway_set_config(struct gateway *g, struct sched_config *config);
+/* From now on; what runs keeps what it began with.  Taken over, whatever happens.  An error (files
+ * of certificates): what was there before stays. */
+int gateway_set_config(struct gateway *g, struct sched_config *config, struct err *e) MUST_CHECK;
 void gateway_set_objects(struct gateway *g, struct objects *objects);
 /* The access log was moved away: writes go to a new one of its name. */
 void gateway_reopen_log(struct gateway *g);

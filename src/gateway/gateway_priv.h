@@ -29,7 +29,8 @@
 #define EVENT_BYTES_MAX       ((size_t)1 << 20)  /* of one server-sent event */
 #define ATTEMPTS_MAX          16
 #define ROUTED_HEADERS_MAX    4
-#define CANDIDATES_SHOWN      16 /* in a receipt */
+#define ADDRESS_BYTES         272 /* of host and port */
+#define CANDIDATES_SHOWN      16  /* in a receipt */
 #define RECEIPT_BYTES_MAX     ((size_t)8 << 10)
 
 /* ---- metrics (metrics.c) ---- */
@@ -119,6 +120,7 @@ enum gateway_metric {
     M_L_PREFILL_RATE,
     M_L_DECODE_RATE,
     M_L_EJECTED,
+    M_L_TOKEN_PROBES,
     M_L_INDEX_BLOCKS,
     M_L_REPLICA_UP,
     M_L_READ_SECONDS,
@@ -159,6 +161,19 @@ void request_metrics_error(struct request_metrics *rm, struct str model, struct 
 
 /* ---- endpoints (endpoints.c) ---- */
 
+/* What is known of a worker's tokenizer (token_probe.c). */
+enum token_verdict { TOKENS_NOT_ASKED, TOKENS_UNKNOWN, TOKENS_SAME, TOKENS_DIFFERENT };
+
+struct token_probe {
+    enum token_verdict verdict;
+    bool is_due;
+    unsigned stage, tries; /* which question, how often without an answer */
+    uint64_t due_ms;
+    struct http_call *call; /* NULL: none is running */
+    struct buf body;
+    int status;
+};
+
 struct endpoint {
     struct gateway *g;
     struct endpoint *next; /* gone */
@@ -179,21 +194,24 @@ struct endpoint {
     struct http_call *scrape; /* NULL: none is running */
     struct http_call *models;
     struct http_call *ready;
-    struct buf scrape_body, models_body;
-    int scrape_status, models_status, ready_status;
+    struct http_call *props;
+    struct buf scrape_body, models_body, props_body;
+    int scrape_status, scrape_rc, models_status, ready_status, props_status;
+    int scrape_refused;  /* the status of the last scrape that answered, but not with 200; or 0 */
     uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
-    uint64_t models_due_ms, ready_due_ms;
+    uint64_t models_due_ms, ready_due_ms, props_due_ms;
     uint64_t last_in_ms;        /* last seen in rotation; 0 = never */
     bool refused;               /* the last try could not even connect */
     bool models_known;          /* said since it was last reached anew */
     bool ready_known, is_ready; /* by /health/ready; true for an endpoint that has no such page */
 
+    struct token_probe tokens;
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
-    double stalled_s;             /* age of its last step while requests run, by its own word */
-    bool ours, has_blocks;        /* one of our workers, by its metrics */
-    bool was_used;                /* since it was last reached anew */
-    uint32_t slots, block_tokens; /* 0: not said */
+    double stalled_s; /* age of its last step while requests run, by its own word */
+    bool ours, has_blocks, is_llama_cpp; /* ours: one of our workers, by its metrics */
+    bool was_used;                       /* since it was last reached anew */
+    uint32_t slots, block_tokens;        /* 0: not said */
 
     struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd; kept while it is away */
     uint32_t model_count, max_model_len;
@@ -248,6 +266,14 @@ void endpoint_dispatched(struct endpoint *ep); /* (locked) */
 void endpoint_succeeded(struct endpoint *ep);
 void endpoint_failed(struct endpoint *ep, uint64_t dispatched_ns);
 void endpoint_pause(struct endpoint *ep, uint32_t ms);
+
+/* ---- whether it tokenizes as we do (token_probe.c); (locked), all of it ---- */
+
+const char *token_probe_name(enum token_verdict v);
+void token_probe_due(struct endpoint *ep); /* it is another process now: asked when in rotation */
+void token_probe_tick(struct endpoint *ep, uint64_t now);
+void token_probe_stop(struct endpoint *ep);
+void token_probe_left(struct endpoint *ep); /* it is in the list no more */
 
 /* ---- who holds what (prefix.c); (locked), all of it ---- */
 
@@ -449,6 +475,12 @@ void policies_fini(struct gateway *g);
 void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
 /* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
 bool policy_decide(struct routing *x, struct sched_request *r);
+/* Which agent the request is from, by the configuration's plugins; p == NULL: nobody says. */
+struct str policy_identity(const struct routing *x);
+/* The answer begins: adds what plugins tell the client of who gave it. */
+void policy_served(struct routing *x, const struct sched_served *s);
+/* "ip:port" of its first choice. */
+struct str policy_destination(const struct routing *x, char *out, size_t out_bytes);
 
 /* ---- a request's beginning, whoever carries it (begin.c) ---- */
 
@@ -509,6 +541,19 @@ struct front {
  * decision's scratch: a decision sees every other one.  It is held for microseconds and never
  * while bytes are read, parsed, or sent; bodies of answers pass without it.  (docs/design/loops.md)
  */
+/* How workers are reached (upstream.c): a page of theirs. */
+struct upstream_page {
+    char *path;
+    uint16_t port;          /* 0: the endpoint's own */
+    struct tls_client *tls; /* NULL: plain text */
+};
+
+struct upstream {
+    struct tls_client *tls; /* of requests, and of what the configuration says nothing of */
+    struct upstream_page metrics, models;
+    struct upstream_tls *clients; /* linked */
+};
+
 struct gateway {
     pthread_mutex_t lock;
     struct front *front;
@@ -531,10 +576,11 @@ struct gateway {
     enum sched_strategy strategy;
     uint64_t turn; /* of round robin */
     bool strategy_given;
-    struct policy *policy;   /* the one for new requests; older ones behind it */
-    struct limiter *limiter; /* of tenants' rates; (locked) */
-    struct tls_server *tls;  /* of the front door, or NULL; borrowed */
-    struct objects *objects; /* of names and priorities; never NULL */
+    struct policy *policy;    /* the one for new requests; older ones behind it */
+    struct limiter *limiter;  /* of tenants' rates; (locked) */
+    struct tls_server *tls;   /* of the front door, or NULL; borrowed */
+    struct upstream upstream; /* first loop only, but for tls, which stays */
+    struct objects *objects;  /* of names and priorities; never NULL */
     uint32_t scrape_ms, stale_ms, frozen_ms, stuck_ms, inflight_max, retries_max, block_tokens;
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, queue_ms, queue_max;
     bool no_split;
@@ -557,11 +603,13 @@ struct gateway {
     uint32_t *view_at, *view_matched;
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
+    double best_prefill, best_decode;   /* the smallest of that */
     bool rates_changed;
     struct rng rng;
 
     _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
     _Atomic bool draining, standby;     /* standby: another replica leads */
+    _Atomic bool knows_pool;            /* has been told which endpoints there are, be it none */
 
     bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */
@@ -579,6 +627,10 @@ static inline void gateway_unlock(struct gateway *g)
 {
     pthread_mutex_unlock(&g->lock);
 }
+
+/* What the configuration (NULL: none) says of it; an error changes nothing.  First loop. */
+int upstream_set(struct gateway *g, const struct sched_config *c, struct err *e) MUST_CHECK;
+void upstream_fini(struct gateway *g); /* after the connections */
 
 struct metric_cell *gateway_cell(struct gateway *g, enum gateway_metric m, const char *a,
                                  const char *b);

@@ -23,6 +23,7 @@
 #define DESTINATIONS_BYTES 1024
 #define TAIL_BYTES_MAX     ((size_t)1 << 20) /* of a whole answer, to find its usage */
 #define FIELDS_MAX         256
+#define REPORTS_MAX        8 /* numbers for Envoy, of one answer */
 
 struct picker {
     struct front *f;
@@ -99,14 +100,10 @@ static void refuse(struct pick *k, int status, const char *reason, const char *d
 static void destinations(const struct pick *k, char out[DESTINATIONS_BYTES])
 {
     const struct routing *x = &k->rt;
-    int n;
+    char first[ADDRESS_BYTES];
+    int n = snprintf(out, DESTINATIONS_BYTES, "%.*s",
+                     STR_ARG(policy_destination(x, first, sizeof(first))));
 
-    if (x->port != 0)
-        n = snprintf(out, DESTINATIONS_BYTES,
-                     strchr(x->decode->host, ':') != NULL ? "[%s]:%u" : "%s:%u", x->decode->host,
-                     x->port);
-    else
-        n = snprintf(out, DESTINATIONS_BYTES, "%s", x->decode->address);
     for (uint32_t i = 0; i < x->other_count && n < DESTINATIONS_BYTES; i++)
         n += snprintf(out + n, DESTINATIONS_BYTES - (size_t)n, ",%s", x->other[i]->address);
 }
@@ -330,9 +327,28 @@ static void on_request(void *ctx, struct extproc_stream *s, const struct extproc
         refuse(k, 503, "overloaded", "rejected-saturated", "too many long requests are being read");
 }
 
+static struct str response_header(const struct extproc_response *r, struct str name)
+{
+    for (size_t i = 0; i < r->header_count; i++)
+        if (str_ieq(r->header[i].name, name))
+            return r->header[i].value;
+    return STR_NONE;
+}
+
+/* Busy, or Envoy could not connect: its 503 says no more than that.  Whichever it was, the next
+ * pick is somebody else until the scrapes know. */
+static void pause_picked(const struct routing *x, const struct extproc_response *r)
+{
+    uint64_t seconds = 0;
+
+    (void)str_u64(response_header(r, STR("retry-after")), &seconds);
+    endpoint_pause(x->decode, (uint32_t)MIN(MAX(seconds, 1u), 3600u) * 1000);
+}
+
 static void on_response_headers(void *ctx, struct extproc_stream *s,
                                 const struct extproc_response *r)
 {
+    struct sched_served served = { r->has_lb, r->served };
     struct pick *k = extproc_get(s);
     struct routing *x = &k->rt;
     uint64_t status;
@@ -340,25 +356,24 @@ static void on_response_headers(void *ctx, struct extproc_stream *s,
     (void)ctx;
     x->streaming = r->event_stream;
     x->answered = str_u64(r->status, &status) ? (int)status : 200;
+    policy_served(x, &served);
     for (uint32_t i = 0; i < x->to_client_count; i++)
         extproc_response_set(s, x->to_client[i].name, str_of(x->to_client[i].value));
-    if (x->decode == NULL || x->answered < 500)
+    if (x->decode == NULL)
         return;
-    x->failure = "upstream_error";
-    if (x->answered != 501)
+    if (x->answered >= 500)
+        x->failure = "upstream_error";
+    if (x->answered == 503 || x->answered == 429)
+        pause_picked(x, r);
+    else if (x->answered >= 500 && x->answered != 501)
         endpoint_failed(x->decode, x->t_dispatch);
 }
 
-static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
+static void note_bytes(struct pick *k, struct str bytes)
 {
-    struct pick *k = extproc_get(s);
     struct routing *x = &k->rt;
     size_t n;
 
-    (void)ctx;
-    (void)end;
-    if (bytes.n == 0 || x->decode == NULL)
-        return;
     x->t_last = clock_ns();
     if (x->t_first == 0)
         x->t_first = x->t_last;
@@ -380,6 +395,42 @@ static void on_response_body(void *ctx, struct extproc_stream *s, struct str byt
     }
 }
 
+/* What plugins tell Envoy of its usage. */
+static void report(struct pick *k)
+{
+    const struct answer_usage *u = &k->rt.usage;
+    struct usage_values v = {
+        .known = { u->known, u->known, u->known, u->known && u->cached_known },
+        .value = { u->prompt_tokens, u->completion_tokens,
+                   (double)u->prompt_tokens + u->completion_tokens, u->cached_tokens },
+    };
+    struct extproc_number number[REPORTS_MAX];
+    struct sched_report said[REPORTS_MAX];
+    struct sched_pipeline *p = k->rt.policy->pipeline;
+    uint32_t n = p != NULL ? sched_pipeline_report(p, &v, said, COUNT(said)) : 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        number[i] = (struct extproc_number) { said[i].space, said[i].name, said[i].value };
+    extproc_report(k->s, number, n);
+}
+
+static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
+{
+    struct pick *k = extproc_get(s);
+    struct routing *x = &k->rt;
+
+    (void)ctx;
+    if (x->decode == NULL)
+        return;
+    if (bytes.n != 0)
+        note_bytes(k, bytes);
+    if (!end)
+        return;
+    if (!x->streaming && x->answered == 200)
+        answer_find_usage(buf_view(&k->tail), &x->usage);
+    report(k);
+}
+
 static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause cause)
 {
     static const char *const causes[] = { "natural", "client_disconnect", "error" };
@@ -389,8 +440,6 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     struct gateway *g = x->g;
 
     reader_drop(k->job);
-    if (!x->streaming && x->answered == 200)
-        answer_find_usage(buf_view(&k->tail), &x->usage);
     if (cause == EXTPROC_NATURAL && x->answered == 200 && x->decode != NULL) {
         endpoint_succeeded(x->decode);
         if (!k->is_bodyless)
@@ -436,10 +485,13 @@ static enum health_status health(void *ctx, struct str service)
 
     if (str_eqz(service, "liveness"))
         return HEALTH_SERVING;
+    /* As upstream: whether its pool is known, not whether a worker is in rotation just now.  A
+     * picker without one queues requests or says why not, where Envoy would only say that nobody is
+     * there. */
     for (size_t i = 0; i < COUNT(readiness); i++)
         if (str_eqz(service, readiness[i]))
-            return !g->draining && !g->standby && endpoints_any_usable(g) ? HEALTH_SERVING
-                                                                          : HEALTH_NOT_SERVING;
+            return !g->draining && !g->standby && g->knows_pool ? HEALTH_SERVING
+                                                                : HEALTH_NOT_SERVING;
     return HEALTH_SERVICE_UNKNOWN;
 }
 

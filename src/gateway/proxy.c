@@ -324,13 +324,15 @@ static void dispatch(struct exchange *x)
 {
     struct gateway *g = x->rt.g;
     struct http_header headers[HEADERS_OUT_MAX];
-    char traceparent[TRACEPARENT_BYTES + 1];
+    char traceparent[TRACEPARENT_BYTES + 1], to[ADDRESS_BYTES];
+    struct sched_served served = { .is_reported = true };
     struct str piece[3];
     struct http_call_opts o = {
         .host = x->rt.decode->host,
         .port = x->rt.port != 0 ? x->rt.port : x->rt.decode->port,
         .method = STR("POST"),
         .path = str_of(x->rt.path),
+        .tls = g->upstream.tls,
         .headers = request_headers(x, headers, traceparent),
         .pieces = piece,
         .connect_ms = 1000,
@@ -342,6 +344,8 @@ static void dispatch(struct exchange *x)
     struct err e;
 
     o.piece_count = body_pieces(x, piece);
+    served.endpoint = policy_destination(&x->rt, to, sizeof(to));
+    policy_served(&x->rt, &served);
     x->rt.t_dispatch = clock_ns();
     x->rt.sent_to = x->rt.decode->address;
     x->rt.sent_prefill = x->rt.prefill != NULL ? x->rt.prefill->address : NULL;
@@ -564,14 +568,11 @@ static void whole_end(struct exchange *x)
                       "the worker's answer is too large");
     } else if (x->status == 503 || x->status == 429) {
         attempt_failed(x, ATT_BUSY);
-    } else if (x->status >= 500) {
+    } else if (x->status >= 500 && x->status != 501) {
         /* its text may quote the prompt: ours is given instead */
         endpoint_failed(x->rt.decode, x->rt.t_dispatch);
-        exchange_fail(x,
-                      x->status == 504   ? 504
-                      : x->status == 501 ? 501
-                                         : 502,
-                      "InternalServerError", "upstream_error", "the worker failed");
+        exchange_fail(x, x->status == 504 ? 504 : 502, "InternalServerError", "upstream_error",
+                      "the worker failed");
     } else if (x->early) {
         stream_cut(x, "upstream_error", "the worker refused the request");
     } else {

@@ -21,6 +21,7 @@
 #include "text/token_cache.h"
 #include "text/tokenizer.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -50,16 +51,26 @@ struct reader_entry {
     struct token_cache *cache; /* has its own lock */
 };
 
+/* Of one reader or of several: read only, but for the caches, which have their locks. */
+struct reader_models {
+    _Atomic uint32_t users;
+    struct reader_entry *entry;
+    size_t count;
+};
+
 struct reader {
     struct str (*rewrite)(void *ctx, struct str model, char *out);
     void *rewrite_ctx;
     struct loop *loop;
-    struct reader_entry *model;
-    size_t model_count;
+    struct reader_models *models;
     struct kv_index *keys; /* never holds a block: it only knows how keys are made */
     uint64_t guess_seed;
     uint32_t block_tokens;
     bool allow_special;
+
+    _Atomic size_t distrusted_count; /* the names: under trust_lock */
+    char *distrusted[READER_DISTRUSTED_MAX];
+    pthread_mutex_t trust_lock;
 
     pthread_t thread;
     pthread_mutex_t lock; /* guards what follows */
@@ -102,11 +113,13 @@ static const struct reader_entry *entry_of(const struct reader *r, struct str na
 {
     const struct reader_entry *other = NULL;
 
-    for (size_t i = 0; i < r->model_count; i++) {
-        if (r->model[i].name == NULL)
-            other = &r->model[i];
-        else if (str_eqz(name, r->model[i].name))
-            return &r->model[i];
+    for (size_t i = 0; i < r->models->count; i++) {
+        const struct reader_entry *one = &r->models->entry[i];
+
+        if (one->name == NULL)
+            other = one;
+        else if (str_eqz(name, one->name))
+            return one;
     }
     return other;
 }
@@ -397,10 +410,35 @@ static void refuse_body(struct reading *out, int rc)
                                    : "must be a JSON object");
 }
 
-static void read_prompt_of(const struct reader *r, enum reading_kind kind, struct arena *tree,
+static bool is_distrusted(struct reader *r, struct str model)
+{
+    bool found = false;
+
+    if (atomic_load_explicit(&r->distrusted_count, memory_order_relaxed) == 0)
+        return false;
+    pthread_mutex_lock(&r->trust_lock);
+    for (size_t i = 0; i < r->distrusted_count && !found; i++)
+        found = str_eqz(model, r->distrusted[i]);
+    pthread_mutex_unlock(&r->trust_lock);
+    return found;
+}
+
+void reader_distrust(struct reader *r, const struct str *model, size_t count)
+{
+    pthread_mutex_lock(&r->trust_lock);
+    for (size_t i = 0; i < r->distrusted_count; i++)
+        mem_free(r->distrusted[i]);
+    r->distrusted_count = 0;
+    for (size_t i = 0; i < MIN(count, (size_t)READER_DISTRUSTED_MAX); i++)
+        r->distrusted[r->distrusted_count++] = str_dup(model[i]);
+    pthread_mutex_unlock(&r->trust_lock);
+}
+
+static void read_prompt_of(struct reader *r, enum reading_kind kind, struct arena *tree,
                            const struct json *root, struct str model, struct reading *out)
 {
-    const struct reader_entry *entry = entry_of(r, worker_model(out, model));
+    struct str name = worker_model(out, model);
+    const struct reader_entry *entry = is_distrusted(r, name) ? NULL : entry_of(r, name);
     struct token_list tokens = { .max = TOKENS_MAX };
     uint32_t extra = 0;
 
@@ -413,11 +451,11 @@ static void read_prompt_of(const struct reader *r, enum reading_kind kind, struc
     token_list_fini(&tokens);
 }
 
-void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+void reader_read(struct reader *r, enum reading_kind kind, struct str body, struct str model,
                  struct reading *out)
 {
     /* without a model only spans of what is nested are looked at: no need to decode it */
-    struct json_limits limits = { .decode_depth_max = r->model_count == 0 ? NAMED_DEPTH : 0 };
+    struct json_limits limits = { .decode_depth_max = r->models->count == 0 ? NAMED_DEPTH : 0 };
     struct arena tree;
     const struct json *root;
     const char *reserved;
@@ -482,15 +520,25 @@ static void job_free(struct reader_job *j)
     mem_free(j);
 }
 
+static void models_leave(struct reader_models *m)
+{
+    if (atomic_fetch_sub(&m->users, 1) != 1)
+        return;
+    for (size_t i = 0; i < m->count; i++) {
+        token_cache_free(m->entry[i].cache);
+        text_model_close(m->entry[i].text);
+        mem_free(m->entry[i].name);
+    }
+    mem_free(m->entry);
+    mem_free(m);
+}
+
 static void reader_destroy(struct reader *r)
 {
-    for (size_t i = 0; i < r->model_count; i++) {
-        token_cache_free(r->model[i].cache);
-        text_model_close(r->model[i].text);
-        mem_free(r->model[i].name);
-    }
-    mem_free(r->model);
+    models_leave(r->models);
     kv_index_free(r->keys);
+    reader_distrust(r, NULL, 0);
+    pthread_mutex_destroy(&r->trust_lock);
     pthread_mutex_destroy(&r->lock);
     pthread_cond_destroy(&r->wake);
     mem_free(r);
@@ -576,30 +624,35 @@ void reader_drop(struct reader_job *job)
 
 /* ---- opening ---- */
 
-static int open_model(struct reader *r, const char *name, const char *path, size_t models,
+static int open_model(struct reader_models *m, const char *name, const char *path, size_t models,
                       struct err *e)
 {
-    struct reader_entry *entry = &r->model[r->model_count];
+    struct reader_entry *entry = &m->entry[m->count];
     int rc = text_model_open(&entry->text, path, e);
 
     if (rc != 0)
         return rc;
     entry->cache = token_cache_new(entry->text->tokenizer, CACHE_BYTES_MAX / models);
     entry->name = name != NULL ? mem_strdup(name) : NULL;
-    r->model_count++;
+    m->count++;
     return 0;
 }
 
 static int open_models(struct reader *r, const struct reader_opts *o, struct err *e)
 {
+    struct reader_models *m = o->share != NULL ? o->share->models : mem_zalloc(sizeof(*m));
     size_t models = o->model_count + (o->model != NULL);
     int rc = 0;
 
-    r->model = mem_zalloc((o->model_count + 1) * sizeof(*r->model));
+    r->models = m;
+    atomic_fetch_add(&m->users, 1);
+    if (o->share != NULL)
+        return 0;
+    m->entry = mem_zalloc((o->model_count + 1) * sizeof(*m->entry));
     if (o->model != NULL)
-        rc = open_model(r, NULL, o->model, models, e);
+        rc = open_model(m, NULL, o->model, models, e);
     for (size_t i = 0; i < o->model_count && rc == 0; i++)
-        rc = open_model(r, o->models[i].name, o->models[i].path, models, e);
+        rc = open_model(m, o->models[i].name, o->models[i].path, models, e);
     return rc;
 }
 
@@ -622,6 +675,7 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
     r->keys = kv_index_new(&k);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);
+    pthread_mutex_init(&r->trust_lock, NULL);
     rc = open_models(r, o, e);
     if (rc == 0 && pthread_create(&r->thread, NULL, reader_main, r) != 0)
         rc = err_set(e, ERR_NOMEM, "cannot start the thread that reads requests");
@@ -658,5 +712,5 @@ void reader_free(struct reader *r)
 
 bool reader_has_model(const struct reader *r)
 {
-    return r->model_count != 0;
+    return r->models->count != 0;
 }

@@ -42,7 +42,8 @@ struct reader_opts {
      * the loop or on the reader's thread; NULL: nothing is rewritten. */
     struct str (*rewrite)(void *ctx, struct str model, char out[READER_NAME_MAX + 1]);
     void *rewrite_ctx;
-    const char *model; /* path of the model for all names that `models` has not, or NULL */
+    struct reader *share; /* whose models it uses instead of opening the next two, or NULL */
+    const char *model;    /* path of the model for all names that `models` has not, or NULL */
     const struct reader_model *models;
     size_t model_count;
     const char *seed;
@@ -59,15 +60,21 @@ int reader_new(struct reader **out, struct loop *l, const struct reader_opts *o,
 void reader_free(struct reader *r);            /* waits for the job that runs; drops the others */
 bool reader_has_model(const struct reader *r); /* any */
 
+/* Prompts for these models are estimated from now on, and for no others: their workers tokenize
+ * otherwise.  Copied.  Any thread. */
+#define READER_DISTRUSTED_MAX 64
+void reader_distrust(struct reader *r, const struct str *model, size_t count);
+
 /* Reads now.  out is filled whatever happens (see out->error); reading_free it.
  * model: the name that keys are made with when the body names none. */
-void reader_read(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
+void reader_read(struct reader *r, enum reading_kind kind, struct str body, struct str model,
                  struct reading *out);
 void reading_free(struct reading *r);
 
 /* The ids of a body's prompt (chat or completion), for comparing with what a worker's /tokenize
  * says of the same body.  Appends to out.  ERR_UNSUPPORTED: no model for it; ERR_PARSE, ERR_INVAL:
- * the body, or its template, says no.  Same threads as reader_read: any. */
+ * the body, or its template, says no.  Models of reader_distrust are tokenized all the same.  Same
+ * threads as reader_read: any. */
 struct token_list;
 int reader_tokens(const struct reader *r, enum reading_kind kind, struct str body, struct str model,
                   struct token_list *out, struct err *e) MUST_CHECK;

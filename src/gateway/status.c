@@ -71,9 +71,10 @@ static void part_of_endpoint(struct json_w *w, const struct endpoint *ep)
     json_w_kz(w, "reason",
               !open     ? ep->reason
               : ejected ? "answered with errors"
-                        : "asked for a pause");
+                        : "was busy or could not be reached: paused for a moment");
     if (ep->model_count != 0)
         json_w_kstr(w, "model", ep->models_list[0]);
+    json_w_kz(w, "tokens", token_probe_name(ep->tokens.verdict));
     json_w_karr(w, "models");
     for (uint32_t i = 0; i < ep->model_count; i++)
         json_w_str(w, ep->models_list[i]);

@@ -13,13 +13,12 @@
  * burn the time slice that the other thread needs. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/clock.h"
-#include "base/file.h"
+#include "base/cpus.h"
 #include "base/mem.h"
 #include "kernels/kern_priv.h"
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -154,36 +153,6 @@ static void *worker_main(void *arg)
     }
 }
 
-/* CPUs that cgroup v2 lets this process use, or UINT32_MAX. */
-static uint32_t quota_cpus(void)
-{
-    struct buf b;
-    struct str quota, rest;
-    uint64_t us, period;
-    uint32_t n = UINT32_MAX;
-
-    buf_init(&b, 256);
-    if (file_read("/sys/fs/cgroup/cpu.max", &b, NULL) == 0) {
-        rest = str_trim(buf_view(&b));
-        quota = str_cut(&rest, ' ');
-        if (str_u64(quota, &us) && str_u64(rest, &period) && period != 0 && us / period < 65536)
-            n = (uint32_t)MAX((us + period / 2) / period, 1);
-    }
-    buf_fini(&b);
-    return n;
-}
-
-static uint32_t allowed_cpus(void)
-{
-    cpu_set_t set;
-    uint32_t n = 1;
-
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof(set), &set) == 0)
-        n = (uint32_t)MAX(CPU_COUNT(&set), 1);
-    return MIN(n, quota_cpus());
-}
-
 struct kern_pool *kern_pool_new(uint32_t threads)
 {
     char *base = mem_zalloc(sizeof(struct kern_pool) + LINE);
@@ -192,7 +161,7 @@ struct kern_pool *kern_pool_new(uint32_t threads)
 
     p->base = base;
     if (threads == 0)
-        threads = allowed_cpus();
+        threads = cpus_allowed();
     threads = MIN(threads, THREADS_MAX);
     atomic_store(&p->spin_ns, SPIN_NS);
     p->scratch_base = mem_alloc(threads * KERN_SCRATCH + 4096);

@@ -476,6 +476,7 @@ int kv_source_open(struct kv_source *s, const struct kv_source_opts *o, struct e
         if (rc != 0)
             return err_set(e, rc, "more than %d endpoints", KV_ENDPOINTS_MAX);
         s->has_endpoint = true;
+        kv_publish_endpoint(s->m, s->endpoint);
     }
     rc = addr_parse(o->events, host, &port, e);
     if (rc == 0) /* every topic: the transport says who speaks, and the default topic is empty */

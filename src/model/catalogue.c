@@ -188,7 +188,7 @@ bool catalogue_file(struct str name, struct buf *file)
     return true;
 }
 
-int catalogue_resolve(struct str name, struct buf *path, struct err *e)
+static int resolve(struct str name, mode_t wanted, struct buf *path, struct err *e)
 {
     const struct catalogue_entry *c = catalogue_find(name);
     struct stat st;
@@ -198,7 +198,7 @@ int catalogue_resolve(struct str name, struct buf *path, struct err *e)
         end(path);
         if (path->failed || memchr(path->p, 0, path->len) != NULL)
             return err_set(e, ERR_INVAL, "the model's name is too long or damaged");
-        if (stat(path->p, &st) == 0 && S_ISREG(st.st_mode))
+        if (stat(path->p, &st) == 0 && (S_ISREG(st.st_mode) || (st.st_mode & S_IFMT) == wanted))
             return 0;
         buf_reset(path);
     }
@@ -220,4 +220,14 @@ int catalogue_resolve(struct str name, struct buf *path, struct err *e)
                        "model fetch %s",
                        path->p, (long long)st.st_size, (unsigned long long)c->bytes, c->name);
     return 0;
+}
+
+int catalogue_resolve(struct str name, struct buf *path, struct err *e)
+{
+    return resolve(name, S_IFREG, path, e);
+}
+
+int catalogue_resolve_text(struct str name, struct buf *path, struct err *e)
+{
+    return resolve(name, S_IFDIR, path, e);
 }

@@ -81,6 +81,8 @@ void catalogue_dir(struct buf *out);
 /* Catalogue name, file path, URL or Hugging Face name to the path of a file that exists (NUL-ended
  * after its length).  ERR_NOTFOUND and ERR_MISMATCH say what to run. */
 int catalogue_resolve(struct str name, struct buf *path, struct err *e) MUST_CHECK;
+/* The same for who needs only a model's text side: a folder that exists is one, too. */
+int catalogue_resolve_text(struct str name, struct buf *path, struct err *e) MUST_CHECK;
 
 struct catalogue_hf {                /* org/repo[@rev][/dir/file.gguf] */
     struct str org, repo, rev, file; /* rev "main" by default; file.p NULL = to be chosen */

@@ -89,7 +89,7 @@ static void get_models(struct worker *w, struct http_req *r)
     if (!ready(w, r))
         return;
     buf_init(&b, 65536);
-    oai_models_reply(&b, &id, 1, w->started, engine_max_model_len(w->engine));
+    oai_models_reply(&b, &id, 1, (int64_t)w->started_s, engine_max_model_len(w->engine));
     reply_json(r, &b);
 }
 

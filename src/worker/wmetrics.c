@@ -313,7 +313,7 @@ void worker_metrics_refresh(struct worker *w)
         (void)worker_metric(w, WM_BY_SOURCE, sources[i]);
     if (en != NULL)
         engine_stats(en, &s);
-    metric_set(worker_metric(w, WM_START_TIME, NULL), (double)w->started);
+    metric_set(worker_metric(w, WM_START_TIME, NULL), w->started_s);
     metric_set(worker_metric(w, WM_WAITING, NULL), s.waiting);
     metric_set(worker_metric(w, WM_RUNNING, NULL), s.running);
     metric_set(worker_metric(w, WM_KV_USAGE, NULL),

@@ -232,7 +232,7 @@ static int bind_all(struct worker *w, struct err *e)
 
 int worker_run(const struct worker_opts *o, struct err *e)
 {
-    struct worker w = { .opts = o, .epoch = rng_secure_u64(), .started = (int64_t)clock_wall_s() };
+    struct worker w = { .opts = o, .epoch = rng_secure_u64(), .started_s = clock_wall_s() };
     pthread_t loader;
     int rc;
 

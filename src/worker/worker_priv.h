@@ -73,7 +73,7 @@ struct worker {
     char engine_id[33];
     char address[300]; /* host:port as others reach us */
     char model_name[256];
-    int64_t started;
+    double started_s;
 
     struct model *model;
     struct tokenizer *tok;

@@ -281,14 +281,14 @@ class Router:
     def __init__(self, processes, port, folder=None):
         self.processes, self.port, self.folder = processes, port, folder
 
-    def wait(self, seconds=30):
+    def wait(self, seconds=30, headers=None):
         body = {"model": "sim", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
 
         def answers():
             for p in self.processes:
                 if p.popen.poll() is not None:
                     raise RuntimeError(f"{p.args[0]} ended: {p.tail()}")
-            return request(self.port, "POST", "/v1/chat/completions", body)[0] == 200
+            return request(self.port, "POST", "/v1/chat/completions", body, headers=headers)[0] == 200
         try:
             wait_for("the router answers", answers, seconds)
         except BaseException as e:
@@ -365,12 +365,12 @@ def python_router(name, policy, ports):
     return Router([Process(args)], port).wait(60)
 
 
-def ours(ports, *flags):
+def ours(ports, *flags, headers=None):
     port = free_ports(1)
     args = [LLMD, "scheduler", "--listen", f"127.0.0.1:{port}", "--log-level", "warn", *flags]
     for p in ports:
         args += ["--endpoint", f"127.0.0.1:{p}"]
-    return Router([Process(args)], port).wait()
+    return Router([Process(args)], port).wait(headers=headers)
 
 
 def ours_behind_envoy(ports, *flags):

@@ -32,7 +32,7 @@
 
 struct options {
     const char *model;
-    uint32_t ports, first_port, tokens, slots, chunk_tokens, kv_blocks, conns;
+    uint32_t ports, first_port, tokens, slots, chunk_tokens, kv_blocks, conns, every;
     double prefill_ms, decode_ms, slope;
     struct opt_list slow;
     bool engine;
@@ -52,6 +52,8 @@ static const struct opt_desc table[] = {
     { "decode-ms", OPT_F64, AT(decode_ms), "10", "MS", 0, 0, "a step with one sequence" },
     { "slope", OPT_F64, AT(slope), "0.02", "F", 0, 0, "more of it for each further sequence" },
     { "slots", OPT_U32, AT(slots), "32", "N", 1, 100000, "sequences at once" },
+    { "every", OPT_U32, AT(every), "1", "N", 1, 1000000,
+      "a token at so many steps, as of a slow model" },
     { "chunk-tokens", OPT_U32, AT(chunk_tokens), "2048", "N", 1, 1000000, "prompt a step" },
     { "kv-blocks", OPT_U32, AT(kv_blocks), "8192", "N", 1, 16777216, "of 16 tokens" },
     { "slow", OPT_LIST, AT(slow), NULL, "INDEX=FACTOR", 0, 0, "this server takes so much longer" },
@@ -467,6 +469,7 @@ static int server_open(struct backend *b, uint32_t i, struct err *e)
                           .slope = o->slope,
                           .slots = o->slots,
                           .chunk_tokens = o->chunk_tokens,
+                          .every = o->every,
                           .kv_blocks = o->kv_blocks };
     struct http_server_opts ho = { .host = "127.0.0.1",
                                    .port = (uint16_t)(o->first_port != 0 ? o->first_port + i : 0),

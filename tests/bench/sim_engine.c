@@ -31,7 +31,7 @@ struct sim_seq {
     void *ctx;
     uint64_t *key; /* of the prompt's full blocks */
     uint32_t *block;
-    uint32_t keys, blocks, prompt_tokens, cached, kept, prefill_left, chunk, left;
+    uint32_t keys, blocks, prompt_tokens, cached, kept, prefill_left, chunk, left, decoded;
     uint64_t admitted_ns;
     bool decoding, dead;
 };
@@ -231,6 +231,8 @@ static void seq_step(struct sim_seq *s)
             return;
         s->decoding = true;
     }
+    if (s->decoded++ % MAX(en->conf.every, 1u) != 0)
+        return;
     s->left--;
     en->ops.on_token(s->ctx);
     if (s->left != 0 || s->dead)

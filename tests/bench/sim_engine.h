@@ -20,6 +20,7 @@
 struct sim_conf {
     double prefill_ms, decode_ms, slope, factor;
     uint32_t slots, chunk_tokens, kv_blocks;
+    uint32_t every; /* a decoding sequence gets a token at so many steps; 0: at each */
 };
 
 struct sim_engine;

@@ -46,17 +46,15 @@ WORKERS = {"llm-d-prefill-k8s": "prefill", "llm-d-decode-k8s": "decode"}
 @pytest.fixture(autouse=True)
 def workload(monkeypatch):
     """Answers as a healthy llmd would; `down` makes it fail."""
-    state = {"down": None, "asked": []}
+    state = {"down": None, "asked": [], "key": None}
 
-    def call(request, timeout):
+    def call(request, timeout, context):
         state["asked"].append(request.full_url)
+        state["key"] = request.get_header("Authorization")
         if state["down"]:
             raise probe.ProbeError(state["down"])
-        if request.full_url.endswith("/v1/models"):
-            return {"data": [{"id": "smollm2-135m"}]}
-        if request.full_url.endswith("/version"):
-            return {"version": "0.1.0"}
-        return {"choices": [{"text": "!"}]}
+        return json.dumps({"/v1/models": {"data": [{"id": "smollm2-135m"}]}, "/version": {"version": "0.1.0"}}.get(
+            request.selector, {"choices": [{"text": "!"}]})).encode()
     monkeypatch.setattr(probe, "_call", call)
     return state
 
@@ -197,10 +195,10 @@ def test_the_scheduler_follows_its_workers_without_a_restart(tmp_path):
     ctx = CONTEXTS[name][0]
     after = run(name, EVENTS["update_status"], state(name, tmp_path, two))
     main = after.get_container("llm-d-inference-scheduler")
-    listed = json.loads((main.get_filesystem(ctx) / "etc/llmd/endpoints.yaml").read_text())["endpoints"]
+    listed = json.loads((main.get_filesystem(ctx) / "tmp/llmd/endpoints.yaml").read_text())["endpoints"]
     assert [(e["name"], e["labels"]["llm-d.ai/role"]) for e in listed] == [
         ("more-0", "decode"), ("remote-0", "prefill"), ("remote-1", "decode")] or len(listed) == 3, listed
-    assert "--cache=10.2.0.1:8090" in words(name, after) and "--endpoints-file=/etc/llmd/endpoints.yaml" in words(name, after)
+    assert "--cache=10.2.0.1:8090" in words(name, after) and "--endpoints-file=/tmp/llmd/endpoints.yaml" in words(name, after)
     fewer = run(name, EVENTS["update_status"], state(name, tmp_path, two[1:]))
     assert plan(name, fewer).command == plan(name, after).command
     for r in after.get_relations("decode-worker"):
@@ -307,12 +305,16 @@ def test_actions(name, tmp_path, workload):
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_are_the_binarys(name, tmp_path):
     """Every flag of the layer is one that `llmd PART --help` lists."""
-    needed = [relation(name, e) for e in endpoints(name) if e != "logging"]
+    needed = [relation(name, e) for e in endpoints(name) if e not in ("logging", "certificates")]
     after = run(name, EVENTS["update_status"], state(name, tmp_path, needed, config={"extra-args": ""}))
-    _, part, *flags = words(name, after)
+    flags_are_known(words(name, after))
+
+
+def flags_are_known(command):
+    _, part, *flags = command
     text = subprocess.run([os.environ["LLMD"], part, "--help"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    known = {w.split()[0] for w in text.splitlines() if w.startswith("  --")} | {"--no-enable-prefix-caching"}
-    assert [f for f in flags if f.split("=")[0] not in {k.split("=")[0] for k in known}] == []
+    known = {w.split()[0] for w in text.splitlines() if w.startswith("  --")}
+    assert [f for f in flags if f.split("=")[0].replace("--no-", "--") not in known] == []
 
 
 def test_files_are_current_and_the_bundle_fits():

@@ -4,20 +4,26 @@ may end before it is killed.  Skipped without Pebble (built from its Go module b
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import pytest
 import yaml
 
 import test_charms as charms
+import test_secrets as secrets
 
 PEBBLE = os.environ.get("PEBBLE", "")
 pytestmark = pytest.mark.skipif(not os.path.exists(PEBBLE), reason="no pebble: go is needed to build it")
+
+
+SCHEDULER = "llm-d-inference-scheduler-k8s"
 
 
 def free_port():
@@ -34,12 +40,20 @@ def model():
 
 
 def layer(name, tmp_path, config, relations=()):
-    """The plan that the charm makes, with paths and users of this machine."""
-    after = charms.run(name, charms.EVENTS["update_status"], charms.state(name, tmp_path, relations, config=config))
-    main = next(iter(charms.CONTEXTS[name][1]["containers"]))
+    return of_this_machine(name, tmp_path, charms.run(name, charms.EVENTS["update_status"],
+                                                      charms.state(name, tmp_path, relations, config=config)))
+
+
+def of_this_machine(name, tmp_path, after):
+    """The plan that the charm made, with paths and users of this machine; its files are in tmp_path/llmd."""
+    ctx, meta = charms.CONTEXTS[name]
+    main = next(iter(meta["containers"]))
     plan = yaml.safe_load(after.get_container(main).plan.to_yaml())
+    files = after.get_container(main).get_filesystem(ctx) / "tmp/llmd"
+    if files.is_dir():
+        shutil.copytree(files, tmp_path / "llmd", dirs_exist_ok=True)
     service = plan["services"][main]
-    service["command"] = service["command"].replace("/usr/bin/llmd", os.environ["LLMD"])
+    service["command"] = service["command"].replace("/usr/bin/llmd", os.environ["LLMD"]).replace("/tmp/llmd", str(tmp_path / "llmd"))
     for key in ("user-id", "group-id"):
         service.pop(key)
     return plan
@@ -73,9 +87,9 @@ def wait(what, fn, seconds=60):
         time.sleep(0.2)
 
 
-def ask(port, path, body=None):
+def ask(port, path, body=None, key=None):
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode() if body else None,
-                                     {"Content-Type": "application/json"})
+                                     {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})})
     with urllib.request.urlopen(request, timeout=60) as r:
         return json.loads(r.read())
 
@@ -116,12 +130,9 @@ def test_a_worker_under_pebble(tmp_path):
 
 def test_a_scheduler_under_pebble(tmp_path):
     port = free_port()
-    name = "llm-d-inference-scheduler-k8s"
-    plan = layer(name, tmp_path, {"router-port": port}, [charms.relation(name, "decode-worker")])
-    endpoints = tmp_path / "endpoints.yaml"
+    plan = layer(SCHEDULER, tmp_path, {"router-port": port, "metrics-port": free_port()}, [charms.relation(SCHEDULER, "decode-worker")])
+    endpoints = tmp_path / "llmd" / "endpoints.yaml"
     endpoints.write_text('{"endpoints": []}')
-    service = plan["services"]["llm-d-inference-scheduler"]
-    service["command"] = service["command"].replace("/etc/llmd/endpoints.yaml", str(endpoints))
     p = Pebble(tmp_path / "pebble", plan)
     try:
         # without a worker: alive, and not ready
@@ -131,5 +142,44 @@ def test_a_scheduler_under_pebble(tmp_path):
         os.rename(tmp_path / "new", endpoints)
         wait("the file is read again", lambda: "endpoints file taken over" in p.tell("logs"), 20)
         assert p.tell("services") == pid  # and nothing was restarted
+    finally:
+        assert p.end() == 0
+
+
+def status(port, path, body=None, key=None):
+    try:
+        return 200 if ask(port, path, body, key) else None
+    except urllib.error.HTTPError as e:
+        return e.code
+    except ValueError:  # an answer, and no JSON
+        return 200
+    except OSError:
+        return None
+
+
+def test_keys_under_pebble(tmp_path):
+    """The files that the charm makes of secrets open the door to their keys alone, and a changed secret does so without a restart."""
+    port, metrics = free_port(), free_port()
+    key, text = secrets.rows("--tenant", "acme")
+    users = secrets.user_secret(text)
+    after = charms.run(SCHEDULER, charms.EVENTS["config_changed"], secrets.state(
+        tmp_path, [users], {"api-key-secret": users.id, "router-port": port, "metrics-port": metrics}))
+    own = next(s for s in after.secrets if s.label == "unit-keys").latest_content
+    plan = of_this_machine(SCHEDULER, tmp_path, after)
+    p = Pebble(tmp_path / "pebble", plan)
+    body = {"model": "m", "prompt": "Hello", "max_tokens": 1}
+    try:
+        wait("it is alive", lambda: status(metrics, "/health") == 200)
+        assert [status(port, "/v1/completions", body, k) for k in (None, "lld_aaaaaaaaaa_no")] == [401, 401]
+        assert status(port, "/v1/completions", body, own["key"]) not in (None, 401)
+        assert status(port, "/v1/status", key=own["key"]) == 404 and status(port, "/v1/status", key=own["admin-key"]) == 200
+        assert status(metrics, "/metrics") == 200 and status(port, "/metrics") == 401
+        new, text = secrets.rows("--tenant", "globex")
+        listed = json.loads((tmp_path / "llmd/keys.yaml").read_text())
+        listed["keys"][0] = yaml.safe_load(text)["keys"][0]
+        (tmp_path / "llmd/new").write_text(json.dumps(listed))
+        os.rename(tmp_path / "llmd/new", tmp_path / "llmd/keys.yaml")
+        wait("the new key is good", lambda: status(port, "/v1/completions", body, new) not in (None, 401), 20)
+        assert status(port, "/v1/completions", body, key) == 401
     finally:
         assert p.end() == 0

@@ -135,6 +135,72 @@ static void engines_are_understood_by_their_names(void **state)
     stop();
 }
 
+static bool serves_alias(void)
+{
+    return endpoint_serves(w.g->endpoints[0], STR("small"));
+}
+
+static bool says_slots(void)
+{
+    return w.g->endpoints[0]->slots == 6;
+}
+
+static bool has_forgotten(void)
+{
+    return w.g->endpoints[0]->prompt_tokens == 3;
+}
+
+/* Its further names and its context stand where OpenAI's list has nothing; it says no start time,
+ * so a counter that falls is what shows another process. */
+static void llama_cpp_is_understood(void **state)
+{
+    const struct endpoint *ep;
+
+    (void)state;
+    start_workers(1);
+    w.worker[0].page = "llamacpp:prompt_tokens_total 90\nllamacpp:requests_processing 1\n";
+    w.worker[0].models =
+        "{\"models\":[{\"name\":\"m\"}],\"object\":\"list\",\"data\":[{\"id\":\"m\","
+        "\"aliases\":[\"m\",\"small\"],\"meta\":{\"n_ctx\":1024,"
+        "\"n_ctx_train\":8192}}]}";
+    start_gateway(1, quick(), NULL);
+    WAIT(all_used);
+    WAIT(serves_alias);
+    ep = w.g->endpoints[0];
+    assert_int_equal(ep->model_count, 2);
+    assert_int_equal(ep->max_model_len, 1024);
+    WAIT(says_slots);
+    w.g->endpoints[0]->ejected_until_ms = clock_ms() + 60000;
+    w.worker[0].page = "llamacpp:prompt_tokens_total 3\nllamacpp:requests_processing 0\n";
+    WAIT(has_forgotten);
+    assert_int_equal(ep->ejected_until_ms, 0);
+    WAIT(all_used);
+    stop();
+}
+
+static bool first_is_loading(void)
+{
+    return w.g->endpoints[0]->use == SCHED_LOADING;
+}
+
+static void a_worker_without_metrics_is_told_what_to_do(void **state)
+{
+    (void)state;
+    start_workers(1);
+    w.worker[0].page = "not supported";
+    w.worker[0].page_status = 501;
+    start_gateway(1, quick(), NULL);
+    WAIT(first_is_loading);
+    assert_non_null(strstr(w.g->endpoints[0]->reason, "--metrics"));
+    w.worker[0].page_status = 503;
+    w.worker[0].page = "loading";
+    (void)wait_ms(never, 100);
+    assert_int_equal(w.g->endpoints[0]->use, SCHED_LOADING);
+    w.worker[0].page_status = 0;
+    WAIT(all_used);
+    stop();
+}
+
 /* The worker hears its own name and nothing else is changed; the client hears the one it used. */
 static void a_model_has_further_names(void **state)
 {
@@ -471,10 +537,8 @@ static void a_worker_error_is_passed_on_without_its_text(void **state)
         int upstream, here;
         bool text;
     } cases[] = {
-        { 500, 502, false },
-        { 504, 504, false },
-        { 400, 400, true },
-        { 413, 413, true },
+        { 500, 502, false }, { 501, 501, true }, /* says what it cannot do */
+        { 504, 504, false }, { 400, 400, true }, { 413, 413, true },
     };
 
     (void)state;
@@ -990,7 +1054,8 @@ static void a_worker_comes_back_by_a_probe(void **state)
     stop();
 }
 
-/* The errors were the old process's: the new one is used as soon as it says that it is ready. */
+/* Errors and speed were the old process's: the new one is used as soon as it says that it is ready.
+ */
 static void a_new_process_starts_without_errors(void **state)
 {
     struct http_server_opts o = { .host = "127.0.0.1" };
@@ -1008,10 +1073,13 @@ static void a_new_process_starts_without_errors(void **state)
         WAIT(all_ended);
     }
     assert_true(ep->ejected_until_ms > clock_ms());
+    ep->learner.decode_samples = 20;
+    ep->learner.decode_ms_per_token = 999;
     o.port = http_server_port(k->server);
     http_server_close(k->server);
     k->server = NULL;
     WAIT(first_unreachable);
+    assert_int_equal(ep->learner.decode_samples, 0);
     k->refuse = 0;
     before = k->requests;
     assert_int_equal(http_server_open(w.loop, &o, worker_handle, k, &k->server, &e), 0);
@@ -1021,6 +1089,30 @@ static void a_new_process_starts_without_errors(void **state)
         WAIT(all_ended);
     }
     assert_true(k->requests >= before + 4);
+    stop();
+}
+
+/* Among fast and slow ones a worker that nothing is known of is not thought as slow as the middle:
+ * with the fast ones idle it would never get the request that shows what it is. */
+static void an_unknown_worker_is_tried(void **state)
+{
+    static const double ms[] = { 4, 80, 90, 0 };
+    struct sched_endpoint snap[WORKERS];
+
+    (void)state;
+    start(WORKERS);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        struct sched_learner *l = &w.g->endpoints[i]->learner;
+
+        l->prefill_ms_per_token = l->decode_ms_per_token = ms[i];
+        l->prefill_samples = l->decode_samples = ms[i] > 0 ? 50 : 0;
+    }
+    w.g->rates_changed = true;
+    gateway_lock(w.g);
+    endpoints_snapshot(w.g, STR_NONE, snap);
+    gateway_unlock(w.g);
+    assert_true(snap[3].prefill_ms_per_token == 4 && snap[3].decode_ms_per_token == 4);
+    assert_true(snap[1].decode_ms_per_token > 40);
     stop();
 }
 
@@ -1060,6 +1152,8 @@ int main(void)
         cmocka_unit_test(a_stream_comes_back_byte_by_byte),
         cmocka_unit_test(bad_requests_are_refused_here),
         cmocka_unit_test(engines_are_understood_by_their_names),
+        cmocka_unit_test(llama_cpp_is_understood),
+        cmocka_unit_test(a_worker_without_metrics_is_told_what_to_do),
         cmocka_unit_test(a_model_has_further_names),
         cmocka_unit_test(endpoints_come_and_go),
         cmocka_unit_test(pages_tell_of_the_workers),
@@ -1091,6 +1185,7 @@ int main(void)
         cmocka_unit_test(errors_in_a_row_take_a_worker_out),
         cmocka_unit_test(a_worker_comes_back_by_a_probe),
         cmocka_unit_test(a_new_process_starts_without_errors),
+        cmocka_unit_test(an_unknown_worker_is_tried),
         cmocka_unit_test(a_worker_that_asks_for_a_pause_gets_it),
         cmocka_unit_test(the_last_worker_is_never_taken_out),
     };

@@ -87,8 +87,7 @@ static int teardown(void **state)
     return 0;
 }
 
-static void read_it(const struct reader *r, enum reading_kind kind, const char *body,
-                    struct reading *out)
+static void read_it(struct reader *r, enum reading_kind kind, const char *body, struct reading *out)
 {
     reader_read(r, kind, str_of(body), STR("default"), out);
 }
@@ -185,7 +184,7 @@ struct keys {
     uint32_t count;
 };
 
-static struct keys keys_of(const struct reader *rd, enum reading_kind kind, const char *body)
+static struct keys keys_of(struct reader *rd, enum reading_kind kind, const char *body)
 {
     struct keys k = { { 0 }, 0 };
     struct reading r;
@@ -281,6 +280,38 @@ static void tokens_of_a_body_are_those_of_its_keys(void **state)
     }
 }
 
+static void a_distrusted_model_is_estimated(void **state)
+{
+    static const char *const body = "{\"model\":\"m\",\"prompt\":\"" TEXT "\"}";
+    static const char *const other = "{\"model\":\"n\",\"prompt\":\"" TEXT "\"}";
+    static const char *const ids = "{\"model\":\"m\",\"prompt\":[1,2,3]}";
+    const struct str name[] = { STR("k"), STR("m") };
+    struct token_list l = { 0 };
+    struct reading r;
+    struct err e;
+
+    (void)state;
+    reader_distrust(w.exact, name, COUNT(name));
+    read_it(w.exact, READING_COMPLETION, body, &r);
+    assert_true(r.estimated);
+    assert_false(r.render_failed);
+    reading_free(&r);
+    read_it(w.exact, READING_COMPLETION, other, &r);
+    assert_false(r.estimated);
+    reading_free(&r);
+    read_it(w.exact, READING_COMPLETION, ids, &r);
+    assert_false(r.estimated);
+    assert_int_equal(r.prompt_tokens, 3);
+    reading_free(&r);
+    assert_int_equal(
+        reader_tokens(w.exact, READING_COMPLETION, str_of(body), STR("default"), &l, &e), 0);
+    token_list_fini(&l);
+    reader_distrust(w.exact, NULL, 0);
+    read_it(w.exact, READING_COMPLETION, body, &r);
+    assert_false(r.estimated);
+    reading_free(&r);
+}
+
 static void the_bodys_name_picks_the_model(void **state)
 {
     const struct reader_model models[] = { { "tiny", LLMD_TOKJSON "/bytes_nfc" },
@@ -367,7 +398,7 @@ static void a_longer_talk_begins_with_the_keys_of_the_shorter(void **state)
     static const char two[] = "{\"model\":\"m\",\"messages\":[" TURN1 TURN2 "]}";
     static const char other[] =
         "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x" TEXT "\"}]}";
-    const struct reader *readers[] = { w.exact, w.guessing };
+    struct reader *readers[] = { w.exact, w.guessing };
 
     (void)state;
     for (size_t i = 0; i < COUNT(readers); i++) {
@@ -543,6 +574,7 @@ int main(void)
         cmocka_unit_test(a_chat_is_rendered_as_the_worker_renders_it),
         cmocka_unit_test(a_completion_is_text_or_ids),
         cmocka_unit_test(tokens_of_a_body_are_those_of_its_keys),
+        cmocka_unit_test(a_distrusted_model_is_estimated),
         cmocka_unit_test(the_bodys_name_picks_the_model),
         cmocka_unit_test(guessed_keys_follow_the_bytes),
         cmocka_unit_test(text_parts_and_a_continued_answer_make_the_workers_tokens),

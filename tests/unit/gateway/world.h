@@ -36,8 +36,10 @@ struct worker {
     bool hold;             /* keeps requests until released */
     bool hold_after_first; /* of a stream */
     uint32_t event_bytes;
-    const char *usage; /* JSON object or NULL */
-    const char *page;  /* of metrics; NULL: vLLM's names */
+    const char *usage;  /* JSON object or NULL */
+    const char *page;   /* of metrics; NULL: vLLM's names */
+    int page_status;    /* 0 = 200 */
+    const char *models; /* the page; NULL: serves m */
     uint32_t scrapes;
     /* what came of it */
     uint32_t requests, gone, live, foreign; /* foreign: running there, not from here */
@@ -201,7 +203,8 @@ static void worker_handle(void *ctx, struct http_req *r)
     }
     k->scrapes += str_eqz(path, "/metrics");
     if (str_eqz(path, "/metrics") && k->page != NULL) {
-        http_reply(r, 200, "text/plain", str_of(k->page), NULL);
+        http_reply(r, k->page_status != 0 ? k->page_status : 200, "text/plain", str_of(k->page),
+                   NULL);
     } else if (str_eqz(path, "/metrics")) {
         snprintf(body, sizeof(body),
                  "vllm:num_requests_running{engine=\"0\"} %u\n"
@@ -211,8 +214,15 @@ static void worker_handle(void *ctx, struct http_req *r)
                  k->is_ours ? "llmd_blocks_in_use 7\nllmd_blocks_total 99\n" : "");
         http_reply(r, 200, "text/plain", str_of(body), NULL);
     } else if (str_eqz(path, "/v1/models")) {
+        http_reply(
+            r, 200, "application/json",
+            k->models != NULL
+                ? str_of(k->models)
+                : STR("{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"),
+            NULL);
+    } else if (str_eqz(path, "/props") && k->models != NULL) {
         http_reply(r, 200, "application/json",
-                   STR("{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"),
+                   STR("{\"default_generation_settings\":{\"n_ctx\":512},\"total_slots\":6}"),
                    NULL);
     } else if (str_eqz(path, "/health/ready")) {
         http_reply(r, k->not_ready ? 503 : 200, "application/json", STR("{}"), NULL);

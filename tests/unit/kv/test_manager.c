@@ -25,6 +25,7 @@
 /* ---- a bench: one loop, conditions waited for ---- */
 
 struct bench {
+    const char *model; /* of sources whose topic names none */
     struct loop *l;
     struct zmtp_pub *pub;
     struct zmtp_router *router;
@@ -197,6 +198,7 @@ static void open_manager(struct bench *b, bool with_replay, uint16_t port)
                                  .port = port,
                                  .sources = &s,
                                  .source_count = 1,
+                                 .model = b->model,
                                  .index = { .block_tokens = 16 } };
     struct err e;
 
@@ -626,6 +628,42 @@ static void a_copy_outlives_its_manager_for_a_while(void **state)
     finish(&b);
 }
 
+/* As pods do: the copy learns of it in the stream that it follows, and needs no new snapshot. */
+static void a_source_that_comes_later_is_followed_in_the_same_stream(void **state)
+{
+    struct kv_source_opts s[2] = { { .name = STR("w0"), .address = STR(ADDRESS) },
+                                   { .name = STR("w1"), .address = STR("10.0.0.2:8000") } };
+    char events[64];
+    struct bench b;
+    struct err e;
+    uint32_t id;
+
+    (void)state;
+    begin(&b, false);
+    kv_manager_close(b.m);
+    assert_true(wait_for(&b, has_peers, 0));
+    b.model = "m"; /* the topic's: so the events themselves tell nothing new */
+    open_manager(&b, false, 0);
+    assert_true(wait_for(&b, has_peers, 1));
+    snprintf(events, sizeof(events), "127.0.0.1:%u", b.pub_port);
+    s[0].events = s[1].events = str_of(events);
+    assert_int_equal(replica_new(b.l,
+                                 &(struct replica_opts) { .host = "127.0.0.1",
+                                                          .port = kv_manager_port(b.m),
+                                                          .index = { .block_tokens = 16 } },
+                                 &b.rep, &e),
+                     0);
+    send_block(&b, 0, 0);
+    assert_true(wait_for(&b, copy_has, 1));
+    assert_int_equal(kv_manager_set_sources(b.m, s, 2, &e), 0);
+    assert_true(wait_for(&b, has_peers, 2));
+    send_block(&b, 1, 1);
+    assert_true(wait_for(&b, copy_has, 3));
+    assert_true(kv_index_find(replica_index(b.rep), STR("10.0.0.2:8000"), &id));
+    assert_int_equal(replica_snapshots(b.rep), 1);
+    finish(&b);
+}
+
 static void a_manager_with_other_keys_is_not_followed(void **state)
 {
     static const struct kv_index_opts others[] = { { .block_tokens = 32 },
@@ -707,6 +745,7 @@ int main(void)
         cmocka_unit_test(a_hole_the_worker_forgot_costs_the_source_its_blocks),
         cmocka_unit_test(a_replay_without_answer_ends_and_live_goes_on),
         cmocka_unit_test(a_copy_outlives_its_manager_for_a_while),
+        cmocka_unit_test(a_source_that_comes_later_is_followed_in_the_same_stream),
         cmocka_unit_test(a_manager_with_other_keys_is_not_followed),
         cmocka_unit_test(sources_are_named_as_the_help_says),
     };

@@ -17,6 +17,8 @@ from . import probe, relations
 
 log = logging.getLogger(__name__)
 LEVELS = ("error", "warn", "info", "debug")
+FOLDER = "/tmp/llmd"  # of the container; it has no other folder that the workload's user may write to
+UID = 65532
 
 
 class Blocked(Exception):
@@ -30,6 +32,7 @@ class Waiting(Exception):
 class LlmdCharm(ops.CharmBase):
     container_name = ""
     default_port = 8000
+    scheme = "http"
 
     def __init__(self, framework: ops.Framework):
         super().__init__(framework)
@@ -39,6 +42,7 @@ class LlmdCharm(ops.CharmBase):
         for event in self.events():
             framework.observe(event, self._reconcile)
         framework.observe(self.on.collect_unit_status, self._collect_status)
+        framework.observe(self.on.secret_remove, self._secret_unused)
         framework.observe(self.on.check_action, self._check)
         framework.observe(self.on.show_config_action, self._show_config)
         framework.observe(self.on.get_endpoint_action, self._get_endpoint)
@@ -58,6 +62,9 @@ class LlmdCharm(ops.CharmBase):
     def command(self) -> list[str]:
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """What command() and files() are made of and others see: secrets of our own, requests in databags."""
+
     def files(self) -> dict[str, str]:
         """Content by path; the running service reads them again when they change."""
         return {}
@@ -65,11 +72,20 @@ class LlmdCharm(ops.CharmBase):
     def publish(self, ready: bool) -> None:
         """Databags of its own relations."""
 
+    def credentials(self) -> dict[str, str]:
+        """key and ca with which the unit asks its own workload."""
+        return {}
+
     def prove(self) -> None:
         """Raises Blocked, Waiting or probe.ProbeError unless the workload does what it is for."""
         raise NotImplementedError
 
     # ---- options ----
+
+    @property
+    def probe_port(self) -> int:
+        """Where health and metrics are answered in plain text and without a key."""
+        return self.port
 
     @property
     def port(self) -> int:
@@ -95,20 +111,24 @@ class LlmdCharm(ops.CharmBase):
         return {
             "summary": self.meta.name,
             "services": {name: {
-                "override": "replace", "startup": "enabled", "command": shlex.join(self.command()), "user-id": 65532, "group-id": 65532,
+                "override": "replace", "startup": "enabled", "command": shlex.join(self.command()), "user-id": UID, "group-id": UID,
                 "kill-delay": f"{int(self.config['shutdown-timeout']) + 10}s", "on-check-failure": {"hung": "restart"},
                 "environment": {"HOME": "/tmp", "XDG_CACHE_HOME": "/tmp", "OTEL_SERVICE_NAME": self.app.name}}},
             "checks": {
                 "ready": {"override": "replace", "level": "ready", "period": "5s", "threshold": 2,
-                          "http": {"url": f"http://localhost:{self.port}/health/ready"}},
+                          "http": {"url": f"http://localhost:{self.probe_port}/health/ready"}},
                 # alive is not ready: a model may take long to load, and a busy worker answers this all the same
-                "hung": {"override": "replace", "period": "10s", "threshold": 6, "http": {"url": f"http://localhost:{self.port}/health"}}},
+                "hung": {"override": "replace", "period": "10s", "threshold": 6, "http": {"url": f"http://localhost:{self.probe_port}/health"}}},
             "log-targets": relations.log_targets(self, [name]),
         }
+
+    def _secret_unused(self, event: ops.SecretRemoveEvent) -> None:
+        event.remove_revision()
 
     def _reconcile(self, _: ops.EventBase) -> None:
         self.problem, self.proved = None, False
         try:
+            self.prepare()
             self._apply()
             self.prove()
             self.proved = True
@@ -122,7 +142,7 @@ class LlmdCharm(ops.CharmBase):
         layer = self.layer()
         for path, text in self.files().items():
             if not self._holds(path, text):
-                self.container.push(path, text, make_dirs=True)
+                self.container.push(path, text, make_dirs=True, permissions=0o600, user_id=UID, group_id=UID)
         self.container.add_layer(self.container_name, ops.pebble.Layer(layer), combine=True)
         self.container.replan()
         self.unit.set_ports(self.port)
@@ -136,7 +156,7 @@ class LlmdCharm(ops.CharmBase):
     def _publish_all(self) -> None:
         here = pathlib.Path(self.charm_dir)
         try:
-            relations.publish_scrape(self, self.port, here / "alerts")
+            relations.publish_scrape(self, self.probe_port, here / "alerts")
         except Blocked:
             return  # it is the problem that is shown
         relations.publish_dashboards(self, here / "dashboards")
@@ -156,10 +176,13 @@ class LlmdCharm(ops.CharmBase):
             event.add_status(ops.ActiveStatus())
 
     def base_url(self) -> str:
-        return f"http://localhost:{self.port}"
+        return f"{self.scheme}://localhost:{self.port}"
+
+    def ask(self, path: str, body: dict | None = None) -> dict:
+        return probe.ask(self.base_url() + path, body, **self.credentials())
 
     def set_version(self) -> None:
-        version = str(probe.get(self.base_url() + "/version").get("version", ""))
+        version = str(self.ask("/version").get("version", ""))
         self.unit.set_workload_version(version)
 
     # ---- actions ----
@@ -180,4 +203,4 @@ class LlmdCharm(ops.CharmBase):
                            "command": shlex.join(self.command())})
 
     def _get_endpoint(self, event: ops.ActionEvent) -> None:
-        event.set_results({"url": f"http://{relations.address(self) or relations.fqdn(self)}:{self.port}", "fqdn": relations.fqdn(self)})
+        event.set_results({"url": f"{self.scheme}://{relations.address(self) or relations.fqdn(self)}:{self.port}", "fqdn": relations.fqdn(self)})

@@ -26,7 +26,7 @@ class CacheCharm(LlmdCharm):
         services = self.container.get_services(self.container_name)
         if not services or not services[self.container_name].is_running():
             raise Waiting(f"for the cache manager to start: juju debug-log --include {self.unit.name}")
-        probe.get(self.base_url() + "/health/ready")
+        self.ask("/health/ready")
 
     def publish(self, ready: bool) -> None:
         address = relations.address(self)

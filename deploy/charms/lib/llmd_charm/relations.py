@@ -86,14 +86,14 @@ def tracing_url(charm: ops.CharmBase) -> str | None:
     return None
 
 
-def publish_ingress(charm: ops.CharmBase, port: int) -> None:
+def publish_ingress(charm: ops.CharmBase, port: int, scheme: str) -> None:
     """ingress v2, requirer: every value JSON."""
     for relation in charm.model.relations["ingress"]:
         here = address(charm)
         relation.data[charm.unit].update({"host": json.dumps(fqdn(charm)), "ip": json.dumps(here)})
         if charm.unit.is_leader():
             relation.data[charm.app].update({"model": json.dumps(charm.model.name), "name": json.dumps(charm.app.name),
-                                             "port": json.dumps(port), "scheme": json.dumps("http")})
+                                             "port": json.dumps(port), "scheme": json.dumps(scheme)})
 
 
 def address(charm: ops.CharmBase) -> str | None:

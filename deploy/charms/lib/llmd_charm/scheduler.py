@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 
-from . import probe, relations
-from .base import Blocked, LlmdCharm, Waiting
+import ops
 
-ENDPOINTS, CONFIG = "/etc/llmd/endpoints.yaml", "/etc/llmd/config.yaml"
+from . import keys, probe, relations, tls
+from .base import FOLDER, UID, Blocked, LlmdCharm, Waiting
+
+ENDPOINTS, CONFIG = FOLDER + "/endpoints.yaml", FOLDER + "/config.yaml"
+KEYS, ADMIN_KEYS, CANDIDATE = FOLDER + "/keys.yaml", FOLDER + "/admin-keys.yaml", FOLDER + "/keys.new"
+TLS = FOLDER + "/tls"
 
 
 class SchedulerCharm(LlmdCharm):
     container_name = "llm-d-inference-scheduler"
     default_port = 8080
+    client_secrets: dict[int, str] = {}  # by relation: the leader's
 
     @property
     def port(self) -> int:
@@ -20,6 +25,75 @@ class SchedulerCharm(LlmdCharm):
         if not 1024 <= port <= 65535:
             raise Blocked(f"option router-port must be 1024..65535: juju config {self.app.name} router-port={self.default_port}")
         return port
+
+    @property
+    def probe_port(self) -> int:
+        port = int(self.config["metrics-port"])
+        if not 1024 <= port <= 65535 or port == self.port:
+            raise Blocked(f"option metrics-port must be 1024..65535 and not router-port: juju config {self.app.name} metrics-port=9090")
+        return port
+
+    # ---- who may ask ----
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self.config.get("api-key-secret") or self.config.get("admin-key-secret"))
+
+    def credentials(self) -> dict[str, str]:
+        return {**({"key": keys.own(self)["admin-key"]} if self.has_keys else {}),
+                **({"ca": self.certificate().authorities} if self.scheme == "https" else {})}
+
+    def key_files(self) -> dict[str, str]:
+        """The users' rows, those of related clients and this unit's own.  What llmd would refuse never gets to its files."""
+        if not self.has_keys:
+            return {}
+        own, found = keys.own(self), {}
+        for path, option, more in (
+                (KEYS, "api-key-secret", [keys.row(own["key"], "llmd-unit"), *keys.client_rows(self)]),
+                (ADMIN_KEYS, "admin-key-secret", [keys.row(own["admin-key"], "llmd-unit", admin=True)])):
+            found[path] = json.dumps({"keys": (keys.user_rows(self, option) or []) + more}, indent=1) + "\n"
+            if not self._holds(path, found[path]):
+                self._check_keys(option, found[path], admin=path == ADMIN_KEYS)
+        return found
+
+    def _check_keys(self, option: str, text: str, admin: bool) -> None:
+        self.container.push(CANDIDATE, text, make_dirs=True, permissions=0o600, user_id=UID, group_id=UID)
+        try:
+            self.container.exec(["/usr/bin/llmd", "key", "check", CANDIDATE, *(["--admin"] if admin else [])]).wait_output()
+        except ops.pebble.ExecError as e:
+            raise Blocked(f"option {option}: llmd key check{' --admin' if admin else ''} refuses the rows: "
+                          f"juju update-secret {self.config.get(option)} keys#file=FILE") from e
+        finally:
+            self.container.remove_path(CANDIDATE)
+
+    def clients(self) -> list[ops.Relation]:
+        return [r for r in self.model.relations["inference-endpoint"] if r.active]
+
+    # ---- TLS: once a provider of certificates is related, nothing is said in plain text ----
+
+    @property
+    def scheme(self) -> str:  # type: ignore[override]
+        return "https" if tls.relation(self) else "http"
+
+    def certificate(self) -> tls.Material:
+        found = tls.material(self)
+        if found is None:
+            raise Waiting(f"for a certificate: juju status {tls.relation(self).app.name}")
+        return found
+
+    def tls_files(self) -> dict[str, str]:
+        if self.scheme == "http":
+            return {}
+        found = self.certificate()
+        return {f"{TLS}/tls.key": found.key, f"{TLS}/tls.crt": found.chain}
+
+    # ---- the workload ----
+
+    def prepare(self) -> None:
+        if self.unit.is_leader():
+            self.client_secrets = keys.sync_clients(self, self.clients() if self.has_keys else [])
+        service, address = f"{self.app.name}.{self.model.name}", relations.address(self)
+        tls.request(self, [relations.fqdn(self), f"{service}.svc.cluster.local", f"{service}.svc", service], [address] if address else [])
 
     def workers(self) -> list[dict]:
         return relations.workers(self, ["decode-worker", "prefill-worker"])
@@ -30,7 +104,7 @@ class SchedulerCharm(LlmdCharm):
         found = {ENDPOINTS: json.dumps({"endpoints": endpoints}, indent=1) + "\n"}
         if self.config["scheduler-config"]:
             found[CONFIG] = str(self.config["scheduler-config"])
-        return found
+        return found | self.key_files() | self.tls_files()
 
     def cache(self) -> str | None:
         for relation in self.model.relations["kv-cache-manager"]:
@@ -42,7 +116,14 @@ class SchedulerCharm(LlmdCharm):
 
     def command(self) -> list[str]:
         flags = ["/usr/bin/llmd", "scheduler", f"--listen=0.0.0.0:{self.port}", f"--endpoints-file={ENDPOINTS}",
-                 f"--shutdown-timeout={self.config['shutdown-timeout']}", "--loops=0", "--insecure"]
+                 f"--shutdown-timeout={self.config['shutdown-timeout']}", "--loops=0",
+                 f"--metrics-port={self.probe_port}", "--no-metrics-endpoint-auth"]
+        if self.has_keys:
+            flags += [f"--api-key-file={KEYS}", f"--admin-key-file={ADMIN_KEYS}"]
+        if self.scheme == "https":
+            flags.append(f"--tls-dir={TLS}")
+        if not self.has_keys or self.scheme == "http":
+            flags.append("--insecure")  # it listens beyond loopback without both
         if self.config["model-id"]:
             flags.append(f"--model={self.config['model-id']}")
         if self.config["scheduler-config"]:
@@ -54,6 +135,11 @@ class SchedulerCharm(LlmdCharm):
             flags += [f"--otlp-endpoint={tracing}", f"--trace-ratio={self.config['tracing-sample-ratio']}"]
         return flags + self.common_flags()
 
+    def _apply(self) -> None:
+        super()._apply()
+        if self.scheme == "http":  # the key goes once nothing reads it
+            self.container.remove_path(TLS, recursive=True)
+
     def prove(self) -> None:
         if not self.container.can_connect():
             raise Waiting("for the container")
@@ -64,7 +150,7 @@ class SchedulerCharm(LlmdCharm):
         services = self.container.get_services(self.container_name)
         if not services or not services[self.container_name].is_running():
             raise Waiting(f"for the scheduler to start: juju debug-log --include {self.unit.name}")
-        self.served = probe.complete(self.base_url())
+        self.served = probe.complete(self.ask)
         self.set_version()
 
     def url(self) -> str:
@@ -72,15 +158,25 @@ class SchedulerCharm(LlmdCharm):
             given = json.loads(relation.data[relation.app].get("ingress") or "{}") if relation.app else {}
             if given.get("url"):
                 return str(given["url"])
-        return f"http://{relations.address(self) or relations.fqdn(self)}:{self.port}"
+        return f"{self.scheme}://{relations.address(self) or relations.fqdn(self)}:{self.port}"
 
     def publish(self, ready: bool) -> None:
-        relations.publish_ingress(self, self.port)
+        relations.publish_ingress(self, self.port, self.scheme)
         if not self.unit.is_leader():
             return
         for endpoint in ("decode-worker", "prefill-worker"):
             for relation in self.model.relations[endpoint]:
                 relation.data[self.app]["scheduler-url"] = self.url()
-        for relation in self.model.relations["inference-endpoint"]:
+        for relation in self.clients():
+            bag = relation.data[self.app]
             if ready:
-                relation.data[self.app].update({"url": self.url(), "model": self.served})
+                bag.update({"url": self.url(), "model": self.served})
+            certificate = tls.material(self)
+            if certificate:
+                bag["ca"] = certificate.authorities
+            else:
+                bag.pop("ca", None)
+            if relation.id in self.client_secrets:
+                bag["key-secret-id"] = self.client_secrets[relation.id]
+            else:
+                bag.pop("key-secret-id", None)

@@ -45,7 +45,7 @@ class WorkerCharm(LlmdCharm):
         services = self.container.get_services(self.container_name)
         if not services or not services[self.container_name].is_running():
             raise Waiting(f"for the worker to start: juju debug-log --include {self.unit.name}")
-        self.served = probe.complete(self.base_url())
+        self.served = probe.complete(self.ask)
         self.set_version()
 
     def publish(self, ready: bool) -> None:
