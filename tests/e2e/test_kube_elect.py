@@ -20,7 +20,7 @@ NAME = "epp-llm-llm-epp.llm-d.ai"
 
 
 class Replica:
-    def __init__(self, world, n):
+    def __init__(self, world, n, of=None):
         self.name, self.port, self.health = f"llm-epp-5d8f7-{n}", free_port(), free_port()
         self.world, self.process = world, None
         folder = os.path.join(world.folder, self.name)
@@ -32,8 +32,8 @@ contexts: [{{name: here, context: {{cluster: c, user: u, namespace: llm}}}}]
 clusters: [{{name: c, cluster: {{server: "https://127.0.0.1:{world.api.port}", certificate-authority: ../ca.crt}}}}]
 users: [{{name: u, user: {{token: {self.name}}}}}]
 """)
-        self.args = ["scheduler", "--listen", f"127.0.0.1:{self.port}", "--endpoint-selector", "app=llm",
-                     "--endpoint-target-ports", str(world.worker_port), "--pool-namespace", "llm", "--ha-enable-leader-election",
+        of = of or ["--endpoint-selector", "app=llm", "--endpoint-target-ports", str(world.worker_port)]
+        self.args = ["scheduler", "--listen", f"127.0.0.1:{self.port}", *of, "--pool-namespace", "llm", "--ha-enable-leader-election",
                      "--grpc-port", str(free_port()), "--grpc-health-port", str(self.health),
                      "--kubeconfig", os.path.join(folder, "config")]
 
@@ -228,6 +228,15 @@ def who_is_cut_off_steps_back_first():
         print(f"stopped: the other led after {stopped:.2f} s")
         assert 12 < stopped < 18, stopped
 
+        # it ends though it cannot give the Lease away
+        w.api.cut = {first.name}
+        time.sleep(0.5)
+        begin = time.monotonic()
+        first.process.terminate()
+        assert first.process.wait(10) == 0
+        ended = time.monotonic() - begin
+        assert "could not be given away" in w.said() and 1.5 < ended < 4, ended
+
 
 def the_server_goes_away():
     with contextlib.ExitStack() as stack:
@@ -276,6 +285,16 @@ def clocks_of_others_do_not_count():
             print(f"renewed in {wrong[:4]} for 5 s, by its own account: taken over after {took:.2f} s")
 
 
+def a_pool_has_a_lease_of_its_own():
+    with contextlib.ExitStack() as stack:
+        w = World(stack)
+        r = Replica(w, "ccccc", ["--pool-name", "pool"])
+        stack.callback(r.end)
+        r.start()
+        wait_for("it leads", r.ready, 5)
+        assert set(w.api.objects[LEASES.format(ns="llm")]) == {"epp-llm-pool.llm-d.ai"}
+
+
 def the_name_must_be_known():
     env = {k: v for k, v in os.environ.items() if k != "POD_NAME"}
     with contextlib.ExitStack() as stack:
@@ -291,4 +310,4 @@ if __name__ == "__main__":
         if not shutil.which(program):
             harness.skip(f"{program} is not installed")
     harness.main(one_leads_and_says_so_everywhere, the_leader_ends_or_dies, who_is_cut_off_steps_back_first, the_server_goes_away,
-                 clocks_of_others_do_not_count, the_name_must_be_known)
+                 clocks_of_others_do_not_count, a_pool_has_a_lease_of_its_own, the_name_must_be_known)
