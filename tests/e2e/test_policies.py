@@ -1,17 +1,22 @@
 """Policies of flow control on real connections: a sheddable request in flight is ended for one of higher priority that waits, with
-an honest error and nothing left in the books; nobody else is; and a deadline in a header decides who is next."""
+an honest error and nothing left in the books; nobody else is; and a deadline in a header decides who is next.
+
+The Envoy part is left out, and said so, where there is no envoy (PATH, or ENVOY)."""
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import http.client
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
-from fake_worker import Worker, fake_worker
-from harness import LLMD, Stream, free_port, main, metric, request, wait_for
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "interop"))
+from extproc_envoy import ENVOY, Backend, Envoy  # noqa: E402
+from fake_worker import Worker, fake_worker  # noqa: E402
+from harness import LLMD, Stream, free_port, main, metric, request, wait_for  # noqa: E402
 
 PATH = "/v1/completions"
 STEP_S = 0.02
@@ -44,7 +49,7 @@ class Slow(Worker):
     What it saw is in the server's lists."""
 
     def do_POST(self):
-        ask = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        ask = json.loads(Backend.read_body(self))  # Envoy sends chunks
         name, seen = ask["prompt"], self.server.seen
         seen["begun"].append(name)
         try:
@@ -263,5 +268,37 @@ def the_nearest_deadline_is_next():
         s.is_idle()
 
 
+def behind_envoy():
+    """The same by the immediate response: Envoy gives it to the client, or breaks off what has begun, and leaves the worker."""
+    if ENVOY is None:
+        print("no envoy here: its door is not tried")
+        return
+    grpc = free_port()
+    with place(args=["--grpc-port", str(grpc)]) as s, tempfile.TemporaryDirectory(prefix="llmd-policies-") as folder:
+        envoy = Envoy(folder, ("127.0.0.1", grpc), ("127.0.0.1", 9), False)
+        door = Place(envoy.port, s.seen)
+        try:
+            envoy.healthy()
+            t = door.later("whole", "batch", 10000)
+            s.has_begun("whole")
+            assert door.ask("urgent", "urgent", 2).status == 200
+            t.join()
+            assert t.reply.status == 429 and t.reply.body == "request evicted by flow control", (t.reply.status, t.reply.body)
+            assert t.reply.headers["x-llm-d-request-dropped-reason"] == "evicted" and "retry-after" in t.reply.headers
+            low = door.stream("low", "batch", 10000)
+            next(iter(low))
+            assert door.ask("urgent", "urgent", 2).status == 200
+            with contextlib.suppress(http.client.IncompleteRead, OSError):
+                rest = low.response.read()
+                raise AssertionError(f"it ended as if it were whole: {rest[-200:]}")
+            wait_for("the worker knows", lambda: s.seen["left"] == ["whole", "low"], 5)
+            s.is_idle()
+            assert s.revoked() == 2 and metric(s.port, "llm_d_epp_extproc_streams_inflight") == 0
+            assert metric(s.port, "llm_d_epp_extproc_streams_total", 'code="evicted"') == 2
+        finally:
+            envoy.child.terminate()
+            envoy.child.wait(10)
+
+
 main(a_stream_makes_room, before_its_first_byte_it_is_a_429, the_latest_goes_and_no_more_than_needed,
-     a_slow_client_keeps_no_place, who_is_not_to_go_stays, the_nearest_deadline_is_next)
+     a_slow_client_keeps_no_place, who_is_not_to_go_stays, the_nearest_deadline_is_next, behind_envoy)
