@@ -96,6 +96,11 @@ enum gateway_metric {
     M_FLOW_REQUESTS,
     M_FLOW_USED_REQUESTS,
     M_FLOW_USED_BYTES,
+    M_FLOW_REVOCATIONS_ISSUED,
+    M_FLOW_REVOCATIONS,
+    M_FLOW_RECLAIM_TARGET,
+    M_FLOW_PENDING_RECLAIM,
+    M_FLOW_REVOCATION_SECONDS,
     M_EXTPROC_STREAMS,
     M_EXTPROC_SECONDS,
     M_EXTPROC_TOTAL,
@@ -533,8 +538,8 @@ struct front {
     struct auth *auth;     /* NULL: no keys, everybody may ask */
     struct picker *picker; /* NULL: Envoy is not served */
     struct exchange *live;
-    bool is_pumping;            /* admit.c */
-    _Atomic uint64_t oldest_ns; /* no live request began before it */
+    bool is_pumping, pump_is_posted; /* admit.c */
+    _Atomic uint64_t oldest_ns;      /* no live request began before it */
 };
 
 /* What the loops share.  lock guards the endpoints, their books, the prefixes, the queues and a
