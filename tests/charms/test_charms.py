@@ -3,7 +3,6 @@
 Run by `make charm-test`; the workload's answers are the test's, the workload itself is test_pebble.py's."""
 # SPDX-License-Identifier: Apache-2.0
 import base64
-import contextlib
 import importlib.util
 import itertools
 import json
@@ -337,8 +336,3 @@ def test_files_are_current_and_the_bundle_fits():
     for a, b in bundle["relations"]:
         (ka, ia), (kb, ib) = (sides[tuple(end.split(":"))] for end in (a, b))
         assert ia == ib and {ka, kb} == {"provides", "requires"}, (a, b)
-    with contextlib.suppress(ImportError):
-        import hcl2
-        for path in (CHARMS / "terraform").glob("*.tf"):
-            with open(path) as f:
-                assert hcl2.load(f)
