@@ -6,7 +6,7 @@ FUZZ_S   ?= 60
 LLMD     := $(BUILD)/src/cmd/llmd
 
 .PHONY: all up test unit e2e bench lint sanitize fuzz format install help deps deps-lint deps-fuzz clean chaos
-.PHONY: images images-test kube-test deploy-test charm-test docs-test
+.PHONY: images images-test kube-test deploy-test charm-test docs-test peers-test
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -59,6 +59,9 @@ kube-test: build-release/build.ninja
 	@ninja -C build-release src/cmd/llmd >/dev/null
 	@LLMD=build-release/src/cmd/llmd tests/kube/run $(KUBE_ONLY)
 
+peers-test: all
+	@tests/run peers
+
 charm-test: all
 	@tests/charms/run
 
@@ -101,5 +104,6 @@ help:
 	@echo "make format    clang-format in place"
 	@echo "make images    container images in build-images/, without Docker; make images-test checks them"
 	@echo "make kube-test a real Kubernetes in namespaces of its own, the chart, load and faults (KUBE_ONLY='install storm')"
+	@echo "make peers-test vLLM, llama.cpp, Envoy and openai-python around one scheduler (PEERS_ONLY='kills', PEERS_WITHOUT='vllm')"
 	@echo "make charm-test the Juju charms: every event in every state, and their layers under a real Pebble"
 	@echo "make install   to the Meson prefix (DESTDIR is honoured)"

@@ -1,5 +1,7 @@
 /* cmd/cache_kube.h - the workers whose KV events a cache manager hears, from Kubernetes.
  *
+ * Each active target port of a pod is a rank, and each rank a publisher on a port of its own: the
+ * first one's and its number (as vLLM's data-parallel ranks do).
  * Every pod that has an address counts, ready or not: what it holds is known when it gets ready.
  * Threads: the manager's loop. */
 // SPDX-License-Identifier: Apache-2.0

@@ -8,6 +8,7 @@
 #include "cmd/cmd.h"
 #include "net/http.h"
 #include "net/sse.h"
+#include "net/tls.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,10 +20,9 @@ int endpoint_parse_url(const char *url, struct endpoint *out, struct err *e)
     struct str s = str_of(url), path;
 
     out->key = NULL;
-    if (str_starts(s, STR("https://")))
-        return err_set(e, ERR_UNSUPPORTED, "%s: TLS is not served yet; use http://", url);
-    if (str_starts(s, STR("http://")))
-        s = str_sub(s, 7, SIZE_MAX);
+    out->is_tls = str_starts(s, STR("https://"));
+    if (out->is_tls || str_starts(s, STR("http://")))
+        s = str_sub(s, out->is_tls ? 8 : 7, SIZE_MAX);
     path = s;
     s = str_cut(&path, '/');
     if (addr_parse(s, out->host, &out->port, e) != 0)
@@ -47,6 +47,23 @@ static size_t put_key(const struct endpoint *at, struct http_header *h, char tex
     return 1;
 }
 
+/* http_fetch over TLS where the URL says so, trusting $LLMD_CA_FILE (PEM) or the system's store. */
+static int fetch(const struct endpoint *at, struct http_call_opts *o, int *status, struct buf *body,
+                 void (*on_bytes)(void *ctx, struct str bytes), void *ctx, struct err *e)
+{
+    const char *ca = getenv("LLMD_CA_FILE");
+    int rc = 0;
+
+    if (at->is_tls)
+        rc = tls_client_open(
+            NULL, &(struct tls_client_opts) { .ca_file = ca != NULL && *ca != 0 ? ca : NULL },
+            &o->tls, e);
+    if (rc == 0)
+        rc = http_fetch(o, status, body, on_bytes, ctx, e);
+    tls_client_close(o->tls);
+    return rc;
+}
+
 int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status,
                  struct buf *body, struct err *e)
 {
@@ -60,7 +77,17 @@ int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_m
     char text[300];
 
     o.headers = (struct http_headers) { &h, put_key(at, &h, text) };
-    return http_fetch(&o, status, body, NULL, NULL, e);
+    return fetch(at, &o, status, body, NULL, NULL, e);
+}
+
+static int no_answer(const struct endpoint *at, int rc, struct err *e)
+{
+    return err_set(e, rc, "nothing answers on %s:%u (%s)%s; start it with: llmd up", at->host,
+                   at->port, err_name(rc),
+                   at->is_tls
+                       ? ", or not with a certificate that is trusted here: LLMD_CA_FILE names "
+                         "a PEM file"
+                       : "");
 }
 
 int ask_model(const struct endpoint *at, char out[256], struct err *e)
@@ -75,7 +102,7 @@ int ask_model(const struct endpoint *at, char out[256], struct err *e)
     buf_init(&b, (size_t)1 << 20);
     rc = endpoint_get(at, "/v1/models", 5000, &status, &b, e);
     if (rc != 0)
-        rc = err_set(e, rc, "nothing answers on %s:%u; start it with: llmd up", at->host, at->port);
+        rc = no_answer(at, rc, e);
     else if (status != 200 || json_parse(&a, buf_view(&b), NULL, &j, e) != 0 ||
              !json_str(json_get(json_at(json_get(j, "data"), 0), "id"), &id))
         rc = err_set(e, ERR_AGAIN, "%s:%u has no model ready yet (status %d); llmd status says why",
@@ -191,8 +218,10 @@ int ask_chat(const struct endpoint *at, const char *model, struct str messages, 
     json_w_end(&w, '}');
     o.body = buf_view(&body);
     a.start_ns = clock_ns();
-    rc = http_fetch(&o, &r->status, NULL, on_bytes, &a, e);
+    rc = fetch(at, &o, &r->status, NULL, on_bytes, &a, e);
     r->total_s = (double)(clock_ns() - a.start_ns) * 1e-9;
+    if (rc != 0 && r->status == 0)
+        rc = no_answer(at, rc, e);
     if (rc == 0 && r->status != 200 && r->error[0] == 0) {
         const struct json *j;
         struct arena arena;

@@ -39,9 +39,11 @@ struct endpoint {
     char host[256];
     uint16_t port;
     const char *key; /* an API key to show, or NULL */
+    bool is_tls;
 };
 /* The key in $LLMD_API_KEY is shown there from now on. */
 void endpoint_take_key(struct endpoint *at);
+/* HOST:PORT, http://... or https://...; what follows the port is dropped. */
 int endpoint_parse_url(const char *url, struct endpoint *out, struct err *e) MUST_CHECK;
 /* Whole answer of one exchange.  *status is the HTTP status. */
 int endpoint_get(const struct endpoint *at, const char *path, uint32_t timeout_ms, int *status,

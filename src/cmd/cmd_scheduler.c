@@ -38,7 +38,7 @@ struct opts {
     uint32_t first_byte_ms, gap_ms, total_ms, wait_ms, shutdown_s, split_min_tokens;
     uint64_t body_bytes_max, bodies_bytes_max;
     double prefill_ms, decode_ms;
-    bool split, allow_special, insecure;
+    bool split, allow_special, insecure, elects;
 };
 
 #define AT(f) offsetof(struct opts, f)
@@ -62,6 +62,9 @@ static const struct opt_desc table[] = {
     { "objects-file", OPT_STR, AT(objects_file), NULL, "FILE", 0, 0,
       "InferenceModelRewrite and InferenceObjective objects; read again when it changes" },
     KUBE_FLAGS(struct opts),
+    { "ha-enable-leader-election", OPT_BOOL, AT(elects), "false", NULL, 0, 0,
+      "Kubernetes: of several replicas one is ready, the one that holds a Lease; without it all "
+      "are" },
     { "model-alias", OPT_LIST, AT(aliases), NULL, "NAME=TARGET", 0, 0,
       "a further name of a model, may be repeated" },
     { "strategy", OPT_STR, AT(strategy), NULL, "NAME", 0, 0,
@@ -166,15 +169,25 @@ struct daemon {
     struct gateway *gateway;
     struct sched_kube *kube;
     uint32_t shutdown_ms;
+    uint32_t ends; /* that are waited for before it stops */
     bool stopping;
 };
 
+static void ended(struct daemon *d)
+{
+    if (--d->ends == 0)
+        loop_stop(d->loop);
+}
+
 static void drained(void *ctx)
 {
-    struct daemon *d = ctx;
-
     LOG_INFO("scheduler drained");
-    loop_stop(d->loop);
+    ended(ctx);
+}
+
+static void resigned(void *ctx)
+{
+    ended(ctx);
 }
 
 static void signalled(void *ctx)
@@ -189,7 +202,9 @@ static void signalled(void *ctx)
     d->stopping = true;
     LOG_INFO("scheduler draining inflight=%u timeout_ms=%u", gateway_inflight(d->gateway),
              d->shutdown_ms);
+    d->ends = 2;
     gateway_drain(d->gateway, d->shutdown_ms, drained, d);
+    sched_kube_resign(d->kube, resigned, d);
 }
 
 /* A long prompt takes and gives back a few buffers of its size.  With the allocator's own limits
@@ -311,9 +326,13 @@ static int open_kube(struct daemon *d, const struct opts *o, struct err *e)
 {
     struct sched_kube_opts k = { .flags = &o->kube,
                                  .objects = o->objects_file == NULL,
+                                 .elects = o->elects,
                                  .alias = o->aliases.item,
                                  .alias_count = o->aliases.count };
 
+    if (o->elects && !kube_flags_given(&o->kube))
+        LOG_WARN("--ha-enable-leader-election has no effect here: workers do not come from "
+                 "Kubernetes (--pool-name, --endpoint-selector)");
     return kube_flags_given(&o->kube) ? sched_kube_open(d->loop, d->gateway, &k, &d->kube, e) : 0;
 }
 

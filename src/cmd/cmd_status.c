@@ -98,8 +98,10 @@ static void ask_part(struct row *r)
         return;
     buf_init(&b, (size_t)4 << 20);
     if (ask_ready(&at, &status, &b, &e) != 0) {
-        snprintf(r->p.state, sizeof(r->p.state), "unreachable");
-        snprintf(r->p.reason, sizeof(r->p.reason), "does not answer");
+        if (strcmp(r->p.state, "frozen") != 0) { /* the scheduler knows more */
+            snprintf(r->p.state, sizeof(r->p.state), "unreachable");
+            snprintf(r->p.reason, sizeof(r->p.reason), "does not answer");
+        }
     } else if (status != 200) {
         snprintf(r->p.state, sizeof(r->p.state), "not ready");
         if (r->p.reason[0] == 0)

@@ -41,15 +41,18 @@ struct kube_flags {
           OPT_STR,                                                                                 \
           offsetof(OPTS, kube.selector),                                                           \
           NULL,                                                                                    \
-          "LABEL=VALUE,...",                                                                       \
+          "SELECTOR",                                                                              \
           0,                                                                                       \
           0,                                                                                       \
-          "Kubernetes without a pool: workers are the pods with these labels" },                   \
+          "Kubernetes without a pool: workers are the pods it matches, such as app=vllm or "       \
+          "'app in (a,b),!canary'" },                                                              \
         { "endpoint-target-ports",    OPT_STR, offsetof(OPTS, kube.ports), NULL, "PORT,...", 0, 0, \
           "and these are their ports" },                                                           \
     {                                                                                              \
         "kubeconfig", OPT_STR, offsetof(OPTS, kube.kubeconfig), NULL, "FILE", 0, 0,                \
-            "how to reach the API server; default: $KUBECONFIG, else as a pod does"                \
+            "how to reach the API server; default: $KUBECONFIG (files with colons), as a pod "     \
+            "does, "                                                                               \
+            "~/.kube/config"                                                                       \
     }
 
 /* Whether they ask for Kubernetes at all. */

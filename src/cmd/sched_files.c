@@ -41,9 +41,6 @@ static void warn_of_rest(const struct sched_config *c)
     static const char *const idle[] = { "dcgm-data-source", "k8s-notification-source",
                                         "dcgm-extractor", "multicluster-metrics-extractor" };
 
-    if (c->flow.eviction)
-        LOG_WARN("configuration: flowControl.enableEviction has no effect: requests in flight are "
-                 "not evicted");
     for (uint32_t i = 0; i < c->plugin_count; i++) {
         const struct sched_plugin_conf *p = &c->plugin[i];
 

@@ -45,8 +45,6 @@ static const struct {
     { "grpc-max-send-msg-size", DROP, "answers to Envoy are small" },
     { "tls-min-version", DROP, "TLS 1.2 is the least that is spoken" },
     { "tls-cipher-suites", DROP, "the suites are those with ECDHE and AEAD" },
-    { "ha-enable-leader-election", DROP_BOOL,
-      "there is no leader: every replica serves, and each knows the workers' blocks" },
     { "emit-endpoint-scores", DROP_BOOL, "ask for a receipt (x-llmd-explain: 1) instead" },
     { "disable-endpoint-subset-filter", REFUSE_BOOL, "the proxy's subset is always kept to" },
     { "metrics-cert-dir", REFUSE,

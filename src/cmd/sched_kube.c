@@ -4,7 +4,12 @@
 #include "base/log.h"
 #include "base/map.h"
 #include "base/mem.h"
+#include "base/rng.h"
+#include "kube/elect.h"
+#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #define BOOKS_MS       1000
 #define KINDS_MAX      8
@@ -15,6 +20,8 @@ struct sched_kube {
     struct sched_kube_opts o;
     struct kube_client *client;
     struct kube_discovery *discovery;
+    struct kube_elect *elect;
+    char *lease;
     struct loop_timer *timer;
     uint64_t errors[KINDS_MAX]; /* told so far, in the order of kube_discovery_each */
     uint32_t kind;
@@ -83,6 +90,8 @@ static void on_view(void *ctx, const struct kube_view *v)
         const char *reason = kube_view_reason(v, p);
 
         for (uint32_t r = 0; reason == NULL && r < v->port_count; r++) {
+            if (!kube_pod_has_port(p, v->port[r]))
+                continue;
             if (n == GATEWAY_ENDPOINTS_MAX) {
                 reason = "there are too many endpoints";
                 continue;
@@ -195,6 +204,81 @@ static void books(void *ctx)
     kube_discovery_each(k->discovery, book, k);
 }
 
+/* ---- who leads ---- */
+
+static void on_change(void *ctx, bool leads)
+{
+    struct sched_kube *k = ctx;
+
+    gateway_set_leading(k->g, leads, k->lease);
+}
+
+/* DEPLOYMENT of a pod's name DEPLOYMENT-HASH-RANDOM; n == 0: it is not of that form. */
+static struct str deployment_of(struct str pod)
+{
+    for (int parts = 0; parts < 2; parts++) {
+        size_t n = pod.n;
+
+        while (pod.n != 0 && pod.p[pod.n - 1] != '-')
+            pod.n--;
+        if (pod.n == n || pod.n == 0)
+            return STR("");
+        pod.n--;
+    }
+    return pod;
+}
+
+/* llm-d's name of the Lease.  Without a pool the Deployment's name stands for it. */
+static int lease_name(const struct kube_discovery_opts *d, char **out, struct err *e)
+{
+    struct str pool = d->pool != NULL ? str_of(d->pool) : deployment_of(str_of(getenv("POD_NAME")));
+    struct buf b;
+    int rc = 0;
+
+    if (pool.n == 0)
+        return err_set(e, ERR_INVAL,
+                       "--ha-enable-leader-election with --endpoint-selector needs POD_NAME, the "
+                       "name of a Deployment's pod: replicas find each other by it");
+    buf_init(&b, 1024);
+    buf_f(&b, "epp-%s-%.*s.llm-d.ai", d->namespace, STR_ARG(pool));
+    *out = str_dup(buf_view(&b));
+    buf_fini(&b);
+    if (!kube_name_ok(*out))
+        rc = err_set(e, ERR_INVAL, "%s is no name of a Lease (at most 253 of a-z 0-9 - .)", *out);
+    return rc;
+}
+
+static int elect(struct sched_kube *k, struct loop *l, const struct kube_discovery_opts *d,
+                 struct err *e)
+{
+    const char *pod = getenv("POD_NAME");
+    char host[256] = "", identity[320];
+    int rc = lease_name(d, &k->lease, e);
+
+    if (rc != 0)
+        return rc;
+    (void)gethostname(host, sizeof(host) - 1);
+    /* another one after each start: a former life's Lease is not ours */
+    snprintf(identity, sizeof(identity), "%s_%016" PRIx64, pod != NULL && *pod != 0 ? pod : host,
+             rng_secure_u64());
+    gateway_set_leading(k->g, false, k->lease);
+    k->elect = kube_elect_new(l, k->client,
+                              &(struct kube_elect_opts) { .namespace = d->namespace,
+                                                          .name = k->lease,
+                                                          .identity = identity,
+                                                          .on_change = on_change,
+                                                          .ctx = k });
+    return 0;
+}
+
+void sched_kube_resign(struct sched_kube *k, loop_fn *fn, void *ctx)
+{
+    if (k != NULL && k->elect != NULL)
+        kube_elect_release(k->elect, fn, ctx);
+    else
+        fn(ctx);
+}
+
 int sched_kube_open(struct loop *l, struct gateway *g, const struct sched_kube_opts *o,
                     struct sched_kube **out, struct err *e)
 {
@@ -211,6 +295,8 @@ int sched_kube_open(struct loop *l, struct gateway *g, const struct sched_kube_o
         d.objects = o->objects;
         rc = kube_discovery_new(l, k->client, &d, &ops, k, &k->discovery, e);
     }
+    if (rc == 0 && o->elects)
+        rc = elect(k, l, &d, e);
     if (rc != 0)
         return rc;
     LOG_INFO("kubernetes: following pods server=%s namespace=%s %s=%s",
@@ -226,7 +312,9 @@ void sched_kube_close(struct sched_kube *k)
     if (k == NULL)
         return;
     loop_timer_free(k->timer);
+    kube_elect_free(k->elect);
     kube_discovery_free(k->discovery);
     kube_client_close(k->client);
+    mem_free(k->lease);
     mem_free(k);
 }

@@ -1,7 +1,8 @@
 /* llmd up --kube: the quickstart on a Kubernetes cluster.
  *
+ *   kubectl get --raw /version .......................> is there one?
  *   quickstart.yaml (in this binary) --kubectl apply--> cluster
- *   kubectl rollout status of each part ..............> progress
+ *   kubectl rollout status of each part ..............> progress; is the image there?
  *   kubectl port-forward svc/llmd-epp <---------------- the first question, then the user's
  *
  * kubectl brings the cluster's address and credentials, so nothing of them is read here.  The
@@ -28,6 +29,7 @@
 #define ARGS_MAX       16
 #define OUTPUT_MAX     ((size_t)4 << 20)
 #define ROLLOUT        "--timeout=600s"
+#define LOOK_MS        2000
 #define FORWARD_MS     15000
 #define READY_MS       120000
 #define WORKERS_LISTED 4096
@@ -128,8 +130,29 @@ static int apply(struct err *e)
         rc = err_set(e, ERR_IO, "the manifests: %s", strerror(errno));
     else
         rc = KUBECTL(NULL, fd, e, "apply", "-f", "-");
+    if (rc == ERR_IO)
+        rc = err_set(e, rc,
+                     "the cluster did not take it all; what kubectl said stands above.  It needs "
+                     "the right to make namespace " NAMESPACE " and what is in it: kubectl auth "
+                     "can-i create namespaces; in a namespace of yours: helm install llmd "
+                     "deploy/charts/llmd");
     if (fd >= 0)
         close(fd);
+    return rc;
+}
+
+static int reach(struct err *e)
+{
+    struct buf version;
+    int rc;
+
+    buf_init(&version, OUTPUT_MAX);
+    rc = KUBECTL(&version, -1, e, "get", "--raw", "/version", "--request-timeout=10s");
+    buf_fini(&version);
+    if (rc == ERR_IO)
+        rc = err_set(e, rc,
+                     "kubectl reaches no cluster; what it said stands above: kubectl config "
+                     "get-contexts lists those it knows, KUBECONFIG names its file");
     return rc;
 }
 
@@ -141,6 +164,72 @@ static int scale(const char *name, uint32_t replicas, struct err *e)
         return 0;
     snprintf(count, sizeof(count), "--replicas=%" PRIu32, replicas);
     return KUBECTL(NULL, -1, e, "-n", NAMESPACE, "scale", name, count);
+}
+
+/* Why pods wait.  An image that no registry has does not come by waiting: an error; room on a node
+ * may come: told once. */
+static int look(bool *told, struct err *e)
+{
+    struct buf why;
+    struct err none;
+    int rc = 0;
+
+    buf_init(&why, OUTPUT_MAX);
+    if (KUBECTL(&why, -1, &none, "-n", NAMESPACE, "get", "pods", "-o",
+                "jsonpath={.items[*].status.containerStatuses[*].state.waiting.reason}"
+                "{.items[*].status.conditions[?(@.reason==\"Unschedulable\")].message}") != 0)
+        goto out;
+    if (str_find(buf_view(&why), STR("ImagePull")) != SIZE_MAX ||
+        str_find(buf_view(&why), STR("ErrImage")) != SIZE_MAX) {
+        rc =
+            err_set(e, ERR_NOTFOUND,
+                    "a node does not have the image, which no registry has: make images, then "
+                    "load it into the nodes (docs/ops/kubernetes.md, Images); kubectl -n " NAMESPACE
+                    " describe pods names it");
+    } else if (!*told && str_find(buf_view(&why), STR("nodes are available")) != SIZE_MAX) {
+        printf("a pod finds no room: kubectl -n " NAMESPACE " describe pods; waiting for it\n");
+        fflush(stdout);
+        *told = true;
+    }
+out:
+    buf_fini(&why);
+    return rc;
+}
+
+static int rollout(const char *part, bool *told, struct err *e)
+{
+    uint64_t look_ms = clock_ms() + LOOK_MS;
+    char name[64];
+    siginfo_t ended = { 0 };
+    pid_t pid;
+    int rc;
+
+    snprintf(name, sizeof(name), "deploy/%s", part);
+    rc = start(&pid, -1, -1,
+               (const char *const[]) { "-n", NAMESPACE, "rollout", "status", name, ROLLOUT, NULL },
+               e);
+    if (rc != 0)
+        return rc;
+    while (waitid(P_PID, (id_t)pid, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           ended.si_pid == 0 && rc == 0 && !stopped) {
+        clock_sleep_ms(50);
+        if (clock_ms() < look_ms)
+            continue;
+        look_ms = clock_ms() + LOOK_MS;
+        rc = look(told, e);
+    }
+    if (ended.si_pid == 0)
+        kill(pid, SIGTERM);
+    if (rc != 0) {
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+        return rc;
+    }
+    rc = finish(pid, "rollout", e);
+    if (rc != 0 && rc != ERR_CANCELLED)
+        rc =
+            err_set(e, rc, "%s did not become ready: kubectl -n " NAMESPACE " describe pods", part);
+    return rc;
 }
 
 /* ---- the way in ---- */
@@ -263,8 +352,12 @@ static int validate(const struct up_opts *o, struct err *e)
 
 static int install(const struct up_opts *o, struct err *e)
 {
+    bool told = false;
     int rc;
 
+    rc = reach(e);
+    if (rc != 0)
+        return rc;
     printf("applying the quickstart to namespace " NAMESPACE "\n");
     fflush(stdout);
     rc = apply(e);
@@ -272,15 +365,8 @@ static int install(const struct up_opts *o, struct err *e)
         rc = scale("deploy/llmd-prefill", o->prefill, e);
     if (rc == 0)
         rc = scale("deploy/llmd-decode", o->decode, e);
-    for (size_t i = 0; i < COUNT(parts) && rc == 0; i++) {
-        char name[64];
-
-        snprintf(name, sizeof(name), "deploy/%s", parts[i]);
-        rc = KUBECTL(NULL, -1, e, "-n", NAMESPACE, "rollout", "status", name, ROLLOUT);
-        if (rc != 0 && rc != ERR_CANCELLED)
-            rc = err_set(e, rc, "%s did not become ready: kubectl -n " NAMESPACE " describe pods",
-                         parts[i]);
-    }
+    for (size_t i = 0; i < COUNT(parts) && rc == 0; i++)
+        rc = rollout(parts[i], &told, e);
     return rc;
 }
 
@@ -293,8 +379,8 @@ static void where_next(const struct up_opts *o, const char *model)
            "  inside    http://llmd-epp." NAMESPACE "/v1\n"
            "  remove    kubectl delete namespace " NAMESPACE "\n"
            "  curl      curl http://%s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-           "              -d '{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":"
-           "\"Hello\"}]}'\n",
+           "              -d '{\"model\":\"%s\",\"max_tokens\":64,\"messages\":"
+           "[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
            model, o->listen, o->listen, o->listen, o->listen, model);
     fflush(stdout);
 }

@@ -46,6 +46,8 @@ static void identify(struct routing *x)
     snprintf(x->fairness_id, sizeof(x->fairness_id), "default-flow");
     if (id.p != NULL && forward_id_is_good(id))
         snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(id));
+    else if ((id = policy_identity(x)).p != NULL && forward_id_is_good(id))
+        snprintf(x->fairness_id, sizeof(x->fairness_id), "%.*s", STR_ARG(id));
     if (objective.p == NULL)
         return;
     gateway_lock(x->g);
@@ -90,9 +92,9 @@ void routing_init(struct routing *x, struct front *f, enum route_kind kind, cons
     x->t_start = clock_ns();
     snprintf(x->peer, sizeof(x->peer), "%s", peer);
     make_id(x);
+    policy_enter(x);
     identify(x);
     read_objective(x);
-    policy_enter(x);
     choose_strategy(x);
     trace_begin(&x->trace, http_header_get(headers, "traceparent"), g->trace_ratio, &f->rng);
     /* nobody would ever see a span of ours: the client's stays the parent */

@@ -1,8 +1,10 @@
 /* Endpoints: what is known of each, and whether it is in rotation.
  *
- *   every scrape_ms   GET /metrics     unless the last one is still on its way; an idle one is
- * asked less often (rest_ms) every RETURN_MS   GET /v1/models   until known, then every MODELS_MS
+ *   every scrape_ms   GET /metrics        unless the last one is still on its way; an idle one is
+ *                                         asked less often (rest_ms)
+ *   every RETURN_MS   GET /v1/models      until known, then every MODELS_MS
  *   every RETURN_MS   GET /health/ready   until it is, then every READY_MS
+ *   every MODELS_MS   GET /props          of llama.cpp, until it has said its slots
  *
  * What follows from the answers, by the age of the last good one:
  *
@@ -147,9 +149,12 @@ static double bounded(double v, double max)
 }
 
 /* A new process has no errors yet: those of the one before, which broke every request it had, say
- * nothing about it. */
+ * nothing about it.  Neither does that one's speed, which was worst when it died: who is thought
+ * slow gets no request that would show otherwise. */
 static void forgive(struct endpoint *ep)
 {
+    ep->learner = (struct sched_learner) { 0 };
+    ep->g->rates_changed = true;
     ep->errors_row = 0;
     ep->ejected_until_ms = ep->paused_until_ms = ep->slow_until_ms = 0;
     ep->on_probe = false;
@@ -242,6 +247,7 @@ static void take_scrape(struct endpoint *ep)
     flow_limit_learn(&ep->limit, ep->inflight + ep->foreign, ep->running, ep->waiting, ep->slots,
                      clock_ms());
     ep->ours = s.has[F_BLOCKS_IN_USE];
+    ep->is_llama_cpp = s.has[F_LC_RUNNING];
     if (s.block_tokens != 0)
         ep->block_tokens = (uint32_t)MIN(s.block_tokens, (uint64_t)UINT32_MAX);
     ep->stalled_s = bounded(s.v[F_STALLED], 1e9);
@@ -427,6 +433,58 @@ static void ready_end(void *ctx, int rc, bool sent, bool got)
 
 static const struct http_call_ops ready_ops = { ready_head, ready_body, ready_end };
 
+/* How many requests llama.cpp computes at a time; its other pages do not tell. */
+static void take_props(struct endpoint *ep)
+{
+    const struct json *root;
+    struct arena a;
+    struct err e;
+    uint64_t n;
+
+    arena_init(&a, (size_t)8 << 20);
+    if (json_parse(&a, buf_view(&ep->props_body), NULL, &root, &e) == 0) {
+        if (json_u64(json_get(root, "total_slots"), &n))
+            ep->slots = (uint32_t)MIN(n, (uint64_t)UINT32_MAX);
+        if (ep->max_model_len == 0 &&
+            json_u64(json_get(json_get(root, "default_generation_settings"), "n_ctx"), &n))
+            ep->max_model_len = (uint32_t)MIN(n, (uint64_t)UINT32_MAX);
+    }
+    arena_fini(&a);
+}
+
+static void props_head(void *ctx, int status, const struct http_headers *h)
+{
+    struct endpoint *ep = ctx;
+
+    (void)h;
+    ep->props_status = status;
+}
+
+static void props_body(void *ctx, struct str bytes)
+{
+    struct endpoint *ep = ctx;
+
+    (void)buf_str(&ep->props_body, bytes);
+}
+
+static void props_end(void *ctx, int rc, bool sent, bool got)
+{
+    struct endpoint *ep = ctx;
+
+    (void)sent;
+    (void)got;
+    ep->props = NULL;
+    gateway_lock(ep->g);
+    if (rc == 0 && ep->props_status == 200 && !ep->props_body.failed)
+        take_props(ep);
+    else
+        metric_add(gateway_cell(ep->g, M_POLL_ERRORS, "props-data-source", NULL), 1);
+    ep->props_due_ms = clock_ms() + MODELS_MS;
+    gateway_unlock(ep->g);
+}
+
+static const struct http_call_ops props_ops = { props_head, props_body, props_end };
+
 static void ask(struct endpoint *ep, const struct upstream_page *page, size_t bytes_max,
                 const struct http_call_ops *ops, struct http_call **call)
 {
@@ -509,10 +567,14 @@ void endpoints_judge(struct endpoint *ep)
     enum sched_use use = judge(ep, clock_ms(), &reason);
 
     ep->reason = reason;
-    if (use == SCHED_USED)
+    if (use == SCHED_USED) {
         ep->was_used = true;
-    else if (use == SCHED_UNREACHABLE) /* what comes back is a new process */
+    } else if (use == SCHED_UNREACHABLE) { /* what comes back is a new process */
         ep->was_used = ep->ready_known = ep->models_known = false;
+        ep->start_time = ep->prompt_tokens = 0;
+        ep->slots = 0;
+        ep->props_due_ms = 0;
+    }
     if (use == SCHED_USED || use == SCHED_STALE)
         ep->last_in_ms = clock_ms();
     if (use == ep->use)
@@ -602,6 +664,18 @@ static bool held_back(const struct endpoint *ep, uint64_t now)
            (ep->ejections != 0 && ep->errors_row >= ERRORS_ROW && ep->on_probe);
 }
 
+static double fastest(const double *v, uint32_t count)
+{
+    double best = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (v[i] > 0 && (best <= 0 || v[i] < best))
+            best = v[i];
+    return best;
+}
+
+/* Of an endpoint that nothing is known of the best is believed: where engines of several makes
+ * stand side by side, one thought as slow as the middle of them would never be tried. */
 static void fleet_rates(struct gateway *g)
 {
     double *v = g->rates;
@@ -611,9 +685,11 @@ static void fleet_rates(struct gateway *g)
     g->rates_changed = false;
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         v[i] = g->endpoints[i]->learner.prefill_ms_per_token;
+    g->best_prefill = fastest(v, g->endpoint_count);
     g->fleet_prefill = sched_median(v, g->endpoint_count);
     for (uint32_t i = 0; i < g->endpoint_count; i++)
         v[i] = g->endpoints[i]->learner.decode_ms_per_token;
+    g->best_decode = fastest(v, g->endpoint_count);
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
@@ -659,7 +735,9 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_requests = ep->inflight,
             .inflight_tokens = ep->prefill_tokens,
         };
-        sched_rates(&ep->learner, &g->conf, g->fleet_prefill, g->fleet_decode, &snap[i]);
+        sched_rates(&ep->learner, &g->conf,
+                    ep->learner.prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
+                    ep->learner.decode_samples != 0 ? g->fleet_decode : g->best_decode, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
             snap[i].use = SCHED_OTHER_MODEL;
         fresh += snap[i].use == SCHED_USED;
@@ -772,7 +850,7 @@ static void cells_close(const struct endpoint *ep)
 
 static void calls_stop(struct endpoint *ep)
 {
-    struct http_call **const calls[] = { &ep->scrape, &ep->models, &ep->ready };
+    struct http_call **const calls[] = { &ep->scrape, &ep->models, &ep->ready, &ep->props };
 
     for (size_t i = 0; i < COUNT(calls); i++) {
         if (*calls[i] != NULL)
@@ -814,6 +892,7 @@ static void endpoint_free(struct endpoint *ep)
     buf_fini(&ep->scrape_body);
     buf_fini(&ep->models_body);
     buf_fini(&ep->tokens.body);
+    buf_fini(&ep->props_body);
     labels_free(ep);
     mem_free(ep->lora_text);
     mem_free(ep->id);
@@ -867,6 +946,7 @@ static uint64_t rest_ms(struct endpoint *ep, uint64_t now)
 void endpoints_tick(struct gateway *g)
 {
     const struct upstream_page ready = { .path = "/health/ready", .tls = g->upstream.tls };
+    const struct upstream_page props = { .path = "/props", .tls = g->upstream.tls };
     uint64_t now = clock_ms();
 
     gateway_lock(g);
@@ -892,6 +972,12 @@ void endpoints_tick(struct gateway *g)
             ask(ep, &ready, MODELS_BYTES_MAX, &ready_ops, &ep->ready);
         }
         token_probe_tick(ep, now);
+        if (up && ep->is_llama_cpp && ep->slots == 0 && ep->props == NULL &&
+            ep->props_due_ms <= now) {
+            buf_reset(&ep->props_body);
+            ep->props_status = 0;
+            ask(ep, &props, MODELS_BYTES_MAX, &props_ops, &ep->props);
+        }
         endpoints_judge(ep);
     }
     gone_collect(g);
@@ -948,6 +1034,7 @@ static int endpoint_add(struct gateway *g, const struct gateway_endpoint_opts *o
     buf_init(&ep->scrape_body, SCRAPE_BYTES_MAX);
     buf_init(&ep->models_body, MODELS_BYTES_MAX);
     buf_init(&ep->tokens.body, MODELS_BYTES_MAX);
+    buf_init(&ep->props_body, MODELS_BYTES_MAX);
     describe(ep, o);
     ep->use = SCHED_UNREACHABLE;
     ep->reason = "has not answered a scrape yet";

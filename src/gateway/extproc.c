@@ -35,6 +35,7 @@
 #define MESSAGE_ARENA  ((size_t)256 << 10) /* on top of twice the message */
 #define HEADERS_MAX    1000
 #define QUEUE_MAX      ((size_t)32 << 20)
+#define REPORT_MAX     ((size_t)64 << 10)
 #define ANSWER_MAX     ((size_t)8 << 20)
 #define REFUSAL_ARENA  ((size_t)128 << 10)
 #define REFUSAL_MAX    512
@@ -77,6 +78,7 @@ struct extproc_stream {
     struct extproc_header added[ADDED_MAX]; /* during response_headers, in `message` */
     size_t added_count;
     struct arena *message;
+    struct buf report; /* metadata of the response's last frame, as bytes of a Struct */
     bool asked, done_said, continued, failed;
     bool head_end;        /* the head was the whole request: there is no body to answer */
     bool trailers_due;    /* the request ended with trailers */
@@ -162,7 +164,8 @@ static bool send_frame(struct extproc_stream *s)
     struct buf *b = new_answer(s);
     int rc;
 
-    if (!extproc_put_body(b, EXTPROC_REQUEST, str_sub(buf_view(&s->body), s->body_at, n), end)) {
+    if (!extproc_put_body(b, EXTPROC_REQUEST, str_sub(buf_view(&s->body), s->body_at, n), end,
+                          STR_NONE)) {
         fail(s, GRPC_RESOURCE_EXHAUSTED, "the answer is too large");
         return false;
     }
@@ -186,7 +189,7 @@ static void pump(struct extproc_stream *s)
         s->req = REQ_SENT;
         drop_body(s);
         if (s->trailers_due)
-            send_answer(s, extproc_put_trailers(new_answer(s), EXTPROC_REQUEST));
+            send_answer(s, extproc_put_trailers(new_answer(s), EXTPROC_REQUEST, STR_NONE));
         s->end_after |= s->skip;
     }
     if (s->end_after && s->queue.len == 0)
@@ -199,13 +202,13 @@ static void on_room(void *ctx, struct grpc_stream *g)
     pump(grpc_stream_get(g));
 }
 
-void extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
+bool extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
                     const struct extproc_header *header, size_t header_count)
 {
     struct arena a;
 
     if (s->resp == RESP_DONE || s->req == REQ_DEAD || s->end_after)
-        return;
+        return false;
     s->req = REQ_DEAD;
     drop_body(s);
     buf_reset(&s->queue); /* whole answers only: what went out before stays in order */
@@ -215,11 +218,12 @@ void extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
     arena_fini(&a);
     s->end_after = true;
     pump(s);
+    return true;
 }
 
 static void refuse(struct extproc_stream *s, int http_status, const char *text)
 {
-    extproc_refuse(s, http_status, str_of(text), NULL, 0);
+    (void)extproc_refuse(s, http_status, str_of(text), NULL, 0);
 }
 
 void extproc_continue(struct extproc_stream *s, const struct extproc_pick *pick)
@@ -443,6 +447,12 @@ void extproc_response_set(struct extproc_stream *s, struct str name, struct str 
         s->added[s->added_count++] = h;
 }
 
+void extproc_report(struct extproc_stream *s, const struct extproc_number *list, size_t count)
+{
+    if (!extproc_put_numbers(&s->report, list, count))
+        buf_reset(&s->report); /* too long for metadata: none rather than a part */
+}
+
 static struct str served_of(struct str metadata)
 {
     struct proto_value v;
@@ -457,6 +467,7 @@ static void response_headers(struct extproc_stream *s, const Pb__Ext__HttpHeader
                              struct str served_metadata, struct arena *a)
 {
     struct extproc_response r = { .served = served_of(served_metadata),
+                                  .has_lb = served_metadata.p != NULL,
                                   .end = m->end_of_stream != 0 };
     struct extproc_header *list;
 
@@ -493,12 +504,15 @@ static void response_headers(struct extproc_stream *s, const Pb__Ext__HttpHeader
 /* end: with the last frame. */
 static void send_response(struct extproc_stream *s, struct str bytes, bool end)
 {
+    bool is_last;
+
     do {
         struct str part = str_sub(bytes, 0, EXTPROC_FRAME_MAX);
 
         bytes = str_sub(bytes, part.n, SIZE_MAX);
-        send_answer(s,
-                    extproc_put_body(new_answer(s), EXTPROC_RESPONSE, part, end && bytes.n == 0));
+        is_last = end && bytes.n == 0;
+        send_answer(s, extproc_put_body(new_answer(s), EXTPROC_RESPONSE, part, is_last,
+                                        is_last ? buf_view(&s->report) : STR_NONE));
     } while (bytes.n != 0 && !s->failed);
 }
 
@@ -545,7 +559,7 @@ static void response_trailers(struct extproc_stream *s)
     if (s->end_after)
         return;
     pass_on(s, STR_NONE, true, false);
-    send_answer(s, extproc_put_trailers(new_answer(s), EXTPROC_RESPONSE));
+    send_answer(s, extproc_put_trailers(new_answer(s), EXTPROC_RESPONSE, buf_view(&s->report)));
     response_end(s);
 }
 
@@ -629,6 +643,7 @@ static void on_open(void *ctx, struct grpc_stream *g)
     arena_init(&s->head, HEAD_ARENA);
     buf_init(&s->body, s->x->opts.body_bytes_max);
     buf_init(&s->queue, QUEUE_MAX);
+    buf_init(&s->report, REPORT_MAX);
     grpc_stream_set(g, s);
 }
 
@@ -655,6 +670,7 @@ static void on_gone(void *ctx, struct grpc_stream *g, bool cancelled)
     drop_body(s);
     arena_fini(&s->head);
     buf_fini(&s->queue);
+    buf_fini(&s->report);
     extproc_rename_fini(&s->rename);
     mem_free(s);
 }

@@ -64,11 +64,18 @@ struct extproc_pick {
     bool skip_response; /* close after the request: Envoy goes on alone */
 };
 
+/* An entry of the response's dynamic metadata. */
+struct extproc_number {
+    struct str space, name;
+    double value;
+};
+
 struct extproc_response { /* borrowed for the call */
     const struct extproc_header *header;
     size_t header_count;
     struct str status; /* ":status" */
     struct str served; /* the endpoint that answered, if the proxy says */
+    bool has_lb;       /* the proxy says something of its load balancing */
     bool event_stream, end;
 };
 
@@ -79,7 +86,8 @@ struct extproc_ops {
     void (*request)(void *ctx, struct extproc_stream *s, const struct extproc_request *q);
     /* Only of requests that were continued.  extproc_response_set may be called here. */
     void (*response_headers)(void *ctx, struct extproc_stream *s, const struct extproc_response *r);
-    /* bytes as the model server sent them, borrowed.  end may come with none. */
+    /* bytes as the model server sent them, borrowed.  end may come with none; then extproc_report
+     * may be called here. */
     void (*response_body)(void *ctx, struct extproc_stream *s, struct str bytes, bool end);
     /* Exactly once for each request, refused ones too, never inside of a call to this module.  The
      * stream is not to be used afterwards. */
@@ -102,8 +110,10 @@ void *extproc_get(const struct extproc_stream *s);
 
 void extproc_continue(struct extproc_stream *s, const struct extproc_pick *pick);
 /* An answer without an endpoint.  Until the response is complete it may also take back one that was
- * continued.  body: text, as it goes to the client. */
-void extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
+ * continued.  body: text, as it goes to the client.  False: it is too late for one. */
+bool extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
                     const struct extproc_header *header, size_t header_count);
+/* Goes out with the last frame of the response.  Once. */
+void extproc_report(struct extproc_stream *s, const struct extproc_number *list, size_t count);
 void extproc_response_set(struct extproc_stream *s, struct str name, struct str value);
 #endif

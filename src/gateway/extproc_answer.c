@@ -135,6 +135,12 @@ static bool put_metadata(struct buf *out, const struct extproc_pick *pick)
     return ok;
 }
 
+static void set_metadata(Pb__Ext__ProcessingResponse *m, struct str metadata)
+{
+    m->dynamic_metadata.data = (uint8_t *)(uintptr_t)metadata.p;
+    m->dynamic_metadata.len = metadata.n;
+}
+
 static bool put_request_head(struct buf *out, struct setter *w, const struct extproc_pick *pick,
                              struct str metadata)
 {
@@ -152,8 +158,7 @@ static bool put_request_head(struct buf *out, struct setter *w, const struct ext
     head.response = &common;
     m.response_case = PB__EXT__PROCESSING_RESPONSE__RESPONSE_REQUEST_HEADERS;
     m.request_headers = &head;
-    m.dynamic_metadata.data = (uint8_t *)(uintptr_t)metadata.p;
-    m.dynamic_metadata.len = metadata.n;
+    set_metadata(&m, metadata);
     return !w->failed && put(out, &m);
 }
 
@@ -206,7 +211,31 @@ bool extproc_put_response_head(struct buf *out, struct arena *a, struct extproc_
     return !w.failed && put(out, &m);
 }
 
-bool extproc_put_body(struct buf *out, enum extproc_side side, struct str bytes, bool end)
+bool extproc_put_numbers(struct buf *out, const struct extproc_number *list, size_t count)
+{
+    bool ok = true;
+
+    for (size_t i = 0; i < count; i++) {
+        struct buf one;
+        bool is_first = true;
+
+        for (size_t k = 0; k < i; k++)
+            is_first = is_first && !str_eq(list[k].space, list[i].space);
+        if (!is_first)
+            continue;
+        buf_init(&one, STRUCT_MAX);
+        for (size_t k = i; k < count; k++)
+            if (str_eq(list[k].space, list[i].space))
+                proto_struct_put_number(&one, list[k].name, list[k].value);
+        proto_struct_put_struct(out, list[i].space, buf_view(&one));
+        ok = ok && !one.failed;
+        buf_fini(&one);
+    }
+    return ok && !out->failed;
+}
+
+bool extproc_put_body(struct buf *out, enum extproc_side side, struct str bytes, bool end,
+                      struct str metadata)
 {
     Pb__Ext__StreamedBody streamed = PB__EXT__STREAMED_BODY__INIT;
     Pb__Ext__BodyMutation mutation = PB__EXT__BODY_MUTATION__INIT;
@@ -228,10 +257,11 @@ bool extproc_put_body(struct buf *out, enum extproc_side side, struct str bytes,
         m.response_case = PB__EXT__PROCESSING_RESPONSE__RESPONSE_RESPONSE_BODY;
         m.response_body = &body;
     }
+    set_metadata(&m, metadata);
     return put(out, &m);
 }
 
-bool extproc_put_trailers(struct buf *out, enum extproc_side side)
+bool extproc_put_trailers(struct buf *out, enum extproc_side side, struct str metadata)
 {
     Pb__Ext__TrailersResponse trailers = PB__EXT__TRAILERS_RESPONSE__INIT;
     Pb__Ext__ProcessingResponse m = PB__EXT__PROCESSING_RESPONSE__INIT;
@@ -243,6 +273,7 @@ bool extproc_put_trailers(struct buf *out, enum extproc_side side)
         m.response_case = PB__EXT__PROCESSING_RESPONSE__RESPONSE_RESPONSE_TRAILERS;
         m.response_trailers = &trailers;
     }
+    set_metadata(&m, metadata);
     return put(out, &m);
 }
 

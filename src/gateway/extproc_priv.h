@@ -24,8 +24,12 @@ bool extproc_put_request_head(struct buf *out, struct arena *a, const struct ext
                               struct extproc_set client, struct str request_id, size_t body_bytes);
 bool extproc_put_response_head(struct buf *out, struct arena *a, struct extproc_set added,
                                struct extproc_set server);
-bool extproc_put_body(struct buf *out, enum extproc_side side, struct str bytes, bool end);
-bool extproc_put_trailers(struct buf *out, enum extproc_side side);
+/* metadata: a Struct's bytes, may be none. */
+bool extproc_put_body(struct buf *out, enum extproc_side side, struct str bytes, bool end,
+                      struct str metadata);
+bool extproc_put_trailers(struct buf *out, enum extproc_side side, struct str metadata);
+/* {space: {name: value}}, each space once. */
+bool extproc_put_numbers(struct buf *out, const struct extproc_number *list, size_t count);
 bool extproc_put_immediate(struct buf *out, struct arena *a, int status, struct str body,
                            struct extproc_set headers);
 

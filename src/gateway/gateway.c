@@ -574,6 +574,12 @@ void gateway_discovery(struct gateway *g, const char *what, bool is_followed, ui
         metric_set(gateway_cell(g, M_CRD_PRESENT, what, NULL), has_kind);
 }
 
+void gateway_set_leading(struct gateway *g, bool leads, const char *name)
+{
+    g->standby = !leads;
+    metric_set(gateway_cell(g, M_LEADS, name, NULL), leads);
+}
+
 bool gateway_any_usable(struct gateway *g)
 {
     return endpoints_any_usable(g);

@@ -88,6 +88,9 @@ void gateway_set_unused(struct gateway *g, const struct gateway_unused *list, ui
  * since the last call.  has_kind >= 0: whether the server knows it. */
 void gateway_discovery(struct gateway *g, const char *what, bool is_followed, uint64_t errors,
                        int has_kind);
+/* Of several replicas only the one that leads is ready; who is never told leads.  name: of the
+ * Lease, for the books. */
+void gateway_set_leading(struct gateway *g, bool leads, const char *name);
 /* Whether any endpoint answers. */
 bool gateway_any_usable(struct gateway *g);
 /* From now on; what runs keeps what it began with.  Taken over, whatever happens.  An error (files

@@ -29,7 +29,8 @@
 #define EVENT_BYTES_MAX       ((size_t)1 << 20)  /* of one server-sent event */
 #define ATTEMPTS_MAX          16
 #define ROUTED_HEADERS_MAX    4
-#define CANDIDATES_SHOWN      16 /* in a receipt */
+#define ADDRESS_BYTES         272 /* of host and port */
+#define CANDIDATES_SHOWN      16  /* in a receipt */
 #define RECEIPT_BYTES_MAX     ((size_t)8 << 10)
 
 /* ---- metrics (metrics.c) ---- */
@@ -95,6 +96,11 @@ enum gateway_metric {
     M_FLOW_REQUESTS,
     M_FLOW_USED_REQUESTS,
     M_FLOW_USED_BYTES,
+    M_FLOW_REVOCATIONS_ISSUED,
+    M_FLOW_REVOCATIONS,
+    M_FLOW_RECLAIM_TARGET,
+    M_FLOW_PENDING_RECLAIM,
+    M_FLOW_REVOCATION_SECONDS,
     M_EXTPROC_STREAMS,
     M_EXTPROC_SECONDS,
     M_EXTPROC_TOTAL,
@@ -133,6 +139,7 @@ enum gateway_metric {
     M_CRD_PRESENT,
     M_L_FOLLOWED,
     M_L_FOLLOW_ERRORS,
+    M_LEADS,
     M_L_CERT_EXPIRES,
     M_L_AUTH_FAILURES,
     M_COUNT
@@ -192,12 +199,13 @@ struct endpoint {
     struct http_call *scrape; /* NULL: none is running */
     struct http_call *models;
     struct http_call *ready;
-    struct buf scrape_body, models_body;
-    int scrape_status, scrape_rc, models_status, ready_status;
+    struct http_call *props;
+    struct buf scrape_body, models_body, props_body;
+    int scrape_status, scrape_rc, models_status, ready_status, props_status;
     int scrape_refused;  /* the status of the last scrape that answered, but not with 200; or 0 */
     uint64_t last_ok_ms; /* last scrape answered; 0 = never */
     uint64_t first_try_ms;
-    uint64_t models_due_ms, ready_due_ms;
+    uint64_t models_due_ms, ready_due_ms, props_due_ms;
     uint64_t last_in_ms;        /* last seen in rotation; 0 = never */
     bool refused;               /* the last try could not even connect */
     bool models_known;          /* said since it was last reached anew */
@@ -205,10 +213,10 @@ struct endpoint {
 
     struct token_probe tokens;
     double waiting, running, kv_usage, blocks_in_use, blocks_total, start_time, prompt_tokens;
-    double stalled_s;             /* age of its last step while requests run, by its own word */
-    bool ours, has_blocks;        /* one of our workers, by its metrics */
-    bool was_used;                /* since it was last reached anew */
-    uint32_t slots, block_tokens; /* 0: not said */
+    double stalled_s; /* age of its last step while requests run, by its own word */
+    bool ours, has_blocks, is_llama_cpp; /* ours: one of our workers, by its metrics */
+    bool was_used;                       /* since it was last reached anew */
+    uint32_t slots, block_tokens;        /* 0: not said */
 
     struct str models_list[ENDPOINT_MODELS_MAX]; /* str_dup'd; kept while it is away */
     uint32_t model_count, max_model_len;
@@ -472,6 +480,12 @@ void policies_fini(struct gateway *g);
 void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
 /* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
 bool policy_decide(struct routing *x, struct sched_request *r);
+/* Which agent the request is from, by the configuration's plugins; p == NULL: nobody says. */
+struct str policy_identity(const struct routing *x);
+/* The answer begins: adds what plugins tell the client of who gave it. */
+void policy_served(struct routing *x, const struct sched_served *s);
+/* "ip:port" of its first choice. */
+struct str policy_destination(const struct routing *x, char *out, size_t out_bytes);
 
 /* ---- a request's beginning, whoever carries it (begin.c) ---- */
 
@@ -524,8 +538,8 @@ struct front {
     struct auth *auth;     /* NULL: no keys, everybody may ask */
     struct picker *picker; /* NULL: Envoy is not served */
     struct exchange *live;
-    bool is_pumping;            /* admit.c */
-    _Atomic uint64_t oldest_ns; /* no live request began before it */
+    bool is_pumping, pump_is_posted; /* admit.c */
+    _Atomic uint64_t oldest_ns;      /* no live request began before it */
 };
 
 /* What the loops share.  lock guards the endpoints, their books, the prefixes, the queues and a
@@ -594,12 +608,13 @@ struct gateway {
     uint32_t *view_at, *view_matched;
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
+    double best_prefill, best_decode;   /* the smallest of that */
     bool rates_changed;
     struct rng rng;
 
     _Atomic uint32_t inflight, waiting; /* waiting: in the queues of flow control */
-    _Atomic bool draining;
-    _Atomic bool knows_pool; /* has been told which endpoints there are, be it none */
+    _Atomic bool draining, standby;     /* standby: another replica leads */
+    _Atomic bool knows_pool;            /* has been told which endpoints there are, be it none */
 
     bool drained, drain_broken;
     uint64_t drain_until_ms; /* by then even unsent bytes are given up */

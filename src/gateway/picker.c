@@ -23,6 +23,7 @@
 #define DESTINATIONS_BYTES 1024
 #define TAIL_BYTES_MAX     ((size_t)1 << 20) /* of a whole answer, to find its usage */
 #define FIELDS_MAX         256
+#define REPORTS_MAX        8 /* numbers for Envoy, of one answer */
 
 struct picker {
     struct front *f;
@@ -44,7 +45,7 @@ struct pick {
     struct str body; /* borrowed until it is answered */
     struct buf tail; /* of the answer: an unfinished event, or all of it */
     uint64_t t_event;
-    bool is_answered, is_bodyless;
+    bool is_answered, is_bodyless, is_evicted;
 };
 
 /* ---- refusals ---- */
@@ -63,15 +64,28 @@ static const char *code_name(int status)
     }
 }
 
+static size_t refusal_headers(struct pick *k, int status, const char *dropped,
+                              struct extproc_header h[2], char seconds[16])
+{
+    size_t n = 0;
+
+    if (dropped != NULL)
+        h[n++] = (struct extproc_header) { STR(EXTPROC_REASON_HEADER), str_of(dropped) };
+    if (status == 429 || status == 503) {
+        snprintf(seconds, 16, "%" PRIu32, admit_retry_after_s(&k->ticket, rng_u64(&k->p->f->rng)));
+        h[n++] = (struct extproc_header) { STR("retry-after"), str_of(seconds) };
+    }
+    return n;
+}
+
 static void refuse(struct pick *k, int status, const char *reason, const char *dropped,
                    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
 static void refuse(struct pick *k, int status, const char *reason, const char *dropped,
                    const char *fmt, ...)
 {
-    struct extproc_header h[3];
+    struct extproc_header h[2];
     char text[400], seconds[16];
-    size_t n = 0;
     int used;
     va_list ap;
 
@@ -79,18 +93,12 @@ static void refuse(struct pick *k, int status, const char *reason, const char *d
     va_start(ap, fmt);
     vsnprintf(text + used, sizeof(text) - (size_t)used, fmt, ap);
     va_end(ap);
-    if (dropped != NULL)
-        h[n++] = (struct extproc_header) { STR(EXTPROC_REASON_HEADER), str_of(dropped) };
-    if (status == 429 || status == 503) {
-        snprintf(seconds, sizeof(seconds), "%" PRIu32,
-                 admit_retry_after_s(&k->ticket, rng_u64(&k->p->f->rng)));
-        h[n++] = (struct extproc_header) { STR("retry-after"), str_of(seconds) };
-    }
     k->rt.answered = status;
     k->rt.failure = reason;
     k->is_answered = true;
     metric_add(gateway_cell(k->rt.g, M_L_REJECTED, reason, NULL), 1);
-    extproc_refuse(k->s, status, str_of(text), h, n);
+    (void)extproc_refuse(k->s, status, str_of(text), h,
+                         refusal_headers(k, status, dropped, h, seconds));
 }
 
 /* ---- the pick ---- */
@@ -99,14 +107,10 @@ static void refuse(struct pick *k, int status, const char *reason, const char *d
 static void destinations(const struct pick *k, char out[DESTINATIONS_BYTES])
 {
     const struct routing *x = &k->rt;
-    int n;
+    char first[ADDRESS_BYTES];
+    int n = snprintf(out, DESTINATIONS_BYTES, "%.*s",
+                     STR_ARG(policy_destination(x, first, sizeof(first))));
 
-    if (x->port != 0)
-        n = snprintf(out, DESTINATIONS_BYTES,
-                     strchr(x->decode->host, ':') != NULL ? "[%s]:%u" : "%s:%u", x->decode->host,
-                     x->port);
-    else
-        n = snprintf(out, DESTINATIONS_BYTES, "%s", x->decode->address);
     for (uint32_t i = 0; i < x->other_count && n < DESTINATIONS_BYTES; i++)
         n += snprintf(out + n, DESTINATIONS_BYTES - (size_t)n, ",%s", x->other[i]->address);
 }
@@ -221,7 +225,24 @@ static void release(void *ctx)
     mem_free(k);
 }
 
-static const struct admit_ops admit_ops = { admitted, refused, release };
+/* It makes room: Envoy gives the client this instead of the rest and resets the worker's side. */
+static void evicted(void *ctx)
+{
+    struct pick *k = ctx;
+    struct extproc_header h[2];
+    char seconds[16];
+
+    if (!extproc_refuse(k->s, 429, STR("request evicted by flow control"), h,
+                        refusal_headers(k, 429, "evicted", h, seconds)))
+        return; /* the answer is complete: it ends by itself */
+    k->rt.answered = 429;
+    k->rt.failure = "evicted";
+    k->is_evicted = true;
+    route_settle(&k->rt, &k->ticket);
+    route_release(&k->rt);
+}
+
+static const struct admit_ops admit_ops = { admitted, refused, release, evicted };
 
 static void read_done(void *ctx, struct reading *r)
 {
@@ -351,6 +372,7 @@ static void pause_picked(const struct routing *x, const struct extproc_response 
 static void on_response_headers(void *ctx, struct extproc_stream *s,
                                 const struct extproc_response *r)
 {
+    struct sched_served served = { r->has_lb, r->served };
     struct pick *k = extproc_get(s);
     struct routing *x = &k->rt;
     uint64_t status;
@@ -358,6 +380,7 @@ static void on_response_headers(void *ctx, struct extproc_stream *s,
     (void)ctx;
     x->streaming = r->event_stream;
     x->answered = str_u64(r->status, &status) ? (int)status : 200;
+    policy_served(x, &served);
     for (uint32_t i = 0; i < x->to_client_count; i++)
         extproc_response_set(s, x->to_client[i].name, str_of(x->to_client[i].value));
     if (x->decode == NULL)
@@ -370,16 +393,11 @@ static void on_response_headers(void *ctx, struct extproc_stream *s,
         endpoint_failed(x->decode, x->t_dispatch);
 }
 
-static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
+static void note_bytes(struct pick *k, struct str bytes)
 {
-    struct pick *k = extproc_get(s);
     struct routing *x = &k->rt;
     size_t n;
 
-    (void)ctx;
-    (void)end;
-    if (bytes.n == 0 || x->decode == NULL)
-        return;
     x->t_last = clock_ns();
     if (x->t_first == 0)
         x->t_first = x->t_last;
@@ -401,6 +419,42 @@ static void on_response_body(void *ctx, struct extproc_stream *s, struct str byt
     }
 }
 
+/* What plugins tell Envoy of its usage. */
+static void report(struct pick *k)
+{
+    const struct answer_usage *u = &k->rt.usage;
+    struct usage_values v = {
+        .known = { u->known, u->known, u->known, u->known && u->cached_known },
+        .value = { u->prompt_tokens, u->completion_tokens,
+                   (double)u->prompt_tokens + u->completion_tokens, u->cached_tokens },
+    };
+    struct extproc_number number[REPORTS_MAX];
+    struct sched_report said[REPORTS_MAX];
+    struct sched_pipeline *p = k->rt.policy->pipeline;
+    uint32_t n = p != NULL ? sched_pipeline_report(p, &v, said, COUNT(said)) : 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        number[i] = (struct extproc_number) { said[i].space, said[i].name, said[i].value };
+    extproc_report(k->s, number, n);
+}
+
+static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
+{
+    struct pick *k = extproc_get(s);
+    struct routing *x = &k->rt;
+
+    (void)ctx;
+    if (x->decode == NULL)
+        return;
+    if (bytes.n != 0)
+        note_bytes(k, bytes);
+    if (!end)
+        return;
+    if (!x->streaming && x->answered == 200)
+        answer_find_usage(buf_view(&k->tail), &x->usage);
+    report(k);
+}
+
 static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause cause)
 {
     static const char *const causes[] = { "natural", "client_disconnect", "error" };
@@ -410,8 +464,6 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     struct gateway *g = x->g;
 
     reader_drop(k->job);
-    if (!x->streaming && x->answered == 200)
-        answer_find_usage(buf_view(&k->tail), &x->usage);
     if (cause == EXTPROC_NATURAL && x->answered == 200 && x->decode != NULL) {
         endpoint_succeeded(x->decode);
         if (!k->is_bodyless)
@@ -427,7 +479,8 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     route_leave(x);
     books_close(x, &k->ticket, cause == EXTPROC_CLIENT_DISCONNECT);
     metric_add(gateway_cell(g, M_EXTPROC_STREAMS, NULL, NULL), -1);
-    metric_add(gateway_cell(g, M_EXTPROC_TOTAL, causes[cause], NULL), 1);
+    metric_add(gateway_cell(g, M_EXTPROC_TOTAL, k->is_evicted ? "evicted" : causes[cause], NULL),
+               1);
     metric_observe(gateway_cell(g, M_EXTPROC_SECONDS, NULL, NULL),
                    (double)(clock_ns() - x->t_start) * 1e-9);
     if (k->prev != NULL)
@@ -449,18 +502,22 @@ static const struct extproc_ops ops = { on_request, on_response_headers, on_resp
 
 static enum health_status health(void *ctx, struct str service)
 {
+    /* the last one: charts before llm-d's probe by it */
+    static const char *const readiness[] = { "", "readiness", EXTPROC_SERVICE,
+                                             "inference-extension" };
     const struct picker *p = ctx;
     struct gateway *g = p->f->g;
 
     if (str_eqz(service, "liveness"))
         return HEALTH_SERVING;
-    if (service.n != 0 && !str_eqz(service, "readiness") && !str_eqz(service, EXTPROC_SERVICE))
-        return HEALTH_SERVICE_UNKNOWN;
     /* As upstream: whether its pool is known, not whether a worker is in rotation just now.  A
      * picker without one queues requests or says why not, where Envoy would only say that nobody is
-     * there.
-     */
-    return !g->draining && g->knows_pool ? HEALTH_SERVING : HEALTH_NOT_SERVING;
+     * there. */
+    for (size_t i = 0; i < COUNT(readiness); i++)
+        if (str_eqz(service, readiness[i]))
+            return !g->draining && !g->standby && g->knows_pool ? HEALTH_SERVING
+                                                                : HEALTH_NOT_SERVING;
+    return HEALTH_SERVICE_UNKNOWN;
 }
 
 /* ---- life ---- */

@@ -141,6 +141,14 @@ static struct str header_of(const void *ctx, const char *name)
     return http_header_get(&x->headers, name);
 }
 
+struct str policy_identity(const struct routing *x)
+{
+    struct sched_request r = { .header = header_of, .header_ctx = x };
+
+    return x->policy->pipeline != NULL ? sched_pipeline_identity(x->policy->pipeline, &r)
+                                       : STR_NONE;
+}
+
 /* Candidates only, one after the other; view_at says which endpoint each is. */
 static uint32_t compact(struct gateway *g)
 {
@@ -158,16 +166,15 @@ static uint32_t compact(struct gateway *g)
 }
 
 static void keep_headers(struct routed_header *out, uint32_t *count, uint32_t max,
-                         const struct sched_run *run)
+                         const struct sched_header *header, uint32_t header_count)
 {
-    *count = 0;
-    for (uint32_t i = 0; i < run->header_count && *count < max; i++) {
+    for (uint32_t i = 0; i < header_count && *count < max; i++) {
         struct routed_header *h = &out[*count];
 
-        if (run->header[i].value.n >= sizeof(h->value))
+        if (header[i].value.n >= sizeof(h->value))
             continue; /* never cut: a cut value would name another place */
-        h->name = run->header[i].name;
-        snprintf(h->value, sizeof(h->value), "%.*s", STR_ARG(run->header[i].value));
+        h->name = header[i].name;
+        snprintf(h->value, sizeof(h->value), "%.*s", STR_ARG(header[i].value));
         (*count)++;
     }
 }
@@ -226,12 +233,14 @@ bool policy_decide(struct routing *x, struct sched_request *r)
     if (found) {
         take_picks(x, &run);
         book_estimate(x, r);
-        run.header_count = 0;
+        x->to_worker_count = x->to_client_count = run.header_count = 0;
         sched_pipeline_dispatched(x->policy->pipeline, &run);
-        keep_headers(x->to_worker, &x->to_worker_count, COUNT(x->to_worker), &run);
+        keep_headers(x->to_worker, &x->to_worker_count, COUNT(x->to_worker), run.header,
+                     run.header_count);
         run.header_count = 0;
         sched_pipeline_responded(x->policy->pipeline, &run);
-        keep_headers(x->to_client, &x->to_client_count, COUNT(x->to_client), &run);
+        keep_headers(x->to_client, &x->to_client_count, COUNT(x->to_client), run.header,
+                     run.header_count);
     } else {
         x->refused_status = run.status;
         x->refused_reason = run.reason;
@@ -239,4 +248,24 @@ bool policy_decide(struct routing *x, struct sched_request *r)
     }
     arena_fini(&a);
     return found;
+}
+
+void policy_served(struct routing *x, const struct sched_served *s)
+{
+    struct sched_header h[ROUTED_HEADERS_MAX];
+    uint32_t n;
+
+    if (x->strategy != SCHED_CONFIGURED)
+        return;
+    n = sched_pipeline_served(x->policy->pipeline, s, h, COUNT(h));
+    keep_headers(x->to_client, &x->to_client_count, COUNT(x->to_client), h, n);
+}
+
+struct str policy_destination(const struct routing *x, char *out, size_t out_bytes)
+{
+    if (x->port == 0)
+        return str_of(x->decode->address);
+    snprintf(out, out_bytes, strchr(x->decode->host, ':') != NULL ? "[%s]:%u" : "%s:%u",
+             x->decode->host, x->port);
+    return str_of(out);
 }

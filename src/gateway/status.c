@@ -10,6 +10,7 @@
 
 #define PAGE_BYTES_MAX   ((size_t)16 << 20)
 #define MODELS_SHOWN_MAX 1024
+#define STANDBY          "another replica leads"
 
 static double tenths(double v)
 {
@@ -18,15 +19,20 @@ static double tenths(double v)
 
 static void part_of_self(struct json_w *w, struct gateway *g)
 {
-    bool usable = endpoints_any_usable(g);
+    bool usable = endpoints_any_usable(g), standby = g->standby;
 
     json_w_obj(w);
     json_w_kz(w, "name", "scheduler");
     json_w_kz(w, "role", "scheduler");
     json_w_kz(w, "address", g->address);
-    json_w_kz(w, "state", g->draining ? "draining" : usable ? "ready" : "waiting");
+    json_w_kz(w, "state",
+              g->draining ? "draining"
+              : standby   ? "standby"
+              : usable    ? "ready"
+                          : "waiting");
     json_w_kz(w, "reason",
               g->draining ? "is shutting down"
+              : standby   ? STANDBY
               : usable    ? ""
                           : "no worker is in rotation");
     json_w_ku64(w, "inflight", g->inflight);
@@ -65,7 +71,7 @@ static void part_of_endpoint(struct json_w *w, const struct endpoint *ep)
     json_w_kz(w, "reason",
               !open     ? ep->reason
               : ejected ? "answered with errors"
-                        : "asked for a pause");
+                        : "was busy or could not be reached: paused for a moment");
     if (ep->model_count != 0)
         json_w_kstr(w, "model", ep->models_list[0]);
     json_w_kz(w, "tokens", token_probe_name(ep->tokens.verdict));
@@ -304,29 +310,33 @@ void status_metrics(struct gateway *g, struct http_req *r)
     buf_fini(&b);
 }
 
-/* Ready for requests that may have to wait for the first worker (scale from zero). */
-void status_serving(struct gateway *g, struct http_req *r)
+/* Refused, when no requests are to come here. */
+static bool is_turned_away(struct gateway *g, struct http_req *r)
 {
     if (g->draining)
         proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
                      "server is shutting down");
+    else if (g->standby)
+        proxy_refuse(g, r, 503, "ServiceUnavailableError", "standby", STANDBY);
     else
+        return false;
+    return true;
+}
+
+/* Ready for requests that may have to wait for the first worker (scale from zero). */
+void status_serving(struct gateway *g, struct http_req *r)
+{
+    if (!is_turned_away(g, r))
         http_reply(r, 200, "application/json", STR("{\"status\":\"serving\"}"), NULL);
 }
 
 void status_ready(struct gateway *g, struct http_req *r)
 {
-    struct buf b;
-
-    if (!g->draining && endpoints_any_usable(g)) {
-        buf_init(&b, 256);
-        buf_z(&b, "{\"status\":\"ready\"}");
-        reply_json(r, 200, &b);
-    } else if (g->draining) {
-        proxy_refuse(g, r, 503, "ServiceUnavailableError", "shutting_down",
-                     "server is shutting down");
-    } else {
+    if (is_turned_away(g, r))
+        return;
+    if (endpoints_any_usable(g))
+        http_reply(r, 200, "application/json", STR("{\"status\":\"ready\"}"), NULL);
+    else
         proxy_refuse(g, r, 503, "ServiceUnavailableError", "no_endpoint",
                      "no worker is in rotation");
-    }
 }

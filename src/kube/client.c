@@ -84,34 +84,57 @@ static int bearer(const struct kube_client *c, struct buf *out, struct err *e)
     return rc;
 }
 
-int kube_get(struct kube_client *c, struct str path, uint32_t gap_ms,
-             const struct http_call_ops *ops, void *ctx, struct http_call **out, struct err *e)
+static int start(struct kube_client *c, struct http_call_opts *o, struct str path,
+                 const struct http_call_ops *ops, void *ctx, struct http_call **out, struct err *e)
 {
-    struct http_header h[2] = { { STR("Accept"), STR("application/json") } };
-    struct http_call_opts o = { .host = c->at.host,
-                                .port = c->at.port,
-                                .method = STR("GET"),
-                                .headers = { h, 1 },
-                                .connect_ms = 5000,
-                                .first_byte_ms = 30000,
-                                .gap_ms = gap_ms,
-                                .tls = c->tls };
+    struct http_header h[3] = { { STR("Accept"), STR("application/json") } };
     struct buf token, full;
     int rc;
 
+    o->host = c->at.host;
+    o->port = c->at.port;
+    o->tls = c->tls;
+    o->headers = (struct http_headers) { h, 1 };
     buf_init(&token, TOKEN_BYTES_MAX + 16);
     buf_init(&full, PATH_BYTES_MAX);
     rc = bearer(c, &token, e);
     if (token.len != 0)
-        h[o.headers.count++] = (struct http_header) { STR("Authorization"), buf_view(&token) };
+        h[o->headers.count++] = (struct http_header) { STR("Authorization"), buf_view(&token) };
+    if (o->body.n != 0)
+        h[o->headers.count++] =
+            (struct http_header) { STR("Content-Type"), STR("application/json") };
     buf_z(&full, c->at.prefix);
     buf_str(&full, path);
-    o.path = buf_view(&full);
+    o->path = buf_view(&full);
     if (rc == 0 && full.failed)
         rc = err_set(e, ERR_LIMIT, "a selector of over %zu bytes", PATH_BYTES_MAX);
     if (rc == 0)
-        rc = http_call_start(c->http, &o, ops, ctx, out, e);
+        rc = http_call_start(c->http, o, ops, ctx, out, e);
     buf_fini(&token);
     buf_fini(&full);
     return rc;
+}
+
+int kube_get(struct kube_client *c, struct str path, uint32_t gap_ms,
+             const struct http_call_ops *ops, void *ctx, struct http_call **out, struct err *e)
+{
+    struct http_call_opts o = {
+        .method = STR("GET"), .connect_ms = 5000, .first_byte_ms = 30000, .gap_ms = gap_ms
+    };
+
+    return start(c, &o, path, ops, ctx, out, e);
+}
+
+int kube_send(struct kube_client *c, const char *method, struct str path, struct str body,
+              uint32_t total_ms, const struct http_call_ops *ops, void *ctx, struct http_call **out,
+              struct err *e)
+{
+    struct http_call_opts o = { .method = str_of(method),
+                                .body = body,
+                                .connect_ms = total_ms,
+                                .first_byte_ms = total_ms,
+                                .gap_ms = total_ms,
+                                .total_ms = total_ms };
+
+    return start(c, &o, path, ops, ctx, out, e);
 }

@@ -1,7 +1,7 @@
 /* kube/client.h - the Kubernetes API server: where it is, who we are, and requests to it.
  *
  * In a pod: KUBERNETES_SERVICE_HOST and _PORT, and the service account's files (token, ca.crt,
- * namespace).  Elsewhere: a kubeconfig file, its current context; of its users those with a token,
+ * namespace).  Elsewhere: a kubeconfig, its current context; of its users those with a token,
  * a token file or a client certificate (exec and auth-provider plugins are refused by name).
  * The token's file is read before each request, so that a rotated one is used at once; the
  * authority's file is watched (net/tls.h).
@@ -15,8 +15,10 @@
 
 struct kube_client;
 
-/* kubeconfig: a file, or NULL: $KUBECONFIG, or else in a pod.  ERR_IO, ERR_PARSE, ERR_UNSUPPORTED,
- * ERR_INVAL. */
+/* kubeconfig: a file, or NULL: $KUBECONFIG, in a pod its account, ~/.kube/config.  $KUBECONFIG may
+ * name several files with colons: those that are not there are passed over, of what two say the
+ * first one's word counts, and each one's relative paths begin where it is.  ERR_IO, ERR_PARSE,
+ * ERR_UNSUPPORTED, ERR_INVAL. */
 int kube_client_open(struct loop *l, const char *kubeconfig, struct kube_client **out,
                      struct err *e) MUST_CHECK;
 void kube_client_close(struct kube_client *c); /* after its calls; NULL is fine */
@@ -28,6 +30,10 @@ const char *kube_client_server(const struct kube_client *c); /* for messages */
 int kube_get(struct kube_client *c, struct str path, uint32_t gap_ms,
              const struct http_call_ops *ops, void *ctx, struct http_call **out,
              struct err *e) MUST_CHECK;
+/* The same with a method and a JSON body (copied; n == 0: none), whole within total_ms. */
+int kube_send(struct kube_client *c, const char *method, struct str path, struct str body,
+              uint32_t total_ms, const struct http_call_ops *ops, void *ctx, struct http_call **out,
+              struct err *e) MUST_CHECK;
 
 /* ---- where it is (kubeconfig.c) ---- */
 

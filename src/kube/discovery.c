@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kube/selector.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,8 @@ struct kube_discovery {
     char *pool_what;
     uint16_t port[KUBE_PORTS_MAX];
     uint32_t port_count;
-    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed, tells_soon;
+    bool selector_is_new, is_doubted, pool_listed, pods_changed, objects_changed, tells_soon,
+        told_full;
     struct kube_pods *pods;
     struct kube_reflector *pool_reflector, *pods_reflector;
     struct kind kind[COUNT(KINDS)];
@@ -57,61 +59,6 @@ struct kube_discovery {
 };
 
 /* ---- what flags say ---- */
-
-static void percent(struct buf *out, struct str s)
-{
-    for (size_t i = 0; i < s.n; i++) {
-        char c = s.p[i];
-        bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-                     c == '-' || c == '_' || c == '.' || c == '~';
-
-        if (plain)
-            buf_c(out, c);
-        else
-            buf_f(out, "%%%02X", (unsigned char)c);
-    }
-}
-
-static bool label_text_ok(struct str s, bool is_key)
-{
-    if (s.n > (is_key ? 317u : 63u) || (is_key && s.n == 0))
-        return false;
-    for (size_t i = 0; i < s.n; i++) {
-        char c = s.p[i];
-
-        if (!((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-              c == '-' || c == '_' || c == '.' || (is_key && c == '/')))
-            return false;
-    }
-    return true;
-}
-
-int kube_selector_query(struct str text, struct buf *out, struct err *e)
-{
-    struct str rest = text;
-    bool first = true;
-
-    if (str_trim(text).n == 0)
-        return err_set(e, ERR_INVAL, "a selector must name a label, such as app=vllm");
-    buf_z(out, "labelSelector=");
-    while (rest.p != NULL) {
-        struct str value = str_cut(&rest, ','), key;
-
-        key = str_trim(str_cut(&value, '='));
-        if (value.p != NULL && value.n != 0 && value.p[0] == '=')
-            value = str_sub(value, 1, value.n);
-        if (value.p == NULL || !label_text_ok(key, true) || !label_text_ok(str_trim(value), false))
-            return err_set(e, ERR_INVAL, "selector %.*s: must be label=value pairs with commas",
-                           STR_ARG(text));
-        if (!first)
-            buf_z(out, "%2C");
-        first = false;
-        percent(out, key);
-        buf_z(out, "%3D");
-        percent(out, str_trim(value));
-    }
-    return out->failed ? err_set(e, ERR_INVAL, "the selector is too long") : 0;
-}
 
 int kube_ports_parse(struct str text, uint16_t port[KUBE_PORTS_MAX], uint32_t *count, struct err *e)
 {
@@ -217,7 +164,20 @@ static bool is_doubtful(const struct kube_pods *pods)
 
 const char *kube_view_reason(const struct kube_view *v, const struct kube_pod *pod)
 {
-    return v->is_doubted && is_unready(pod) ? NULL : pod->reason;
+    if (pod->reason != NULL && !(v->is_doubted && is_unready(pod)))
+        return pod->reason;
+    for (uint32_t i = 0; i < v->port_count; i++)
+        if (kube_pod_has_port(pod, v->port[i]))
+            return NULL;
+    return KUBE_INACTIVE;
+}
+
+static struct kube_view view_of(const struct kube_discovery *d)
+{
+    return (struct kube_view) { .pods = d->pods,
+                                .is_doubted = is_doubtful(d->pods),
+                                .port = d->port,
+                                .port_count = d->port_count };
 }
 
 static void tell(void *ctx)
@@ -226,10 +186,7 @@ static void tell(void *ctx)
 
     d->tells_soon = false;
     if (d->pods_changed) {
-        struct kube_view v = { .pods = d->pods,
-                               .is_doubted = is_doubtful(d->pods),
-                               .port = d->port,
-                               .port_count = d->port_count };
+        struct kube_view v = view_of(d);
 
         d->pods_changed = false;
         if (v.is_doubted && !d->is_doubted)
@@ -251,6 +208,16 @@ static void pods_begin(void *ctx)
     kube_pods_begin(((struct kube_discovery *)ctx)->pods);
 }
 
+/* Once, until a list has room for all again. */
+static void tell_full(struct kube_discovery *d)
+{
+    if (kube_pods_left_out(d->pods) != 0 && !d->told_full)
+        LOG_WARN("kubernetes: more than %d pods match: the others are left out; a narrower "
+                 "selector, or a scheduler for each part of them",
+                 KUBE_PODS_MAX);
+    d->told_full = kube_pods_left_out(d->pods) != 0;
+}
+
 static void pods_object(void *ctx, bool is_deleted, const struct json *object)
 {
     struct kube_discovery *d = ctx;
@@ -261,18 +228,21 @@ static void pods_object(void *ctx, bool is_deleted, const struct json *object)
         LOG_WARN("kubernetes: left out: %s", e.msg);
         return;
     }
-    if (is_deleted ? !kube_pods_del(d->pods, pod.name) : !kube_pods_put(d->pods, &pod))
+    if (is_deleted ? !kube_pods_del(d->pods, pod.name) : !kube_pods_put(d->pods, &pod)) {
+        if (kube_pods_left_out(d->pods) != 0)
+            tell_full(d);
         return;
+    }
     d->pods_changed = true;
     soon(d);
 }
 
-static bool any_used(const struct kube_pods *p)
+static bool any_used(const struct kube_discovery *d)
 {
-    struct kube_view v = { .is_doubted = is_doubtful(p) };
+    struct kube_view v = view_of(d);
 
-    for (uint32_t i = 0; i < kube_pods_count(p); i++)
-        if (kube_view_reason(&v, kube_pods_at(p, i)) == NULL)
+    for (uint32_t i = 0; i < kube_pods_count(d->pods); i++)
+        if (kube_view_reason(&v, kube_pods_at(d->pods, i)) == NULL)
             return true;
     return false;
 }
@@ -281,7 +251,8 @@ static void pods_synced(void *ctx)
 {
     struct kube_discovery *d = ctx;
 
-    if (!d->selector_is_new && kube_pods_listed(d->pods) == 0 && any_used(d->pods) &&
+    tell_full(d);
+    if (!d->selector_is_new && kube_pods_listed(d->pods) == 0 && any_used(d) &&
         d->ops.still_answer(d->ctx)) {
         LOG_WARN("kubernetes: the list of pods is empty while workers answer: not believed, asked "
                  "for again");
@@ -321,12 +292,11 @@ static bool pool_selector(const struct json *spec, struct buf *out)
         return false;
     buf_z(out, "labelSelector=");
     for (const struct json *j = labels->first; j != NULL; j = j->next) {
-        if (!json_is(j, JSON_STRING) || !label_text_ok(j->key, true) ||
-            !label_text_ok(j->text, false))
+        if (!json_is(j, JSON_STRING) || !kube_label_key_ok(j->key) || !kube_label_value_ok(j->text))
             return false;
-        percent(out, j->key);
+        kube_percent(out, j->key);
         buf_z(out, "%3D");
-        percent(out, j->text);
+        kube_percent(out, j->text);
         if (j->next != NULL)
             buf_z(out, "%2C");
     }
@@ -575,7 +545,7 @@ static void kinds_follow(struct kube_discovery *d)
 
 /* ---- life ---- */
 
-static bool name_ok(const char *s)
+bool kube_name_ok(const char *s)
 {
     size_t n = strlen(s);
 
@@ -592,13 +562,13 @@ static int prepare(struct kube_discovery *d, const struct kube_discovery_opts *o
     char what[300];
     int rc = 0;
 
-    if (o->namespace == NULL || !name_ok(o->namespace))
+    if (o->namespace == NULL || !kube_name_ok(o->namespace))
         return err_set(e, ERR_INVAL, "the namespace is not known: give --pool-namespace");
     d->namespace = mem_strdup(o->namespace);
     if (o->pool != NULL) {
         d->pool = mem_strdup(o->pool);
         d->pool_group = mem_strdup(o->pool_group != NULL ? o->pool_group : GROUP_POOL);
-        if (!name_ok(o->pool) || !name_ok(d->pool_group))
+        if (!kube_name_ok(o->pool) || !kube_name_ok(d->pool_group))
             return err_set(e, ERR_INVAL, "%s of %s is no name of a pool", o->pool, d->pool_group);
         snprintf(what, sizeof(what), "inferencepools.%s", d->pool_group);
         d->pool_what = mem_strdup(what);

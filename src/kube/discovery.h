@@ -23,7 +23,7 @@ struct kube_discovery;
 struct kube_discovery_opts {
     const char *namespace;
     const char *pool, *pool_group; /* the pool's name; NULL: the next two */
-    const char *selector;          /* "k=v,k=v" */
+    const char *selector;          /* kube/selector.h */
     uint16_t port[KUBE_PORTS_MAX];
     uint32_t port_count;
     bool objects; /* follow objectives and rewrites */
@@ -50,11 +50,12 @@ struct kube_discovery_ops {
     bool (*still_answer)(void *ctx);
 };
 
-/* "k=v,k=v" (also "k==v"; blanks around are passed over) as the query labelSelector=...; "8000"
- * or "8000,8001".  Both ERR_INVAL. */
-int kube_selector_query(struct str text, struct buf *out, struct err *e) MUST_CHECK;
+/* "8000" or "8000,8001".  ERR_INVAL. */
 int kube_ports_parse(struct str text, uint16_t port[KUBE_PORTS_MAX], uint32_t *count,
                      struct err *e) MUST_CHECK;
+
+/* Small letters, digits, dashes and dots: what a path may have. */
+bool kube_name_ok(const char *s);
 
 int kube_discovery_new(struct loop *l, struct kube_client *c, const struct kube_discovery_opts *o,
                        const struct kube_discovery_ops *ops, void *ctx, struct kube_discovery **out,

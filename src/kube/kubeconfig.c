@@ -16,6 +16,7 @@
 
 #define ACCOUNT_DIR    "/var/run/secrets/kubernetes.io/serviceaccount"
 #define FILE_BYTES_MAX ((size_t)1 << 20)
+#define FILES_MAX      16
 
 static const char *env_or(const char *name, const char *otherwise)
 {
@@ -113,16 +114,29 @@ static int read_server(const struct yaml_node *cluster, struct kube_access *a, s
     return 0;
 }
 
-/* The list's member with that name. */
-static const struct yaml_node *named(const struct yaml_node *list, struct str name,
-                                     const char *what)
+/* The files of one kubeconfig: of what several say the first one's word counts, whole entries. */
+struct files {
+    struct {
+        const struct yaml_node *root;
+        char *dir; /* where its relative paths begin */
+    } file[FILES_MAX];
+    uint32_t count;
+};
+
+/* The entry of that name in a list, "contexts", and its member, "context"; *dir: of its file. */
+static const struct yaml_node *named(const struct files *f, const char *list, struct str name,
+                                     const char *member, const char **dir)
 {
-    const struct yaml_node *n = yaml_is(list, YAML_LIST) ? list->first : NULL;
     struct str s;
 
-    for (; n != NULL; n = n->next)
-        if (yaml_str(yaml_get(n, "name"), &s) && str_eq(s, name))
-            return yaml_get(n, what);
+    for (uint32_t i = 0; i < f->count; i++) {
+        const struct yaml_node *n = yaml_get(f->file[i].root, list);
+
+        *dir = f->file[i].dir;
+        for (n = yaml_is(n, YAML_LIST) ? n->first : NULL; n != NULL; n = n->next)
+            if (yaml_str(yaml_get(n, "name"), &s) && str_eq(s, name))
+                return yaml_get(n, member);
+    }
     return NULL;
 }
 
@@ -188,23 +202,37 @@ static int read_user(const struct yaml_node *user, const char *dir, struct kube_
     return rc;
 }
 
-static int read_context(const struct yaml_node *root, const char *dir, struct kube_access *a,
-                        struct err *e)
+static const struct yaml_node *current_context(const struct files *f, struct str *name)
 {
-    const struct yaml_node *current = yaml_get(root, "current-context"), *context, *cluster;
-    struct str name = STR_NONE, s;
+    const struct yaml_node *n = NULL;
+
+    *name = STR_NONE;
+    for (uint32_t i = 0; i < f->count && name->n == 0; i++) {
+        n = yaml_get(f->file[i].root, "current-context");
+        (void)yaml_str(n, name);
+    }
+    return n;
+}
+
+static int read_context(const struct files *f, struct kube_access *a, struct err *e)
+{
+    const struct yaml_node *current, *context, *cluster;
+    struct str name, s;
+    const char *dir;
     int rc;
 
-    if (!yaml_str(current, &name))
-        return yaml_err(root, e, "current-context is missing: kubectl config use-context NAME");
-    context = named(yaml_get(root, "contexts"), name, "context");
+    current = current_context(f, &name);
+    if (name.n == 0)
+        return yaml_err(f->file[0].root, e,
+                        "current-context is missing: kubectl config use-context NAME");
+    context = named(f, "contexts", name, "context", &dir);
     if (context == NULL)
         return yaml_err(current, e, "there is no context of that name");
     if (yaml_str(yaml_get(context, "namespace"), &s))
         a->namespace = take_z(s);
     s = STR_NONE;
     (void)yaml_str(yaml_get(context, "cluster"), &s);
-    cluster = named(yaml_get(root, "clusters"), s, "cluster");
+    cluster = named(f, "clusters", s, "cluster", &dir);
     if (cluster == NULL)
         return yaml_err(context, e, "its cluster is not in the file");
     (void)yaml_bool(yaml_get(cluster, "insecure-skip-tls-verify"), &a->skip_verify);
@@ -214,48 +242,99 @@ static int read_context(const struct yaml_node *root, const char *dir, struct ku
     if (rc == 0)
         rc = file_or_data(cluster, "certificate-authority", dir, &a->fd[0], &a->ca_file, e);
     s = STR_NONE;
-    if (rc == 0 && yaml_str(yaml_get(context, "user"), &s))
-        rc = read_user(named(yaml_get(root, "users"), s, "user"), dir, a, e);
+    if (rc == 0 && yaml_str(yaml_get(context, "user"), &s)) {
+        const struct yaml_node *user = named(f, "users", s, "user", &dir);
+
+        rc = read_user(user, dir, a, e);
+    }
     return rc;
+}
+
+static int add_file(struct files *f, struct arena *a, struct str text, const char *name,
+                    struct err *e)
+{
+    const char *slash = strrchr(name, '/');
+    int rc;
+
+    if (f->count == FILES_MAX)
+        return err_set(e, ERR_LIMIT, "more than %d files of kubeconfig", FILES_MAX);
+    rc = yaml_parse(a, text, name, &f->file[f->count].root, e);
+    if (rc != 0)
+        return rc;
+    f->file[f->count++].dir =
+        slash == NULL ? mem_strdup(".") : str_dup((struct str) { name, (size_t)(slash - name) });
+    return 0;
+}
+
+static void files_fini(struct files *f)
+{
+    for (uint32_t i = 0; i < f->count; i++)
+        mem_free(f->file[i].dir);
 }
 
 int kube_access_parse(struct str text, const char *file, struct kube_access *out, struct err *e)
 {
-    const struct yaml_node *root;
-    const char *slash = strrchr(file, '/');
-    char *dir =
-        slash == NULL ? mem_strdup(".") : str_dup((struct str) { file, (size_t)(slash - file) });
+    struct files f = { 0 };
     struct arena a;
     int rc;
 
     *out = (struct kube_access) { .fd = { -1, -1, -1 } };
     arena_init(&a, 16 * FILE_BYTES_MAX);
-    rc = yaml_parse(&a, text, file, &root, e);
+    rc = add_file(&f, &a, text, file, e);
     if (rc == 0)
-        rc = read_context(root, dir, out, e);
+        rc = read_context(&f, out, e);
+    files_fini(&f);
     arena_fini(&a);
-    mem_free(dir);
+    return rc;
+}
+
+/* Files with sep between them; those that are not there are passed over. */
+static int load_files(const char *list, char sep, struct kube_access *out, struct err *e)
+{
+    struct str rest = str_of(list);
+    struct files f = { 0 };
+    struct arena a;
+    struct buf text;
+    int rc = 0;
+
+    arena_init(&a, 16 * FILE_BYTES_MAX);
+    while (rest.p != NULL && rc == 0) {
+        struct str part = str_cut(&rest, sep);
+        char *path = arena_alloc(&a, part.n + 1);
+
+        snprintf(path, part.n + 1, "%.*s", STR_ARG(part));
+        if (part.n == 0 || (access(path, F_OK) != 0 && errno == ENOENT))
+            continue;
+        buf_init(&text, FILE_BYTES_MAX);
+        rc = file_read(path, &text, e);
+        if (rc == 0)
+            rc = add_file(&f, &a, buf_view(&text), path, e);
+        buf_fini(&text);
+    }
+    if (rc == 0 && f.count == 0)
+        rc = err_set(e, ERR_IO, "%s: there is no such file", list);
+    if (rc == 0)
+        rc = read_context(&f, out, e);
+    files_fini(&f);
+    arena_fini(&a);
     return rc;
 }
 
 int kube_access_load(const char *kubeconfig, struct kube_access *out, struct err *e)
 {
-    struct buf text;
-    int rc;
+    const char *home = env_or("HOME", NULL);
+    char path[4096];
 
     *out = (struct kube_access) { .fd = { -1, -1, -1 } };
-    if (kubeconfig == NULL)
-        kubeconfig = env_or("KUBECONFIG", NULL);
-    if (kubeconfig == NULL) {
-        out->prefix = mem_strdup("");
-        return in_pod(out, e);
-    }
-    buf_init(&text, FILE_BYTES_MAX);
-    rc = file_read(kubeconfig, &text, e);
-    if (rc == 0)
-        rc = kube_access_parse(buf_view(&text), kubeconfig, out, e);
-    buf_fini(&text);
-    return rc;
+    if (kubeconfig != NULL)
+        return load_files(kubeconfig, 0, out, e);
+    if (env_or("KUBECONFIG", NULL) != NULL)
+        return load_files(getenv("KUBECONFIG"), ':', out, e);
+    snprintf(path, sizeof(path), "%s/.kube/config", home != NULL ? home : "");
+    if (env_or("KUBERNETES_SERVICE_HOST", NULL) == NULL && access(path, R_OK) == 0)
+        return load_files(path, 0, out, e);
+    out->prefix = mem_strdup("");
+    return in_pod(out, e);
 }
 
 void kube_access_free(struct kube_access *a)

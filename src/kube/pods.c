@@ -5,6 +5,8 @@
 #include "base/mem.h"
 #include <string.h>
 
+#define ACTIVE_BYTES_MAX 256
+
 struct entry {
     struct kube_pod pod; /* its strings are in text */
     char *text;
@@ -14,7 +16,7 @@ struct entry {
 
 struct kube_pods {
     struct entry **entry;
-    uint32_t count, cap;
+    uint32_t count, cap, left_out;
     struct map by_name; /* of entry's pod.name -> place */
 };
 
@@ -63,6 +65,32 @@ static void read_labels(const struct json *meta, struct kube_pod *out)
             out->label[out->label_count++] = (struct kube_label) { j->key, j->text };
 }
 
+/* llm-d's annotation, or its older name.  Too long a text lists no port that can be meant. */
+static struct str read_active(const struct json *meta)
+{
+    static const char *const names[] = { "llm-d.ai/active-ports",
+                                         "inference.networking.k8s.io/active-ports" };
+    const struct json *annotations = json_get(meta, "annotations");
+    struct str text = STR_NONE;
+
+    for (size_t i = 0; i < COUNT(names) && text.p == NULL; i++)
+        (void)json_str(json_get(annotations, names[i]), &text);
+    return text.n <= ACTIVE_BYTES_MAX ? text : STR("");
+}
+
+bool kube_pod_has_port(const struct kube_pod *p, uint16_t port)
+{
+    struct str rest = p->active_ports;
+    uint64_t n;
+
+    if (rest.p == NULL)
+        return true;
+    while (rest.p != NULL)
+        if (str_u64(str_trim(str_cut(&rest, ',')), &n) && n == port)
+            return true;
+    return false;
+}
+
 /* An address goes into host:port text: digits, letters, dots, colons. */
 static bool address_ok(struct str ip)
 {
@@ -89,6 +117,7 @@ int kube_pod_read(const struct json *object, struct kube_pod *out, struct err *e
     if (!address_ok(out->ip))
         return err_set(e, ERR_PARSE, "pod %.*s: its podIP is no address", STR_ARG(out->name));
     out->reason = why_not(meta, status, out->ip);
+    out->active_ports = read_active(meta);
     read_labels(meta, out);
     return 0;
 }
@@ -130,7 +159,7 @@ static struct str keep(char **at, struct str s)
 static struct entry *entry_new(const struct kube_pod *pod)
 {
     struct entry *en = mem_zalloc(sizeof(*en));
-    size_t bytes = pod->name.n + pod->namespace.n + pod->ip.n;
+    size_t bytes = pod->name.n + pod->namespace.n + pod->ip.n + pod->active_ports.n;
     char *at;
 
     for (uint32_t i = 0; i < pod->label_count; i++)
@@ -142,11 +171,19 @@ static struct entry *entry_new(const struct kube_pod *pod)
     en->pod.name = keep(&at, pod->name);
     en->pod.namespace = keep(&at, pod->namespace);
     en->pod.ip = keep(&at, pod->ip);
+    if (pod->active_ports.p != NULL)
+        en->pod.active_ports = keep(&at, pod->active_ports);
     for (uint32_t i = 0; i < pod->label_count; i++)
         en->pod.label[i] =
             (struct kube_label) { keep(&at, pod->label[i].key), keep(&at, pod->label[i].value) };
     en->listed = true;
     return en;
+}
+
+static bool same_ports(const struct kube_pod *a, const struct kube_pod *b)
+{
+    return (a->active_ports.p == NULL) == (b->active_ports.p == NULL) &&
+           str_eq(a->active_ports, b->active_ports);
 }
 
 static bool same_labels(const struct kube_pod *a, const struct kube_pod *b)
@@ -169,7 +206,8 @@ bool kube_pods_put(struct kube_pods *p, const struct kube_pod *pod)
         const struct kube_pod *old = &p->entry[at]->pod;
 
         p->entry[at]->listed = true;
-        if (str_eq(old->ip, pod->ip) && old->reason == pod->reason && same_labels(old, pod))
+        if (str_eq(old->ip, pod->ip) && old->reason == pod->reason && same_labels(old, pod) &&
+            same_ports(old, pod))
             return false;
         en = entry_new(pod);
         en->pod.was_used |= old->was_used;
@@ -179,8 +217,10 @@ bool kube_pods_put(struct kube_pods *p, const struct kube_pod *pod)
         (void)map_puts(&p->by_name, en->pod.name, at);
         return true;
     }
-    if (p->count == KUBE_PODS_MAX)
+    if (p->count == KUBE_PODS_MAX) {
+        p->left_out++;
         return false;
+    }
     if (p->count == p->cap) {
         p->cap = MAX(p->cap * 2, 16);
         p->entry = mem_realloc(p->entry, p->cap * sizeof(struct entry *));
@@ -220,6 +260,7 @@ bool kube_pods_del(struct kube_pods *p, struct str name)
 
 void kube_pods_begin(struct kube_pods *p)
 {
+    p->left_out = 0;
     for (uint32_t i = 0; i < p->count; i++)
         p->entry[i]->listed = false;
 }
@@ -239,6 +280,11 @@ bool kube_pods_end(struct kube_pods *p)
 uint32_t kube_pods_count(const struct kube_pods *p)
 {
     return p->count;
+}
+
+uint32_t kube_pods_left_out(const struct kube_pods *p)
+{
+    return p->left_out;
 }
 
 uint32_t kube_pods_listed(const struct kube_pods *p)

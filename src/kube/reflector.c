@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "kube/selector.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 #define RELIST_MS       2000
 #define WELL_MS         2000 /* a watch that lasted so long was well */
 #define LOG_MS          30000
+#define ASKED_S_MAX     300
 
 struct kube_reflector {
     struct loop *loop;
@@ -37,7 +39,7 @@ struct kube_reflector {
     char *version;   /* watch from here; NULL: list first */
     char *list_version, *next_page;
     uint64_t began_ms, logged_ms;
-    uint32_t wait_ms;
+    uint32_t wait_ms, asked_ms; /* asked_ms: by the server, with its last answer */
     int status;
     bool watching, in_list, relist, failed, told_present;
     struct kube_reflector_stats stats;
@@ -59,7 +61,7 @@ static void again_in(struct kube_reflector *r, uint64_t ms)
 static void back_off(struct kube_reflector *r)
 {
     r->wait_ms = MIN(MAX(r->wait_ms * 2, (uint32_t)WAIT_MIN_MS), (uint32_t)WAIT_MAX_MS);
-    again_in(r, r->wait_ms / 2 + rng_below(&r->rng, r->wait_ms));
+    again_in(r, MAX(r->wait_ms / 2, r->asked_ms) + rng_below(&r->rng, r->wait_ms));
 }
 
 /* The first of a kind at once, then no more than one in LOG_MS. */
@@ -267,9 +269,11 @@ static void watch_done(struct kube_reflector *r)
 static void on_head(void *ctx, int status, const struct http_headers *h)
 {
     struct kube_reflector *r = ctx;
+    uint64_t seconds;
 
-    (void)h;
     r->status = status;
+    if (status != 200 && str_u64(http_header_get(h, "retry-after"), &seconds))
+        r->asked_ms = (uint32_t)MIN(seconds, (uint64_t)ASKED_S_MAX) * 1000;
     if (r->watching && status == 200)
         r->stats.watches++;
 }
@@ -331,12 +335,7 @@ static void query(const struct kube_reflector *r, struct buf *b)
         buf_f(b, "limit=%d", PAGE_OBJECTS);
     if (!r->watching && r->next_page != NULL) {
         buf_z(b, "&continue=");
-        for (const char *p = r->next_page; *p != 0; p++) {
-            bool plain = (*p >= '0' && *p <= '9') || (*p >= 'A' && *p <= 'Z') ||
-                         (*p >= 'a' && *p <= 'z') || *p == '-' || *p == '_';
-
-            buf_f(b, plain ? "%c" : "%%%02X", (unsigned char)*p);
-        }
+        kube_percent(b, str_of(r->next_page));
     }
 }
 
@@ -352,6 +351,7 @@ static void go_on(void *ctx)
     r->watching = r->version != NULL;
     r->failed = false;
     r->status = 0;
+    r->asked_ms = 0;
     r->began_ms = loop_now_ms(r->loop);
     buf_fini(&r->body);
     buf_init(&r->body, PAGE_BYTES_MAX);

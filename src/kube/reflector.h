@@ -5,7 +5,8 @@
  *        +---- 410 Gone: too far behind ---+
  *
  * While the API is away the watch is tried again from where it was, with back-off from 0.5 s to
- * 30 s and jitter, so that many replicas do not come back at once; nothing is taken away meanwhile.
+ * 30 s and jitter, so that many replicas do not come back at once, and not before the server's
+ * Retry-After (up to 5 min); nothing is taken away meanwhile.
  * A watch asks to end after WATCH_S seconds, so that a server that vanished is noticed.
  * An optional kind that the server does not know (404) is looked for again every 30 s.
  * Source: Kubernetes API Concepts, "Efficient detection of changes", "Retrieving large results

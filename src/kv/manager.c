@@ -70,6 +70,7 @@ static const struct metric_desc families[KM_COUNT] = {
     [KM_BYTES] = GAUGE("llmd_kv_index_bytes", "Memory of the index."),
     [KM_ENDPOINT_BLOCKS] =
         GAUGE_BY("llmd_kv_endpoint_blocks", "Blocks an endpoint holds.", "endpoint"),
+    [KM_SOURCES] = GAUGE("llmd_kv_sources", "Publishers of KV events that are known."),
     [KM_SOURCE_UP] =
         GAUGE_BY("llmd_kv_source_up", "1 = the source's event connection is up.", "source"),
     [KM_GAP] = COUNTER("llmd_kv_events_gap_total", "Holes in the sequence of a source."),
@@ -84,6 +85,12 @@ static const struct metric_desc families[KM_COUNT] = {
     [KM_STREAMS] = GAUGE("llmd_kv_index_streams", "Schedulers that follow the index."),
     [KM_STREAM_OVERFLOWS] = COUNTER("llmd_kv_index_stream_overflows_total",
                                     "Followers cut off because they read too slowly."),
+    [KM_FOLLOWED] = GAUGE_BY("llmd_kube_followed",
+                             "1 while the objects of the kind are followed; 0: the last view is "
+                             "used.",
+                             "resource"),
+    [KM_FOLLOW_ERRORS] =
+        COUNTER_BY("llmd_kube_errors_total", "Lists and watches that failed.", "resource"),
 };
 
 /* Cells that shall exist from the start, at zero. */
@@ -111,6 +118,7 @@ void kv_manager_gauges(struct kv_manager *m)
         metric_set(kv_metric(m, KM_ENDPOINT_BLOCKS, kv_index_address(m->index, i).p),
                    (double)kv_index_blocks(m->index, i));
     metric_set(m->cell[KM_SUBSCRIBERS], (double)up);
+    metric_set(m->cell[KM_SOURCES], (double)m->source_count);
     metric_set(m->cell[KM_QUEUE_DEPTH], (double)depth);
     metric_set(m->cell[KM_QUEUE_CAP], (double)KV_QUEUE_COUNT_MAX * (double)m->source_count);
     metric_set(m->cell[KM_BLOCKS], (double)kv_index_total(m->index));
@@ -287,6 +295,12 @@ int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_m
     loop_timer_arm(m->tick, KV_TICK_MS, KV_TICK_MS);
     *out = m;
     return 0;
+}
+
+void kv_manager_discovery(struct kv_manager *m, const char *what, bool is_followed, uint64_t errors)
+{
+    metric_set(kv_metric(m, KM_FOLLOWED, what), is_followed);
+    metric_add(kv_metric(m, KM_FOLLOW_ERRORS, what), (double)errors);
 }
 
 size_t kv_manager_sources_up(const struct kv_manager *m)

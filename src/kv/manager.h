@@ -45,6 +45,10 @@ int kv_manager_open(struct loop *l, const struct kv_manager_opts *o, struct kv_m
  * the rest goes on undisturbed.  Copied. */
 int kv_manager_set_sources(struct kv_manager *m, const struct kv_source_opts *list, size_t count,
                            struct err *e) MUST_CHECK;
+/* For the books, of what discovery follows: whether it is followed now, and requests that failed
+ * since the last call. */
+void kv_manager_discovery(struct kv_manager *m, const char *what, bool is_followed,
+                          uint64_t errors);
 size_t kv_manager_sources_up(const struct kv_manager *m); /* whose connection is up */
 uint16_t kv_manager_port(const struct kv_manager *m);
 const struct kv_index *kv_manager_index(const struct kv_manager *m);

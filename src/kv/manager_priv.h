@@ -41,6 +41,7 @@ enum kv_metric {
     KM_BLOCKS,
     KM_BYTES,
     KM_ENDPOINT_BLOCKS,
+    KM_SOURCES,
     KM_SOURCE_UP,
     KM_GAP,
     KM_ORPHAN,
@@ -49,6 +50,8 @@ enum kv_metric {
     KM_RESYNC,
     KM_STREAMS,
     KM_STREAM_OVERFLOWS,
+    KM_FOLLOWED,
+    KM_FOLLOW_ERRORS,
     KM_COUNT
 };
 

@@ -28,9 +28,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TICK_MS          100
-#define LINGER_MS        1000
-#define LINGER_BYTES     ((size_t)64 << 10)
+#define TICK_MS   100
+#define LINGER_MS 1000
+/* Who still sends a body that was refused hears why only while somebody reads it. */
+#define LINGER_BYTES     ((size_t)32 << 20)
 #define SHED_AFTER_MS    1000
 #define REQUESTS_MAX     10000 /* a connection: rebalancing, bounded state */
 #define RATE_AFTER_MS    10000

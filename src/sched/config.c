@@ -76,6 +76,7 @@ static const struct {
     { "usage limit policy", ROLE_USAGE_LIMIT },
     { "saturation detector", ROLE_SATURATION },
     { "screener", ROLE_SCREENER },
+    { "eviction policy", ROLE_EVICTION },
 };
 
 static const char *role_name(uint32_t roles)

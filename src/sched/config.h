@@ -107,6 +107,15 @@ struct plugin *sched_pipeline_plugin(struct sched_pipeline *p, uint32_t index);
 void sched_pipeline_run(struct sched_pipeline *p, struct sched_run *run);
 void sched_pipeline_dispatched(struct sched_pipeline *p, struct sched_run *run);
 void sched_pipeline_responded(struct sched_pipeline *p, struct sched_run *run);
+/* Headers for the client by who answered; returns how many, at most max. */
+uint32_t sched_pipeline_served(struct sched_pipeline *p, const struct sched_served *s,
+                               struct sched_header *out, uint32_t max);
+/* What is reported of an answer's usage; returns how many, at most max. */
+uint32_t sched_pipeline_report(struct sched_pipeline *p, const struct usage_values *u,
+                               struct sched_report *out, uint32_t max);
+/* Which agent the request is from, by its headers (borrowed); p == NULL: nobody says.  Any thread.
+ */
+struct str sched_pipeline_identity(struct sched_pipeline *p, const struct sched_request *r);
 void sched_pipeline_endpoint_gone(struct sched_pipeline *p, uint64_t uid);
 void sched_pipeline_dump(const struct sched_pipeline *p, struct buf *out);
 #endif

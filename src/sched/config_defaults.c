@@ -144,7 +144,8 @@ static int cannot(struct loader *l, uint32_t consumer, const char *key, struct s
 static int layer_of(const struct plugin_type *t, bool consumer)
 {
     uint32_t scheduling = ROLE_FILTER | ROLE_SCORER | ROLE_PICKER | ROLE_HANDLER;
-    uint32_t flow = ROLE_ORDERING | ROLE_FAIRNESS | ROLE_USAGE_LIMIT | ROLE_SATURATION;
+    uint32_t flow =
+        ROLE_ORDERING | ROLE_FAIRNESS | ROLE_USAGE_LIMIT | ROLE_SATURATION | ROLE_EVICTION;
 
     if ((t->roles & ROLE_PRODUCER) != 0)
         return 1;

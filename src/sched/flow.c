@@ -72,6 +72,8 @@ struct flow {
     enum flow_ceiling ceiling;
     const void *ceiling_params;
     uint32_t soft_cycles[SCHED_BANDS_MAX + 1];
+    bool has_demand; /* of the last flow_next */
+    struct flow_demand demand;
     struct flow_item *first, *last; /* by arrival */
     uint32_t requests;
     size_t bytes;
@@ -678,12 +680,29 @@ static double ceiling(struct flow *f, uint32_t i, double saturation)
     return fixed != NULL ? fixed->threshold : 1;
 }
 
+/* From band i on nobody goes. */
+static void note_demand(struct flow *f, uint32_t i, const double *ceilings, double saturation)
+{
+    for (; i < f->band_count && !f->has_demand; i++)
+        if (f->band[i]->requests != 0 && ceilings[i] > 0 && saturation >= ceilings[i]) {
+            f->demand = (struct flow_demand) { f->band[i]->conf.priority, ceilings[i] };
+            f->has_demand = true;
+        }
+}
+
+bool flow_demand(const struct flow *f, struct flow_demand *out)
+{
+    *out = f->demand;
+    return f->has_demand;
+}
+
 struct flow_item *flow_next(struct flow *f, const struct flow_fleet *fleet, uint64_t now_ms)
 {
     double ceilings[SCHED_BANDS_MAX + 1];
     uint64_t second = now_ms / 1000;
 
     note_pool(f, fleet, now_ms);
+    f->has_demand = false;
     if (f->requests == 0 || fleet->is_empty)
         return NULL;
     /* of all bands, for a policy may count cycles */
@@ -694,8 +713,10 @@ struct flow_item *flow_next(struct flow *f, const struct flow_fleet *fleet, uint
         struct flow_item *it;
 
         /* the lower ones wait with it: what they took would keep it waiting */
-        if (fleet->saturation >= ceilings[i])
+        if (fleet->saturation >= ceilings[i]) {
+            note_demand(f, i, ceilings, fleet->saturation);
             return NULL;
+        }
         if (b->requests == 0)
             continue;
         it = head_of(b, now_ms);

@@ -65,6 +65,14 @@ enum flow_outcome flow_enqueue(struct flow *f, struct flow_item *it, const struc
                                uint64_t now_ms);
 /* The item to dispatch now, unlinked; NULL: nobody, or the fleet is full for who is next. */
 struct flow_item *flow_next(struct flow *f, const struct flow_fleet *fleet, uint64_t now_ms);
+/* Who waited in vain at the last flow_next: the highest priority that has requests and whose
+ * ceiling saturation had reached. */
+struct flow_demand {
+    int32_t priority;
+    double ceiling; /* > 0: one of 0 is not to be reached by making room */
+};
+/* False: nobody did. */
+bool flow_demand(const struct flow *f, struct flow_demand *out);
 void flow_remove(struct flow *f, struct flow_item *it); /* no-op when not queued */
 /* Unlinks and returns one item whose time is over, and why; NULL: none is. */
 struct flow_item *flow_expire(struct flow *f, const struct flow_fleet *fleet, uint64_t now_ms,

@@ -209,13 +209,17 @@ static const struct plugin_type types[] = {
       TABLE(concurrency_params),
       .filter = flow_filter_concurrency },
     { .type = "adaptive-detector", .roles = ROLE_SATURATION },
+    /* both name what evict.c does */
+    { .type = "sheddable-eviction-filter", .roles = ROLE_EVICTION },
+    { .type = "priority-then-time-eviction-order-policy", .roles = ROLE_EVICTION },
 };
 
-enum { ORDERING_AT = 0, FAIRNESS_AT = 3, CEILING_AT = 7, DETECTOR_AT = 10 }; /* in types */
+/* in types */
+enum { ORDERING_AT = 0, FAIRNESS_AT = 3, CEILING_AT = 7, DETECTOR_AT = 10, EVICTION_AT = 13 };
 
 const struct plugin_type *const plugin_flow[] = {
-    &types[0], &types[1], &types[2], &types[3],  &types[4],  &types[5],  &types[6],
-    &types[7], &types[8], &types[9], &types[10], &types[11], &types[12], NULL,
+    &types[0], &types[1], &types[2],  &types[3],  &types[4],  &types[5],  &types[6],  &types[7],
+    &types[8], &types[9], &types[10], &types[11], &types[12], &types[13], &types[14], NULL,
 };
 static_assert(COUNT(plugin_flow) == COUNT(types) + 1, "every type has its row");
 
@@ -263,7 +267,7 @@ bool flow_detector_of(const struct plugin_type *t, enum flow_detector *out)
 {
     size_t at;
 
-    if (!within(t, DETECTOR_AT, COUNT(types), &at))
+    if (!within(t, DETECTOR_AT, EVICTION_AT, &at))
         return false;
     *out = (enum flow_detector)at;
     return true;

@@ -1,8 +1,9 @@
 /* One request through the plugins of a configuration.
  *
- *   screeners -> producers in order -> admitters -> handler: next profile? -> finish
- *                                                      ^   filters -> scorers -> picker
- *                                                      `-------------------------'
+ *   request headers -> screeners -> producers in order -> admitters
+ *     -> handler: next profile? -> finish
+ *          ^  filters -> scorers -> picker
+ *          `-------------------------'
  *
  * Everything a run computes is in its arena; instances change only in sched_pipeline_dispatched and
  * after, so a run that is thrown away leaves no trace.
@@ -103,6 +104,22 @@ static bool *usable(struct sched_pipeline *p, const struct sched_view *v)
             all[i] = all[i] && own[i];
     }
     return all;
+}
+
+static void read_headers(struct sched_pipeline *p, struct sched_view *v)
+{
+    for (uint32_t i = 0; i < p->c->plugin_count; i++)
+        if ((p->plugin[i].type->roles & ROLE_REQUEST_HEADER) != 0 &&
+            p->plugin[i].type->produce != NULL)
+            p->plugin[i].type->produce(&p->plugin[i], v);
+}
+
+struct str sched_pipeline_identity(struct sched_pipeline *p, const struct sched_request *r)
+{
+    struct sched_view v = { .r = r };
+
+    read_headers(p, &v);
+    return sched_view_attribute(&v, STR(SCHED_AGENT_IDENTITY), STR(""));
 }
 
 static bool admitted(struct sched_pipeline *p, struct sched_run *run)
@@ -249,6 +266,7 @@ void sched_pipeline_run(struct sched_pipeline *p, struct sched_run *run)
     v->uncached_tokens = v->media_match = NULL;
     v->prediction = NULL;
     v->peer = SCHED_NONE;
+    read_headers(p, v);
     all = usable(p, v);
     if (!any(all, v->count)) {
         sched_run_fail(run, 503, REASON_NOBODY,
@@ -289,6 +307,28 @@ void sched_pipeline_responded(struct sched_pipeline *p, struct sched_run *run)
     for (uint32_t i = 0; i < p->c->plugin_count; i++)
         if (p->plugin[i].type->responded != NULL)
             p->plugin[i].type->responded(&p->plugin[i], run);
+}
+
+uint32_t sched_pipeline_served(struct sched_pipeline *p, const struct sched_served *s,
+                               struct sched_header *out, uint32_t max)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < p->c->plugin_count && n < max; i++)
+        if (p->plugin[i].type->served != NULL)
+            out[n++] = p->plugin[i].type->served(&p->plugin[i], s);
+    return n;
+}
+
+uint32_t sched_pipeline_report(struct sched_pipeline *p, const struct usage_values *u,
+                               struct sched_report *out, uint32_t max)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < p->c->plugin_count && n < max; i++)
+        if (p->plugin[i].type->report != NULL)
+            n += p->plugin[i].type->report(&p->plugin[i], u, &out[n]);
+    return n;
 }
 
 void sched_pipeline_endpoint_gone(struct sched_pipeline *p, uint64_t uid)

@@ -20,6 +20,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "sched/sched.h"
+#include "sched/usage_expr.h"
 
 struct yaml_node;
 struct plugin;
@@ -109,6 +110,7 @@ enum plugin_role {
     ROLE_USAGE_LIMIT = 1 << 16,
     ROLE_SATURATION = 1 << 17,
     ROLE_SCREENER = 1 << 18,
+    ROLE_EVICTION = 1 << 19, /* flow control; nothing to choose */
 };
 
 enum param_kind {
@@ -139,6 +141,21 @@ struct plugin_param {
 struct sched_header {
     struct str name, value;
 };
+
+/* Who answered, when the answer begins. */
+struct sched_served {
+    bool is_reported;    /* whoever carries the bytes says something of its load balancing */
+    struct str endpoint; /* "ip:port"; p == NULL: not said */
+};
+
+/* A number for whoever carries the answer: Envoy's dynamic metadata. */
+struct sched_report {
+    struct str space, name; /* of the configuration */
+    double value;
+};
+
+/* The attribute (of no producer) that says which agent a request is from. */
+#define SCHED_AGENT_IDENTITY "agent-identity"
 
 struct plugin_type {
     const char *type;
@@ -174,12 +191,18 @@ struct plugin_type {
     void (*finish)(struct plugin *p, struct sched_run *run);
     /* picked: the decode endpoint, or SCHED_NONE. */
     bool (*decide)(struct plugin *p, const struct sched_view *v, uint32_t picked);
+    /* Producers, in their order; request-header types before everything else, and also before the
+     * queues: these have no state, and only the request's headers are there. */
     void (*produce)(struct plugin *p, struct sched_view *v);
     bool (*admit)(struct plugin *p, const struct sched_view *v); /* false: refused */
     /* The pick is final: remember it, add headers for the worker (sched_run_header). */
     void (*dispatched)(struct plugin *p, struct sched_run *run);
     /* The worker's answer begins: add headers for the client (sched_run_header). */
     void (*responded)(struct plugin *p, struct sched_run *run);
+    /* A header for the client by who answered; its name is static. */
+    struct sched_header (*served)(const struct plugin *p, const struct sched_served *s);
+    /* What is reported of an answer's usage; false: nothing. */
+    bool (*report)(const struct plugin *p, const struct usage_values *u, struct sched_report *out);
     /* An endpoint left for good. */
     void (*endpoint_gone)(struct plugin *p, uint64_t uid);
     /* Its bounded dump for /debug/plugins/state: one JSON value. */

@@ -72,6 +72,12 @@ const struct plugin_type *const plugin_producers[] = {
     NULL,
 };
 
-const struct plugin_type *const plugin_requests[] = { &plugin_probabilistic_admitter,
-                                                      &plugin_latency_admitter,
-                                                      &plugin_rollout_screener, NULL };
+const struct plugin_type *const plugin_requests[] = {
+    &plugin_probabilistic_admitter,
+    &plugin_latency_admitter,
+    &plugin_rollout_screener,
+    &plugin_agent_identity,
+    &plugin_served_verifier,
+    &plugin_usage_reporter,
+    NULL,
+};

@@ -35,7 +35,8 @@
 #define REQUEST_MAX     ((size_t)64 << 20)
 #define ID_DIGITS       16
 #define TICK_MS         250
-#define PAUSE_MS        20 /* after an error */
+#define PAUSE_MS        20   /* after an error */
+#define TAKEN_IN_MS     1000 /* who is refused later than that was taken in, and waited */
 
 struct options {
     const char *target, *path, *model;
@@ -349,7 +350,9 @@ static void count_refusal(struct user *u)
     struct load *l = u->load;
 
     l->stats.refused_at[second_of(l)]++;
-    if (u->refused_ns != 0)
+    if (u->refused_ns != 0 && ms(u->active_ns - u->begun_ns) > TAKEN_IN_MS)
+        l->stats.expired_after++;
+    else if (u->refused_ns != 0)
         l->stats.refused_after++;
     else if (l->o.honour_retry_after)
         u->refused_ns = u->active_ns;
@@ -749,8 +752,14 @@ static void look(void *ctx)
         stop_asking(l);
     if (now < l->to_ns + drain_ns || !l->stopping)
         return;
-    for (uint32_t i = 0; i < l->o.connections; i++)
-        l->stats.unfinished += l->user[i].state == USER_ASKING && l->user[i].counts;
+    for (uint32_t i = 0; i < l->o.connections; i++) {
+        const struct user *u = &l->user[i];
+
+        if (u->state != USER_ASKING)
+            continue;
+        l->stats.unfinished += u->counts;
+        l->stats.waiting_after += u->refused_ns != 0 && ms(now - u->begun_ns) > TAKEN_IN_MS;
+    }
     loop_stop(l->loop);
 }
 

@@ -156,6 +156,8 @@ void load_report(struct load_stats *st, const char *const *name, uint32_t tenant
     add_series(&w, "promised_s", &st->promised);
     add_series(&w, "waited_s", &st->waited);
     json_w_ku64(&w, "accepted_after", st->accepted_after);
+    json_w_ku64(&w, "waiting_after", st->waiting_after);
+    json_w_ku64(&w, "expired_after", st->expired_after);
     json_w_ku64(&w, "refused_after", st->refused_after);
     json_w_end(&w, '}');
     add_tenants(&w, st, name, tenants, window_s);

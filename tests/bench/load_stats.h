@@ -38,7 +38,10 @@ struct load_stats {
     struct series gap;
     /* Refusals: what was promised, and whether the try after it was taken in. */
     struct series promised, waited;
-    uint64_t refusals_without_promise, accepted_after, refused_after;
+    uint64_t refusals_without_promise;
+    /* Of those who came back: answered, waiting at the end, refused after a wait, refused at once.
+     */
+    uint64_t accepted_after, waiting_after, expired_after, refused_after;
     uint32_t ok_at[STATS_SECONDS], tokens_at[STATS_SECONDS], refused_at[STATS_SECONDS];
     uint32_t seconds; /* used of the three */
 };

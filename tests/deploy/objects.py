@@ -30,7 +30,7 @@ DEPLOY = os.path.join(ROOT, "deploy")
 LLMD = os.environ.get("LLMD") or os.path.join(ROOT, "build", "src", "cmd", "llmd")
 MONITORING = "monitoring.coreos.com/v1"
 # Flags that other changes bring; a flag that the binary has must leave this list.
-COMING = {"scheduler": {"ha-enable-leader-election", "endpoints-dns"}}
+COMING = {"scheduler": {"endpoints-dns"}}
 # Kinds whose API is not Kubernetes' own; deploy/crds has the schemas of the last three.
 FOREIGN = {"monitoring.coreos.com/v1", "leaderworkerset.x-k8s.io/v1", "gateway.networking.k8s.io/v1",
            "networking.istio.io/v1", "gateway.envoyproxy.io/v1alpha1", "keda.sh/v1alpha1", "inference.networking.k8s.io/v1", "llm-d.ai/v1alpha2"}

@@ -45,6 +45,20 @@ def monitors_follow_the_api():
         [f"{count(without)} without, {count(with_api)} with"])
 
 
+def one_of_the_replicas_leads():
+    """By the value or by llm-d's flag: the flag once, the right to leases, no budget that keeps the only ready one."""
+    for values in ("leaderElection=true", "flags.ha-enable-leader-election=true", "flags.ha-enable-leader-election=false"):
+        objects = {k.name_of(o): o for o in k.helm("llmd-router", "--set", f"router.epp.replicas=2,router.epp.{values}")[0]}
+        spec, rules = objects["Deployment/rel-epp"]["spec"], objects["Role/rel-epp"]["rules"]
+        args = [a for a in spec["template"]["spec"]["containers"][0]["args"] if "leader-election" in a]
+        leases = [r["verbs"] for r in rules if "leases" in r["resources"]]
+        got = (args, leases, spec["strategy"]["type"], "PodDisruptionBudget/rel-epp" in objects)
+        want = (["--ha-enable-leader-election"], [["get", "create", "update"]], "Recreate", False)
+        if values.endswith("false"):
+            want = ([], [], "RollingUpdate", True)
+        k.say(f"leader election, router.epp.{values}", [] if got == want else [f"{got}, want {want}"])
+
+
 def cpu_m(q):
     return int(q[:-1]) if q.endswith("m") else int(float(q) * 1000)
 
@@ -172,7 +186,7 @@ def main():
             k.skip(f"{tool} is not there and could not be fetched (tools/deploy_tools)")
     if "schemas" not in k.tools():
         print("note: the schemas of Kubernetes are not there; only our own checks run")
-    for f in (lint, render, monitors_follow_the_api, defaults_fit_a_small_node, selectors_are_stable, legacy, wrong_values,
+    for f in (lint, render, monitors_follow_the_api, one_of_the_replicas_leads, defaults_fit_a_small_node, selectors_are_stable, legacy, wrong_values,
               checks_can_fail, coming, current, overlays, recipes):
         f()
     print(f"{k.failed} failed")

@@ -48,8 +48,9 @@ class Server(http.server.ThreadingHTTPServer):
         pass
 
 
-def fake_worker(ip, port, tls=None, metrics_path="/metrics"):
+def fake_worker(ip, port, tls=None, metrics_path="/metrics", kind=Worker):
     """Serves until the script ends.  tls: an ssl.SSLContext."""
-    server = Server((ip, port), Worker)
+    server = Server((ip, port), kind)
     server.tls, server.metrics_path = tls, metrics_path
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

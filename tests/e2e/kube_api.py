@@ -1,4 +1,5 @@
-"""A Kubernetes API server of few kinds in one process: lists in pages, watches, bookmarks, 410, 401, 403, 404.
+"""A Kubernetes API server of few kinds in one process: lists in pages, watches, bookmarks, 410, 401, 403, 404; objects
+that are read, made and replaced by name, with 409 for a version that is not the newest.
 
 What it does follows the Kubernetes API Concepts page, so that discovery can be tested without a cluster:
 resourceVersions only grow, a watch goes on from any version that is still in the log, an older one gets 410.
@@ -17,6 +18,7 @@ import urllib.parse
 PODS = "/api/v1/namespaces/{ns}/pods"
 POOLS = "/apis/inference.networking.k8s.io/v1/namespaces/{ns}/inferencepools"
 OBJECTIVES = "/apis/llm-d.ai/v1alpha2/namespaces/{ns}/inferenceobjectives"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{ns}/leases"
 REWRITES = "/apis/llm-d.ai/v1alpha2/namespaces/{ns}/inferencemodelrewrites"
 
 
@@ -31,6 +33,10 @@ class Api:
         self.token, self.forbidden = None, set()
         self.requests = []   # (path, query)
         self.refused_tokens = 0
+        self.cut = set()     # bearer tokens whose requests get no answer, as through a broken network
+        self.retry_after = None  # seconds: lists and watches get 429 with it
+        self.asked = []      # monotonic times of those that got it
+        self.writes = []     # (monotonic time, path, object) of what clients made and replaced
         self.server = None
 
     # ---- what it holds ----
@@ -74,9 +80,9 @@ class Api:
             self.oldest = {path: self.version for path in self.objects}
             self.lock.notify_all()
 
-    def pod(self, name, ip, ready=True, labels=None, deleting=False, phase="Running"):
+    def pod(self, name, ip, ready=True, labels=None, deleting=False, phase="Running", annotations=None):
         meta = {"name": name, "namespace": self.namespace, "labels": {"app": "llm", **(labels or {})},
-                "annotations": {"note": "text with \"quotes\" and \u00fc"}}
+                "annotations": {"note": "text with \"quotes\" and \u00fc", **(annotations or {})}}
         if deleting:
             meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         self.put(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []},
@@ -106,6 +112,12 @@ class Api:
             def do_GET(self):
                 api.get(self)
 
+            def do_POST(self):
+                api.write(self)
+
+            def do_PUT(self):
+                api.write(self)
+
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
             allow_reuse_address = True
@@ -130,16 +142,56 @@ class Api:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def answer(self, h, status, obj):
+    def answer(self, h, status, obj, headers=None):
         body = json.dumps(obj).encode()
         h.send_response(status)
         h.send_header("Content-Type", "application/json")
         h.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            h.send_header(name, value)
         h.end_headers()
         h.wfile.write(body)
 
-    def refuse(self, h, status, message):
-        self.answer(h, status, {"kind": "Status", "status": "Failure", "code": status, "message": message})
+    def refuse(self, h, status, message, headers=None):
+        self.answer(h, status, {"kind": "Status", "status": "Failure", "code": status, "message": message}, headers)
+
+    def may_not(self, h, path):
+        """Whether the request was turned away."""
+        token = h.headers.get("Authorization", "").removeprefix("Bearer ")
+        while token in self.cut:
+            time.sleep(0.05)
+        if self.token and token != self.token:
+            self.refused_tokens += 1
+            self.refuse(h, 401, "Unauthorized")
+        elif path in self.forbidden:
+            self.refuse(h, 403, f"{path} is forbidden")
+        else:
+            return False
+        return True
+
+    def write(self, h):
+        path = h.path
+        body = json.loads(h.rfile.read(int(h.headers["Content-Length"])))
+        if self.may_not(h, path):
+            return None
+        with self.lock:
+            kind, name = path, body["metadata"]["name"]
+            if h.command == "PUT":
+                kind, name = path.rsplit("/", 1)
+            known = self.objects.get(kind, {})
+            old = known.get(name)
+            if h.command == "PUT" and old is None:
+                status = 404
+            elif old is not None and body["metadata"].get("resourceVersion") != old["metadata"]["resourceVersion"]:
+                status = 409
+            else:
+                status = 201 if old is None else 200
+                self.put(kind, body)
+                self.writes.append((time.monotonic(), path, body))
+        if status < 400:
+            self.answer(h, status, body)
+        else:
+            self.refuse(h, status, f"{name}: {status}")
 
     def get(self, h):
         url = urllib.parse.urlsplit(h.path)
@@ -147,11 +199,15 @@ class Api:
         with self.lock:
             self.requests.append((url.path, query))
             known = self.objects.get(url.path)
-        if self.token and h.headers.get("Authorization") != f"Bearer {self.token}":
-            self.refused_tokens += 1
-            return self.refuse(h, 401, "Unauthorized")
-        if url.path in self.forbidden:
-            return self.refuse(h, 403, f"{url.path} is forbidden")
+            kind, name = url.path.rsplit("/", 1)
+            one = self.objects.get(kind, {}).get(name)
+        if self.may_not(h, url.path):
+            return None
+        if self.retry_after is not None:
+            self.asked.append(time.monotonic())
+            return self.refuse(h, 429, "too many requests", {"Retry-After": str(self.retry_after)})
+        if one is not None:
+            return self.answer(h, 200, one)
         if known is None:
             return self.refuse(h, 404, "the server could not find the requested resource")
         if query.get("watch") == "true":
@@ -168,9 +224,13 @@ class Api:
     @staticmethod
     def matches(obj, query):
         labels = obj["metadata"].get("labels") or {}
-        for pair in filter(None, query.get("labelSelector", "").split(",")):
-            k, v = pair.split("=")
-            if labels.get(k) != v:
+        for part in filter(None, re.split(r",(?![^(]*\))", query.get("labelSelector", ""))):
+            key, how, value = re.fullmatch(r"(!?[\w./-]+)\s*(?:(!=|==?|notin|in)\s*(.*))?", part.strip()).groups()
+            values = [v.strip() for v in (value or "").strip("()").split(",")]
+            has = labels.get(key.removeprefix("!"))
+            if how is None and (has is None) != key.startswith("!"):
+                return False
+            if how in ("=", "==", "in") and has not in values or how in ("!=", "notin") and has in values:
                 return False
         m = re.fullmatch(r"metadata\.name=(.*)", query.get("fieldSelector", "metadata.name=" + obj["metadata"]["name"]))
         return m.group(1) == obj["metadata"]["name"]

@@ -176,4 +176,69 @@ spec: {{priority: -1}}
             collector.shutdown()
 
 
-main(doors)
+class Breaks(http.server.BaseHTTPRequestHandler):
+    """Looks like a worker of that model, and breaks off every request."""
+
+    model, asked = None, 0
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        page = {"/metrics": "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n",
+                "/v1/models": json.dumps({"data": [{"id": self.model}]})}.get(self.path)
+        self.send_response(200 if page else 404)
+        self.end_headers()
+        self.wfile.write((page or "").encode())
+
+    def do_POST(self):
+        Breaks.asked += 1
+        self.close_connection = True
+
+
+def a_picked_worker_that_breaks_is_paused():
+    """Envoy's 503 is all that the picker hears of a worker that could not be reached: the next pick is another.
+    Without any worker its health stays good, and it says itself that nobody is there."""
+    if ENVOY is None:
+        print("no envoy here: its door is not tried")
+        return
+    folder = tempfile.mkdtemp(prefix="llmd-doors-")
+    endpoints = os.path.join(folder, "endpoints.yaml")
+    with Setup(["both"], cache=False) as s:
+        good = s.workers[0].port
+        Breaks.model = request(good, "GET", "/v1/models").json()["data"][0]["id"]
+        bad = http.server.ThreadingHTTPServer(("127.0.0.1", free_port()), Breaks)
+        threading.Thread(target=bad.serve_forever, daemon=True).start()
+        write(endpoints, "endpoints:\n" + entry(0, good) + entry(1, bad.server_port))
+        door, grpc = free_port(), free_port()
+        child = subprocess.Popen([LLMD, "scheduler", "--listen", f"127.0.0.1:{door}", "--endpoints-file", endpoints,
+                                  "--grpc-port", str(grpc)], stdout=s.log, stderr=s.log)
+        envoy = None
+        try:
+            wait_for("both are used", lambda: len(used(door)) == 2, 20)
+            envoy = Envoy(folder, ("127.0.0.1", grpc), ("127.0.0.1", good), False)
+            envoy.healthy()
+            body = json.dumps(dict(ASK, model=Breaks.model, max_tokens=1))
+            begin, statuses = time.monotonic(), []
+            while 503 not in statuses and len(statuses) < 50:
+                statuses.append(envoy.call("POST", CHAT, body, {"x-llmd-strategy": "round_robin"})[0].status)
+            assert statuses[-1] == 503 and used(door) == [f"127.0.0.1:{good}"], (statuses, used(door))
+            statuses += [envoy.call("POST", CHAT, body)[0].status for _ in range(10)]
+            seconds = time.monotonic() - begin
+            assert Breaks.asked == statuses.count(503) <= 1 + seconds, (statuses, Breaks.asked, seconds)
+
+            write(endpoints, "endpoints: []\n")
+            wait_for("nobody is left", lambda: used(door) == [], 10)
+            time.sleep(4)  # Envoy asks every second, and three bad answers are enough
+            envoy.healthy()
+            r, text = envoy.call("POST", CHAT, body)
+            assert r.status == 503 and text.startswith(b"inference error: ServiceUnavailable"), (r.status, text)
+        finally:
+            if envoy is not None:
+                envoy.stop()
+            child.kill()
+            child.wait()
+            bad.shutdown()
+
+
+main(doors, a_picked_worker_that_breaks_is_paused)

@@ -84,21 +84,19 @@ def keys():
                 assert call("GET", path, None, bearer(acme))[0] == 404
                 assert call("GET", path, None, bearer(root))[0] == 200
             assert call("GET", "/v1/models", None, bearer(acme))[0] == 200
-            # the tools show a key; TLS is not theirs yet, so at a door without it
-            plain = free_port()
-            second = subprocess.Popen([LLMD, "scheduler", "--listen", f"127.0.0.1:{plain}", "--endpoint",
-                                       f"127.0.0.1:{s.workers[0].port}", "--api-key-file", tenants, "--admin-key-file", admins],
-                                      stdout=log, stderr=log)
-            try:
-                wait_for("the plain door is ready", lambda: request(plain, "GET", "/health/ready").status == 200, 20)
-                status = lambda key: subprocess.run([LLMD, "status", "--json", "--url", f"http://127.0.0.1:{plain}"], text=True,
-                                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                                    env={**os.environ, "LLMD_API_KEY": key})
-                assert "LLMD_API_KEY" in status("").stderr and status(acme).returncode == 1
-                assert any(p["state"] == "used" for p in json.loads(status(root).stdout)["parts"])
-            finally:
-                second.terminate()
-                assert second.wait(10) == 0
+            # the tools show a key, and trust whom they are told to
+            ca = os.path.join(folder, "ca.pem")
+            with open(ca, "w") as f:
+                f.write(ssl.get_server_certificate(("127.0.0.1", door)))
+            tool = lambda key, *argv, trusted=ca: subprocess.run(
+                [LLMD, *argv, "--url", f"https://localhost:{door}"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env={**os.environ, "LLMD_API_KEY": key, "LLMD_CA_FILE": trusted})
+            assert "LLMD_API_KEY" in tool("", "status").stderr and tool(acme, "status", "--json").returncode == 1
+            assert any(p["state"] == "used" for p in json.loads(tool(root, "status", "--json").stdout)["parts"])
+            r = tool(acme, "chat", "--ask", "Say yes.", "--max-tokens", "4")
+            assert r.returncode == 0 and r.stdout.strip(), r.stderr
+            r = tool(acme, "chat", "--ask", "Say yes.", trusted="")
+            assert r.returncode == 1 and "LLMD_CA_FILE" in r.stderr and not r.stdout.strip(), r.stderr
             # the scrapers' door: nothing but pages, and the same rule
             assert request(scrape, "GET", "/healthz").status == 200 and request(scrape, "GET", "/readyz").status == 200
             assert request(scrape, "GET", "/metrics").status == 404

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -67,6 +68,7 @@ class Worker:
 
         self.server = http.server.ThreadingHTTPServer((ip, port), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a scrape whose endpoint left
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self):
@@ -302,6 +304,102 @@ def the_last_good_view_is_kept():
         assert len(w.api.requests) < 400, len(w.api.requests)
 
 
+def selectors_have_sets():
+    with contextlib.ExitStack() as stack:
+        w = World(stack, ["--endpoint-selector", "app in (llm, other), tier notin (gpu),!canary, stage != dev",
+                          "--endpoint-target-ports", None, "--pool-namespace", "llm"])
+        w.args[3] = str(w.worker_port)
+        for n, labels in enumerate(({}, {"app": "other"}, {"app": "third"}, {"tier": "gpu"}, {"tier": "cpu"}, {"canary": "yes"},
+                                    {"stage": "dev"}, {"stage": "prod"}), 1):
+            w.worker(f"p{n}", n, labels=labels)
+        w.start()
+        w.wait_used("1", "2", "5", "8", seconds=10)
+
+
+def ports_of_a_pod_come_and_go():
+    """Data-parallel ranks: an endpoint a port, of which an annotation can leave some out."""
+    with contextlib.ExitStack() as stack:
+        w = World(stack, ["--endpoint-selector", "app=llm", "--endpoint-target-ports", None, "--pool-namespace", "llm"])
+        second = free_port()
+        w.args[3] = f"{w.worker_port},{second}"
+        other = Worker("127.0.1.1", second)
+        stack.callback(other.stop)
+        w.worker("a", 1)
+        w.start()
+        ports = lambda: sorted(int(p["address"].split(":")[1]) for p in w.parts() if p["state"] == "used")
+
+        def wait_ports(*want):
+            wait_for(f"ports {want}", lambda: ports() == sorted(want), 10)
+        wait_ports(w.worker_port, second)
+        for annotation in ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports"):
+            w.worker("a", 1, annotations={annotation: f" {second}, 1, x"})
+            wait_ports(second)
+            w.worker("a", 1, annotations={annotation: ""})
+            wait_ports()
+            reason = next(p["reason"] for p in w.parts() if p["state"] == "not_used")
+            assert "active-ports" in reason, reason
+            w.worker("a", 1)
+            wait_ports(w.worker_port, second)
+        w.worker("a", 1, annotations={"llm-d.ai/active-ports": str(second), "inference.networking.k8s.io/active-ports": ""})
+        wait_ports(second)
+
+
+def the_cache_manager_hears_each_rank():
+    with contextlib.ExitStack() as stack:
+        w = World(stack)
+        w.api.pod("a", "127.0.1.1", annotations={"llm-d.ai/active-ports": "8000,8002"})
+        w.api.pod("b", "127.0.1.2", ready=False)
+        w.api.pod("c", "127.0.1.2")  # the address was used again: b is not known to be gone yet
+        w.api.start()
+        stack.callback(lambda: w.api.server and w.api.stop())
+        events, replay = free_port(), free_port()
+        heard, listeners = set(), []
+        for ip in ("127.0.1.1", "127.0.1.2"):
+            for rank in range(3):
+                s = socket.create_server((ip, events + rank))
+                s.settimeout(10)
+                listeners.append((f"{ip}:{events + rank}", s))
+                stack.callback(s.close)
+
+        def listen(name, s):
+            with contextlib.suppress(OSError):
+                stack.callback(s.accept()[0].close)
+                heard.add(name)
+        for name, s in listeners:
+            threading.Thread(target=listen, args=(name, s), daemon=True).start()
+        w.part = harness.Part("cache", ["cache", "--listen", f"127.0.0.1:{w.port}", "--endpoint-selector", "app=llm",
+                                        "--endpoint-target-ports", "8000,8001,8002", "--pool-namespace", "llm", "--kv-events-port",
+                                        str(events), "--kv-replay-port", str(replay), "--kubeconfig",
+                                        kubeconfig(w.folder, w.api.port)], w.port, w.log)
+        stack.callback(w.end)
+        want = {f"127.0.1.1:{events}", f"127.0.1.1:{events + 2}"} | {f"127.0.1.2:{events + r}" for r in range(3)}
+        wait_for("each rank is heard", lambda: heard == want, 10)
+        page = lambda: request(w.port, "GET", "/metrics").body
+        names = lambda: set(re.findall(r'^llmd_kv_source_up\{source="(\S+)"\}', page(), re.M))
+        wait_for("sources", lambda: metric(w.port, "llmd_kv_sources") == 5, 5)
+        assert {"a-rank-0", "a-rank-2"} < names() and len(names()) == 5, names()
+        wait_for("pods are followed", lambda: metric(w.port, "llmd_kube_followed", '"pods"') == 1, 5)
+        w.api.delete(PODS, "a")
+        wait_for("its sources left", lambda: metric(w.port, "llmd_kv_sources") == 3 and len(names()) == 3, 5)
+        w.api.stop()
+        wait_for("it is noticed", lambda: metric(w.port, "llmd_kube_followed", '"pods"') == 0, 10)
+        assert metric(w.port, "llmd_kv_sources") == 3 and metric(w.port, "llmd_kube_errors_total", '"pods"') > 0
+
+
+def the_server_says_when_to_come_back():
+    with contextlib.ExitStack() as stack:
+        w = World(stack, ["--endpoint-selector", "app=llm", "--endpoint-target-ports", None, "--pool-namespace", "llm"])
+        w.args[3] = str(w.worker_port)
+        w.worker("a", 1)
+        w.api.retry_after = 4
+        w.start()
+        time.sleep(6)  # alone it would have asked each kind about four times by now
+        count = len(w.api.asked)
+        assert 5 <= count <= 10, count  # pods and four kinds of objects
+        w.api.retry_after = None
+        w.wait_used("1", seconds=10)
+
+
 def changes_without_end_and_an_unreadable_one_hold_nothing_up():
     with contextlib.ExitStack() as stack:
         w = World(stack, ["--endpoint-selector", "app=llm", "--endpoint-target-ports", None, "--pool-namespace", "llm"])
@@ -407,7 +505,7 @@ def a_request_wakes_a_fleet_of_none():
 
 def wrong_flags_say_what_to_do():
     def run(*args):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
+        env = {**{k: v for k, v in os.environ.items() if not k.startswith("KUBE")}, "HOME": "/nonexistent"}
         r = subprocess.run([harness.LLMD, "scheduler", "--listen", "127.0.0.1:0", *args], stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT, text=True, timeout=10, env=env)
         assert r.returncode != 0, args
@@ -429,7 +527,8 @@ def wrong_flags_say_what_to_do():
 if __name__ == "__main__":
     if not shutil.which("openssl"):
         harness.skip("openssl is not installed")
-    harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept,
+    harness.main(pods_come_and_go_by_the_pool, the_last_good_view_is_kept, selectors_have_sets,
+                 ports_of_a_pod_come_and_go, the_cache_manager_hears_each_rank, the_server_says_when_to_come_back,
                  changes_without_end_and_an_unreadable_one_hold_nothing_up, objectives_and_rewrites_are_followed,
                  a_request_wakes_a_fleet_of_none,
                  wrong_flags_say_what_to_do)

@@ -1,11 +1,13 @@
 """An unmodified openai-python against the whole system: P/D, scheduler, cache manager."""
 # SPDX-License-Identifier: Apache-2.0
+import json
+
 import venv
 
 venv.inside()
 
 import openai  # noqa: E402
-from harness import Setup, main  # noqa: E402
+from harness import Setup, main, request  # noqa: E402
 
 with Setup(["prefill", "decode"]) as s:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{s.port}/v1", api_key="unused", max_retries=0)
@@ -67,6 +69,12 @@ with Setup(["prefill", "decode"]) as s:
             else:
                 raise AssertionError(f"{kw} was accepted")
 
+    def a_client_that_still_sends_hears_why_it_is_refused():
+        body = json.dumps({"model": s.model, "prompt": "a" * (17 << 20)}).encode()
+        r = request(s.port, "POST", "/v1/completions", body)  # writes all of it before it reads
+        assert r.status == 413 and r.json()["error"]["reason"] == "too_large", r.body
+
     main(models_are_listed, chat_whole_and_streamed_agree, n_gives_n_choices_and_seed_repeats, stop_strings_cut,
-         logprobs_are_probabilities, bad_requests_raise_proper_exceptions)
+         logprobs_are_probabilities, bad_requests_raise_proper_exceptions,
+         a_client_that_still_sends_hears_why_it_is_refused)
     s.wait_idle()

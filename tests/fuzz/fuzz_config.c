@@ -51,6 +51,19 @@ static void check(const struct sched_config *c)
         check_band(c, &c->flow.band[i]);
 }
 
+static void after(struct sched_pipeline *p)
+{
+    static const struct sched_served served = { true, { "10.0.0.1:1", 10 } };
+    static const struct usage_values usage = { .known = { true, true, true, false },
+                                               .value = { 7, 5, 12, 0 } };
+    struct sched_header header[4];
+    struct sched_report report[4];
+
+    ASSERT(sched_pipeline_served(p, &served, header, COUNT(header)) <= COUNT(header));
+    for (uint32_t i = sched_pipeline_report(p, &usage, report, COUNT(report)); i-- > 0;)
+        ASSERT(report[i].value >= 1 && report[i].name.n != 0 && report[i].space.n != 0);
+}
+
 /* Three endpoints, one busy, one with a label; a prompt of four blocks. */
 static void run(const struct sched_config *c)
 {
@@ -83,6 +96,7 @@ static void run(const struct sched_config *c)
             ASSERT(one.profile[one.primary].pick[0] < v.count);
             sched_pipeline_dispatched(p, &one);
             sched_pipeline_responded(p, &one);
+            after(p);
         }
     }
     sched_pipeline_endpoint_gone(p, 2);

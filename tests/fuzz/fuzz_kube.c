@@ -1,8 +1,11 @@
 /* What an API server sends, and a kubeconfig: an event's pod goes into a list of pods, whose
- * invariants hold; selectors and ports become a query that cannot say more than it should. */
+ * invariants hold; a Lease; selectors and ports become a query that cannot say more than it should.
+ */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
 #include "kube/discovery.h"
+#include "kube/elect.h"
+#include "kube/selector.h"
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -22,6 +25,7 @@ static void event(struct str line, struct kube_pods *pods)
 
         ASSERT(pod.name.n != 0 && pod.name.n <= 253 && pod.label_count <= KUBE_LABELS_MAX);
         ASSERT(pod.reason != NULL || pod.ip.n != 0);
+        ASSERT(pod.active_ports.p != NULL || kube_pod_has_port(&pod, 1));
         if (ev.change == KUBE_DELETED) {
             (void)kube_pods_del(pods, pod.name);
             ASSERT(kube_pods_count(pods) <= before);
@@ -31,6 +35,19 @@ static void event(struct str line, struct kube_pods *pods)
             ASSERT(kube_pods_count(pods) - before <= 1);
         }
     }
+    arena_fini(&a);
+}
+
+static void lease(struct str text)
+{
+    const struct json *root;
+    struct kube_lease l;
+    struct arena a;
+    struct err e;
+
+    arena_init(&a, (size_t)64 << 20);
+    if (json_parse(&a, text, NULL, &root, &e) == 0 && kube_lease_read(root, &l, &e) == 0)
+        ASSERT(l.metadata.p[0] == '{' && l.spec.p[0] == '{' && l.duration_s <= 3600);
     arena_fini(&a);
 }
 
@@ -63,6 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ASSERT(kube_pods_count(pods) == 0);
     kube_pods_free(pods);
     flags(text);
+    lease(text);
     if (kube_access_parse(text, "f", &at, &e) == 0)
         ASSERT(at.host != NULL && at.port != 0 && at.prefix != NULL);
     kube_access_free(&at);

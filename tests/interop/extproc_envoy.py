@@ -117,9 +117,14 @@ class Server(http.server.ThreadingHTTPServer):
     hits = broken = 0
 
 
-def config(listen, admin, grpc, fallback, allow):
+def http_options(**more):
+    return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", **more}}
+
+
+def config(listen, admin, grpc, fallback, allow, reuse):
     """Modes SEND and FULL_DUPLEX_STREAMED, the destination from a header; without one (the picker
-    was not there), the fallback cluster."""
+    was not there), the fallback cluster.  reuse: connections to backends serve more than one request."""
     modes = {k: "SEND" for k in ("request_header_mode", "response_header_mode", "request_trailer_mode",
                                  "response_trailer_mode")}
     modes.update(request_body_mode="FULL_DUPLEX_STREAMED", response_body_mode="FULL_DUPLEX_STREAMED")
@@ -142,9 +147,7 @@ def config(listen, admin, grpc, fallback, allow):
     static = lambda name, host, port: {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": {
         "cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(host, port)}}]}]}}
     picker = static("picker", *grpc)
-    picker["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "explicit_http_config": {"http2_protocol_options": {}}}}
+    picker["typed_extension_protocol_options"] = http_options(explicit_http_config={"http2_protocol_options": {}})
     picker["health_checks"] = [{"timeout": "2s", "interval": "1s", "no_traffic_interval": "1s", "unhealthy_threshold": 3, "healthy_threshold": 1,
                                 "grpc_health_check": {"service_name": SERVICE}}]
     picker["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
@@ -155,15 +158,18 @@ def config(listen, admin, grpc, fallback, allow):
                 "clusters": [picker, static("fallback", *fallback),
                              {"name": "backends", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
                               "connect_timeout": "5s", "original_dst_lb_config": {
-                                  "use_http_header": True, "http_header_name": "x-gateway-destination-endpoint"}}]}}
+                                  "use_http_header": True, "http_header_name": "x-gateway-destination-endpoint"},
+                              "typed_extension_protocol_options": http_options(
+                                  common_http_protocol_options={} if reuse else {"max_requests_per_connection": 1},
+                                  explicit_http_config={"http_protocol_options": {}})}]}}
 
 
 class Envoy:
-    def __init__(self, folder, grpc, fallback, allow):
+    def __init__(self, folder, grpc, fallback, allow, reuse=True):
         self.port, self.admin = free_port(), free_port()
         path = os.path.join(folder, "envoy%d.json" % self.port)
         with open(path, "w") as f:
-            json.dump(config(self.port, self.admin, grpc, fallback, allow), f)
+            json.dump(config(self.port, self.admin, grpc, fallback, allow, reuse), f)
         self.log = open(path + ".log", "w")
         args = [ENVOY, "-c", path, "--use-dynamic-base-id", "--concurrency", "1", "-l", os.environ.get("ENVOY_LOG", "warning")]
         self.child = subprocess.Popen(args, stdout=self.log, stderr=self.log)

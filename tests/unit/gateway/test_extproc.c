@@ -93,6 +93,8 @@ static struct {
     struct buf body, response, path, id, subset, served;
     bool bodyless, has_subset, event_stream;
     bool late; /* the test answers */
+    const struct extproc_number *report;
+    size_t report_count;
     struct extproc_pick pick;
 } saw;
 
@@ -132,9 +134,10 @@ static void on_response(void *ctx, struct extproc_stream *s, const struct extpro
 static void on_response_body(void *ctx, struct extproc_stream *s, struct str bytes, bool end)
 {
     (void)ctx;
-    (void)s;
     buf_str(&saw.response, bytes);
     saw.ended += end;
+    if (end)
+        extproc_report(s, saw.report, saw.report_count);
 }
 
 static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause cause)
@@ -602,6 +605,57 @@ static void refusals_are_the_last_word(void **state)
     finish();
 }
 
+static double reported(struct str metadata, const char *space, const char *name)
+{
+    struct proto_value s, v;
+
+    assert_true(proto_struct_valid(metadata));
+    assert_true(proto_struct_get(metadata, space, &s) && s.kind == PROTO_STRUCT);
+    assert_true(proto_struct_get(s.bytes, name, &v) && v.kind == PROTO_NUMBER);
+    return v.number;
+}
+
+/* On the end of the body, or on the trailers when these are the end. */
+static void numbers_go_out_with_the_last_frame(void **state)
+{
+    static const struct extproc_number numbers[] = {
+        { { "envoy.lb", 8 }, { "cost", 4 }, 7 },
+        { { "mine", 4 }, { "other", 5 }, 8 },
+        { { "envoy.lb", 8 }, { "more", 4 }, 9 },
+    };
+
+    (void)state;
+    start((struct extproc_opts) { 0 });
+    saw.report = numbers;
+    saw.report_count = COUNT(numbers);
+    for (int trailers = 0; trailers < 2; trailers++) {
+        struct call *k = open_stream();
+        struct str metadata;
+
+        say_headers(k, REQUEST_HEADERS, ":path|/x\n", false);
+        say_body(k, REQUEST_BODY, STR("abc"), true);
+        say_headers(k, RESPONSE_HEADERS, ":status|200\n", false);
+        say_body(k, RESPONSE_BODY, STR("first"), false);
+        assert_int_equal(next(k), A_REQUEST_HEADERS);
+        assert_int_equal(next(k), A_REQUEST_BODY);
+        assert_int_equal(next(k), A_RESPONSE_HEADERS);
+        assert_int_equal(next(k), A_RESPONSE_BODY);
+        assert_int_equal(DIG(buf_view(&answer), 8).n, 0);
+        if (trailers)
+            say_headers(k, RESPONSE_TRAILERS, "", false);
+        else
+            say_body(k, RESPONSE_BODY, STR("last"), true);
+        assert_int_equal(next(k), trailers ? A_RESPONSE_TRAILERS : A_RESPONSE_BODY);
+        metadata = DIG(buf_view(&answer), 8);
+        assert_true(reported(metadata, "envoy.lb", "cost") == 7);
+        assert_true(reported(metadata, "envoy.lb", "more") == 9);
+        assert_true(reported(metadata, "mine", "other") == 8);
+        client_raw(&c, k, STR_NONE, true);
+        WAIT(k->closed);
+    }
+    finish();
+}
+
 static void bodies_have_ceilings(void **state)
 {
     struct call *k, *other;
@@ -850,6 +904,7 @@ int main(void)
         T(a_late_answer_and_a_changed_body),
         T(refusals_are_the_last_word),
         T(bodies_have_ceilings),
+        T(numbers_go_out_with_the_last_frame),
         T(skipping_closes_after_the_request),
         T(leaving_at_any_point_gives_the_booking_back),
         T(the_proxys_own_answer_overtakes_the_picker),

@@ -140,6 +140,11 @@ static bool serves_alias(void)
     return endpoint_serves(w.g->endpoints[0], STR("small"));
 }
 
+static bool says_slots(void)
+{
+    return w.g->endpoints[0]->slots == 6;
+}
+
 static bool has_forgotten(void)
 {
     return w.g->endpoints[0]->prompt_tokens == 3;
@@ -164,6 +169,7 @@ static void llama_cpp_is_understood(void **state)
     ep = w.g->endpoints[0];
     assert_int_equal(ep->model_count, 2);
     assert_int_equal(ep->max_model_len, 1024);
+    WAIT(says_slots);
     w.g->endpoints[0]->ejected_until_ms = clock_ms() + 60000;
     w.worker[0].page = "llamacpp:prompt_tokens_total 3\nllamacpp:requests_processing 0\n";
     WAIT(has_forgotten);
@@ -1048,7 +1054,8 @@ static void a_worker_comes_back_by_a_probe(void **state)
     stop();
 }
 
-/* The errors were the old process's: the new one is used as soon as it says that it is ready. */
+/* Errors and speed were the old process's: the new one is used as soon as it says that it is ready.
+ */
 static void a_new_process_starts_without_errors(void **state)
 {
     struct http_server_opts o = { .host = "127.0.0.1" };
@@ -1066,10 +1073,13 @@ static void a_new_process_starts_without_errors(void **state)
         WAIT(all_ended);
     }
     assert_true(ep->ejected_until_ms > clock_ms());
+    ep->learner.decode_samples = 20;
+    ep->learner.decode_ms_per_token = 999;
     o.port = http_server_port(k->server);
     http_server_close(k->server);
     k->server = NULL;
     WAIT(first_unreachable);
+    assert_int_equal(ep->learner.decode_samples, 0);
     k->refuse = 0;
     before = k->requests;
     assert_int_equal(http_server_open(w.loop, &o, worker_handle, k, &k->server, &e), 0);
@@ -1079,6 +1089,30 @@ static void a_new_process_starts_without_errors(void **state)
         WAIT(all_ended);
     }
     assert_true(k->requests >= before + 4);
+    stop();
+}
+
+/* Among fast and slow ones a worker that nothing is known of is not thought as slow as the middle:
+ * with the fast ones idle it would never get the request that shows what it is. */
+static void an_unknown_worker_is_tried(void **state)
+{
+    static const double ms[] = { 4, 80, 90, 0 };
+    struct sched_endpoint snap[WORKERS];
+
+    (void)state;
+    start(WORKERS);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        struct sched_learner *l = &w.g->endpoints[i]->learner;
+
+        l->prefill_ms_per_token = l->decode_ms_per_token = ms[i];
+        l->prefill_samples = l->decode_samples = ms[i] > 0 ? 50 : 0;
+    }
+    w.g->rates_changed = true;
+    gateway_lock(w.g);
+    endpoints_snapshot(w.g, STR_NONE, snap);
+    gateway_unlock(w.g);
+    assert_true(snap[3].prefill_ms_per_token == 4 && snap[3].decode_ms_per_token == 4);
+    assert_true(snap[1].decode_ms_per_token > 40);
     stop();
 }
 
@@ -1151,6 +1185,7 @@ int main(void)
         cmocka_unit_test(errors_in_a_row_take_a_worker_out),
         cmocka_unit_test(a_worker_comes_back_by_a_probe),
         cmocka_unit_test(a_new_process_starts_without_errors),
+        cmocka_unit_test(an_unknown_worker_is_tried),
         cmocka_unit_test(a_worker_that_asks_for_a_pause_gets_it),
         cmocka_unit_test(the_last_worker_is_never_taken_out),
     };

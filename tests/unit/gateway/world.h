@@ -220,6 +220,10 @@ static void worker_handle(void *ctx, struct http_req *r)
                 ? str_of(k->models)
                 : STR("{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"max_model_len\":512}]}"),
             NULL);
+    } else if (str_eqz(path, "/props") && k->models != NULL) {
+        http_reply(r, 200, "application/json",
+                   STR("{\"default_generation_settings\":{\"n_ctx\":512},\"total_slots\":6}"),
+                   NULL);
     } else if (str_eqz(path, "/health/ready")) {
         http_reply(r, k->not_ready ? 503 : 200, "application/json", STR("{}"), NULL);
     } else {

@@ -7,10 +7,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "base/check.h"
 #include "kube/discovery.h"
+#include "kube/elect.h"
+#include "kube/selector.h"
 
 static int read_pod(struct arena *a, const char *text, struct kube_pod *out)
 {
@@ -67,6 +71,45 @@ static void a_pod_is_used_or_says_why_not(void **state)
     }
 }
 
+static void active_ports_are_a_part_of_the_target_ports(void **state)
+{
+    static const struct {
+        const char *annotations;
+        bool first, second; /* 8000, 8001 */
+    } rows[] = {
+        { "{}", true, true },
+        { "{\"llm-d.ai/active-ports\":\"8000,8001\"}", true, true },
+        { "{\"llm-d.ai/active-ports\":\" 8001 , 9000\"}", false, true },
+        { "{\"inference.networking.k8s.io/active-ports\":\"8000\"}", true, false },
+        { "{\"inference.networking.k8s.io/active-ports\":\"8000\",\"llm-d.ai/active-ports\":\"\"}",
+          false, false },
+        { "{\"llm-d.ai/active-ports\":\"x,8000,-8001,80001\"}", true, false },
+        { "{\"llm-d.ai/active-ports\":\",\"}", false, false },
+        { "{\"llm-d.ai/active-ports\":8000}", true, true }, /* no text: no annotation */
+    };
+    struct kube_pods *pods = kube_pods_new();
+    char text[256];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct kube_pod pod;
+        struct arena a;
+
+        arena_init(&a, 1 << 20);
+        snprintf(text, sizeof(text), "{\"metadata\":{\"name\":\"p\",\"annotations\":%s}}",
+                 rows[i].annotations);
+        assert_int_equal(read_pod(&a, text, &pod), 0);
+        assert_int_equal(kube_pod_has_port(&pod, 8000), rows[i].first);
+        assert_int_equal(kube_pod_has_port(&pod, 8001), rows[i].second);
+        (void)kube_pods_put(pods, &pod);
+        arena_fini(&a);
+        /* what is kept has a text of its own */
+        assert_int_equal(kube_pod_has_port(kube_pods_at(pods, 0), 8000), rows[i].first);
+        assert_int_equal(kube_pod_has_port(kube_pods_at(pods, 0), 8001), rows[i].second);
+    }
+    kube_pods_free(pods);
+}
+
 static void put(struct kube_pods *p, const char *name, const char *ip, bool changes)
 {
     struct kube_pod pod = { .name = str_of(name), .ip = str_of(ip) };
@@ -98,6 +141,25 @@ static void a_list_drops_what_it_does_not_name(void **state)
     assert_int_equal(kube_pods_count(p), 2);
     assert_true(kube_pods_del(p, STR("pod-5")));
     assert_true(str_eqz(kube_pods_at(p, 0)->name, "new"));
+    kube_pods_free(p);
+}
+
+static void past_the_cap_pods_are_counted(void **state)
+{
+    struct kube_pods *p = kube_pods_new();
+    char name[16];
+
+    (void)state;
+    for (int i = 0; i < KUBE_PODS_MAX; i++) {
+        snprintf(name, sizeof(name), "pod-%d", i);
+        put(p, name, "10.0.0.1", true);
+    }
+    assert_int_equal(kube_pods_left_out(p), 0);
+    put(p, "one-more", "10.0.0.1", false);
+    put(p, "pod-7", "10.0.0.2", true);
+    assert_int_equal(kube_pods_left_out(p), 1);
+    kube_pods_begin(p);
+    assert_int_equal(kube_pods_left_out(p), 0);
     kube_pods_free(p);
 }
 
@@ -133,22 +195,110 @@ static void events_are_of_five_kinds(void **state)
     arena_fini(&a);
 }
 
+static void a_lease_says_who_holds_it(void **state)
+{
+    static const struct {
+        const char *text, *holder, *acquired, *spec; /* holder NULL: no Lease */
+        uint32_t duration_s, transitions;
+    } rows[] = {
+        { "{\"metadata\":{\"name\":\"l\"},\"spec\":{\"holderIdentity\":\"a\","
+          "\"leaseDurationSeconds\":"
+          "15,\"acquireTime\":\"2026-01-01T00:00:00.000000Z\",\"leaseTransitions\":3}}",
+          "a", "2026-01-01T00:00:00.000000Z",
+          "{\"holderIdentity\":\"a\",\"leaseDurationSeconds\":15,\"acquireTime\":\"2026-01-01T00:"
+          "00:"
+          "00.000000Z\",\"leaseTransitions\":3}",
+          15, 3 },
+        { "{\"metadata\":{},\"spec\":{\"holderIdentity\":null}}", "", "",
+          "{\"holderIdentity\":null}", 0, 0 },
+        { "{\"metadata\":{}}", "", "", "{}", 0, 0 },
+        /* nobody is kept waiting for years */
+        { "{\"metadata\":{},\"spec\":{\"leaseDurationSeconds\":99999,\"leaseTransitions\":-1}}", "",
+          "", "{\"leaseDurationSeconds\":99999,\"leaseTransitions\":-1}", 0, 0 },
+        { "{\"metadata\":{},\"spec\":[]}", NULL, NULL, NULL, 0, 0 },
+        { "{\"spec\":{}}", NULL, NULL, NULL, 0, 0 },
+        { "[]", NULL, NULL, NULL, 0, 0 },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct kube_lease lease;
+        const struct json *j;
+        struct arena a;
+        struct err e;
+        int rc;
+
+        arena_init(&a, 1 << 20);
+        assert_int_equal(json_parse(&a, str_of(rows[i].text), NULL, &j, &e), 0);
+        rc = kube_lease_read(j, &lease, &e);
+        assert_int_equal(rc, rows[i].holder != NULL ? 0 : ERR_PARSE);
+        if (rc == 0) {
+            assert_true(str_eqz(lease.holder, rows[i].holder));
+            assert_int_equal(lease.acquired.n, strlen(rows[i].acquired));
+            assert_true(str_eqz(lease.spec, rows[i].spec));
+            assert_int_equal(lease.duration_s, rows[i].duration_s);
+            assert_int_equal(lease.transitions, rows[i].transitions);
+        }
+        arena_fini(&a);
+    }
+}
+
 static void selectors_and_ports_are_checked(void **state)
 {
     static const struct {
         const char *text, *query;
     } rows[] = {
         { "app=vllm", "labelSelector=app%3Dvllm" },
-        { "app==vllm, llm-d.ai/role=decode",
+        { " app == vllm ,\tllm-d.ai/role=decode ",
           "labelSelector=app%3Dvllm%2Cllm-d.ai%2Frole%3Ddecode" },
         { "app=", "labelSelector=app%3D" },
+        { "app=,b", "labelSelector=app%3D%2Cb" },
+        { "app", "labelSelector=app" },
+        { "!app", "labelSelector=%21app" },
+        { "! app , b", "labelSelector=%21app%2Cb" },
+        { "app!=x", "labelSelector=app%21%3Dx" },
+        { "app != x,y", "labelSelector=app%21%3Dx%2Cy" },
+        { "app in (a,b)", "labelSelector=app%20in%20%28a%2Cb%29" },
+        { "app in(a)", "labelSelector=app%20in%20%28a%29" },
+        { "app notin ( a , b ),c=d", "labelSelector=app%20notin%20%28a%2Cb%29%2Cc%3Dd" },
+        { "app in (a,)", "labelSelector=app%20in%20%28a%2C%29" }, /* or empty */
+        { "app in (in,notin)", "labelSelector=app%20in%20%28in%2Cnotin%29" },
+        { "app=in", "labelSelector=app%3Din" },
+        { "n>5,m < 7", "labelSelector=n%3E5%2Cm%3C7" },
+        { "a.b/c_d.e=F-1.x", "labelSelector=a.b%2Fc_d.e%3DF-1.x" },
         { "", NULL },
-        { "app", NULL },
-        { "app!=x", NULL },
+        { " ", NULL },
         { "a=b,", NULL },
+        { ",a=b", NULL },
         { "a=b c", NULL },
+        { "a=b=c", NULL },
         { "a=b&watch=1", NULL },
-        { "app in (a,b)", NULL },
+        { "a = = b", NULL },
+        { "a ! = b", NULL },
+        { "a!b", NULL },
+        { "!a=b", NULL },
+        { "!", NULL },
+        { "!!a", NULL },
+        { "=b", NULL },
+        { "in (a)", NULL },
+        { "app in", NULL },
+        { "app in ()", NULL },
+        { "app in (a", NULL },
+        { "app in a", NULL },
+        { "app in (a b)", NULL },
+        { "app in ((a))", NULL },
+        { "app is (a)", NULL },
+        { "app exists", NULL },
+        { "n>x", NULL },
+        { "n>", NULL },
+        { "-a=b", NULL },
+        { "a=b-", NULL },
+        { "A.b/c=d", NULL },
+        { "/c=d", NULL },
+        { "a/b/c=d", NULL },
+        { "a..b/c=d", NULL },
+        { "a\xc3\xbc=b", NULL },
+        { "a=0123456789012345678901234567890123456789012345678901234567890123", NULL },
     };
     static const char *const bad_ports[] = { "",      "0",      "65536", "http",
                                              "80,80", "80,,81", "-1",    "1,2,3,4,5,6,7,8,9" };
@@ -227,14 +377,96 @@ static void a_kubeconfig_says_where_and_who(void **state)
     }
 }
 
+static void put_file(const char *dir, const char *name, const char *text, char *list, size_t n)
+{
+    size_t len = strlen(list);
+    char path[300];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    snprintf(list + len, n - len, "%s%s", len != 0 ? ":" : "", path);
+}
+
+static void of_several_kubeconfigs_the_first_word_counts(void **state)
+{
+    char dir[] = "/tmp/llmd-test-XXXXXX", list[1024] = "/nonexistent/config", want[300];
+    struct kube_access at;
+    struct err e;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    put_file(dir, "a", "current-context: ''\nusers: [{name: u, user: {tokenFile: t}}]\n", list,
+             sizeof(list));
+    list[strlen(list) + 1] = 0;
+    list[strlen(list)] = ':'; /* an empty name is passed over */
+    put_file(dir, "b",
+             "current-context: x\n"
+             "clusters: [{name: c, cluster: {server: 'https://first:1'}}]\n"
+             "users: [{name: u, user: {token: second}}]\n",
+             list, sizeof(list));
+    put_file(dir, "c",
+             "current-context: y\n"
+             "contexts: [{name: x, context: {cluster: c, user: u, namespace: n}}]\n"
+             "clusters: [{name: c, cluster: {server: 'https://second:2'}}]\n",
+             list, sizeof(list));
+    assert_int_equal(setenv("KUBECONFIG", list, 1), 0);
+    assert_int_equal(kube_access_load(NULL, &at, &e), 0);
+    assert_string_equal(at.host, "first");
+    assert_string_equal(at.namespace, "n");
+    snprintf(want, sizeof(want), "%s/t", dir);
+    assert_string_equal(at.token_file, want);
+    assert_null(at.token);
+    kube_access_free(&at);
+
+    /* a flag names one file, whatever is in its name */
+    assert_int_equal(kube_access_load(list, &at, &e), ERR_IO);
+    kube_access_free(&at);
+    assert_int_equal(setenv("KUBECONFIG", "/nonexistent/a:/nonexistent/b", 1), 0);
+    assert_int_equal(kube_access_load(NULL, &at, &e), ERR_IO);
+    assert_non_null(strstr(e.msg, "no such file"));
+    kube_access_free(&at);
+    unsetenv("KUBECONFIG");
+
+    /* at home, but not in a pod */
+    snprintf(want, sizeof(want), "%s/.kube", dir);
+    assert_int_equal(mkdir(want, 0700), 0);
+    list[0] = 0;
+    put_file(want, "config", KUBECONFIG("https://home", "{token: t}"), list, sizeof(list));
+    setenv("HOME", dir, 1);
+    unsetenv("KUBERNETES_SERVICE_HOST");
+    assert_int_equal(kube_access_load(NULL, &at, &e), 0);
+    assert_string_equal(at.host, "home");
+    kube_access_free(&at);
+    setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1", 1);
+    assert_int_equal(kube_access_load(NULL, &at, &e), ERR_IO); /* no account is mounted here */
+    assert_string_equal(at.host, "10.0.0.1");
+    kube_access_free(&at);
+    for (const char *p = "abc"; *p != 0; p++) {
+        snprintf(want, sizeof(want), "%s/%c", dir, *p);
+        unlink(want);
+    }
+    unlink(list);
+    snprintf(want, sizeof(want), "%s/.kube", dir);
+    rmdir(want);
+    rmdir(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_pod_is_used_or_says_why_not),
         cmocka_unit_test(a_list_drops_what_it_does_not_name),
+        cmocka_unit_test(active_ports_are_a_part_of_the_target_ports),
+        cmocka_unit_test(past_the_cap_pods_are_counted),
         cmocka_unit_test(events_are_of_five_kinds),
+        cmocka_unit_test(a_lease_says_who_holds_it),
         cmocka_unit_test(selectors_and_ports_are_checked),
         cmocka_unit_test(a_kubeconfig_says_where_and_who),
+        cmocka_unit_test(of_several_kubeconfigs_the_first_word_counts),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

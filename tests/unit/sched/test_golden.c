@@ -464,9 +464,41 @@ static void ask_attribute(struct world *w, const struct json *expect)
     struct str got;
 
     w->t->type->produce(w->t, &w->v);
-    got = sched_view_attribute(&w->v, json_get(w->row, "key")->text, w->t->name);
+    got = sched_view_attribute(&w->v, json_get(w->row, "key")->text,
+                               text_of(json_get(w->row, "producer"), w->t->name));
     if (json_is(expect, JSON_NULL) ? got.p != NULL : (got.p == NULL || !str_eq(got, expect->text)))
         FAIL(w, "attribute \"%.*s\"", STR_ARG(got));
+}
+
+static void ask_served(struct world *w, const struct json *expect)
+{
+    const struct json *endpoint = json_get(w->row, "served");
+    struct sched_served s = { .is_reported = json_is(json_get(w->row, "reported"), JSON_TRUE),
+                              .endpoint = text_of(endpoint, STR_NONE) };
+    struct sched_header got = w->t->type->served(w->t, &s);
+
+    if (!str_eqz(got.name, "x-conformance-test-served-endpoint") ||
+        !str_eq(got.value, expect->text))
+        FAIL(w, "%.*s: %.*s", STR_ARG(got.name), STR_ARG(got.value));
+}
+
+static void ask_report(struct world *w, const struct json *expect)
+{
+    static const char *const names[] = { "prompt", "completion", "total", "cached" };
+    const struct json *usage = json_get(w->row, "usage");
+    struct sched_report got = { 0 };
+    struct usage_values u;
+
+    for (size_t i = 0; i < COUNT(names); i++) {
+        u.known[i] = json_get(usage, names[i]) != NULL;
+        u.value[i] = number(json_get(usage, names[i]), NAN);
+    }
+    if (!w->t->type->report(w->t, &u, &got))
+        got.value = 0;
+    if (got.value != number(json_get(expect, "value"), 0) ||
+        (got.value != 0 && (!str_eq(got.space, json_get(expect, "space")->text) ||
+                            !str_eq(got.name, json_get(expect, "name")->text))))
+        FAIL(w, "%.*s %.*s: %.17g", STR_ARG(got.space), STR_ARG(got.name), got.value);
 }
 
 static void ask_predict(struct world *w, const struct json *expect)
@@ -600,6 +632,7 @@ static const struct {
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
     { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
     { "dispatch", ask_dispatch },     { "screen", ask_screen }, { "respond", ask_respond },
+    { "served", ask_served },         { "report", ask_report },
 };
 
 static void ask(struct world *w)

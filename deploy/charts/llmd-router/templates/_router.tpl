@@ -27,6 +27,12 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- if or .Values.router.inferencePool.create (eq .Values.router.mode "gateway") }}true{{ end -}}
 {{- end }}
 
+{{/* by the value, or by llm-d's flag */}}
+{{- define "llmd-router.elects" -}}
+{{- $epp := .Values.router.epp -}}
+{{- if or $epp.leaderElection (eq (get $epp.flags "ha-enable-leader-election" | toString) "true") }}true{{ end -}}
+{{- end }}
+
 {{- define "llmd-router.cacheAddress" -}}
 {{- if .Values.router.cache -}}{{ .Values.router.cache }}
 {{- else if eq .Values.kvCacheManager.mode "service" -}}{{ include "llmd.fullname" . }}-kv-cache:8090
@@ -67,7 +73,7 @@ SPDX-License-Identifier: Apache-2.0 */}}
 {{- with .Values.router.epp.pluginsConfigFile }}
 - --config-file=/etc/llmd/config/{{ . }}
 {{- end }}
-{{- if .Values.router.epp.leaderElection }}
+{{- if include "llmd-router.elects" . }}
 - --ha-enable-leader-election
 {{- end }}
 - --loops=0
@@ -97,7 +103,7 @@ SPDX-License-Identifier: Apache-2.0 */}}
 - --otlp-endpoint={{ .Values.router.tracing.otelExporterEndpoint }}
 - --trace-ratio={{ .Values.router.tracing.sampling.samplerArg }}
 {{- end }}
-{{- range $k, $v := .Values.router.epp.flags }}
+{{- range $k, $v := omit .Values.router.epp.flags "ha-enable-leader-election" }}
 - {{ printf "--%s=%v" $k $v | quote }}
 {{- end }}
 {{- end }}
@@ -188,7 +194,7 @@ spec:
   replicas: {{ $epp.replicas }}
   {{- end }}
   strategy:
-    {{- if $epp.leaderElection }}
+    {{- if include "llmd-router.elects" . }}
     type: Recreate
     {{- else }}
     type: RollingUpdate
@@ -322,11 +328,8 @@ rules:
   - apiGroups: [llm-d.ai, inference.networking.x-k8s.io]
     resources: [inferenceobjectives, inferencemodelrewrites]
     verbs: [get, list, watch]
-  {{- if .root.Values.router.epp.leaderElection }}
-  - apiGroups: [coordination.k8s.io]
-    resources: [leases]
-    verbs: [get, list, watch, create, update, patch, delete]
-  - {apiGroups: [""], resources: [events], verbs: [create, patch]}
+  {{- if include "llmd-router.elects" .root }}
+  - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
   {{- end }}
   {{- end }}
 ---
@@ -521,7 +524,8 @@ spec:
 ---
 {{ include "llmd-router.networkPolicy" . }}
 {{- end }}
-{{- if and .Values.podDisruptionBudget.enabled (gt (int .Values.router.epp.replicas) 1) }}
+{{- /* of replicas with a leader one is ready: a budget would never let it go */}}
+{{- if and .Values.podDisruptionBudget.enabled (gt (int .Values.router.epp.replicas) 1) (not (include "llmd-router.elects" .)) }}
 ---
 {{ include "llmd.pdb" (merge (dict "budget" (dict "minAvailable" 1)) $c) }}
 {{- end }}
