@@ -3,7 +3,6 @@
 Run by `make charm-test`; the workload's answers are the test's, the workload itself is test_pebble.py's."""
 # SPDX-License-Identifier: Apache-2.0
 import base64
-import contextlib
 import importlib.util
 import itertools
 import json
@@ -43,18 +42,24 @@ CONTEXTS = {name: load(name) for name in NAMES}
 WORKERS = {"llm-d-prefill-k8s": "prefill", "llm-d-decode-k8s": "decode"}
 
 
+def metrics(running, waiting=0):
+    return (f'vllm:num_requests_running{{engine="0",model_name="m"}} {running}\n'
+            f'vllm:num_requests_waiting{{engine="0",model_name="m"}} {waiting}\nvllm:num_requests_running_total 99\n')
+
+
 @pytest.fixture(autouse=True)
 def workload(monkeypatch):
     """Answers as a healthy llmd would; `down` makes it fail."""
-    state = {"down": None, "asked": [], "key": None}
+    state = {"down": None, "asked": [], "key": None, "answers": {
+        "/v1/models": {"data": [{"id": "smollm2-135m"}]}, "/version": {"version": "0.1.0"}, "/metrics": metrics(0)}}
 
     def call(request, timeout, context):
         state["asked"].append(request.full_url)
         state["key"] = request.get_header("Authorization")
         if state["down"]:
             raise probe.ProbeError(state["down"])
-        return json.dumps({"/v1/models": {"data": [{"id": "smollm2-135m"}]}, "/version": {"version": "0.1.0"}}.get(
-            request.selector, {"choices": [{"text": "!"}]})).encode()
+        answer = state["answers"].get(request.selector, {"choices": [{"text": "!"}]})
+        return answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
     monkeypatch.setattr(probe, "_call", call)
     return state
 
@@ -236,6 +241,9 @@ def test_the_cache_manager_hears_every_worker(tmp_path):
     after = run(name, EVENTS["update_status"], state(name, tmp_path, [relation(name, "kv-cache-manager", units=2),
                                                                       relation(name, "kv-cache-manager", units=1, app="other")]))
     assert sum(w.startswith("--endpoint=") for w in words(name, after)) == 3
+    drained = testing.Relation("kv-cache-manager", "kv-cache-manager", remote_units_data={0: worker_bag("decode", ready=False)})
+    alone = run(name, EVENTS["update_status"], state(name, tmp_path, [drained]))
+    assert "--endpoint=remote-0=10.1.0.0:8000@10.1.0.0:5556@10.1.0.0:5558" in words(name, alone)  # no restart for a drain
     assert "--endpoint=remote-1=10.1.0.1:8000@10.1.0.1:5556@10.1.0.1:5558" in words(name, after)
     for r in after.get_relations("kv-cache-manager"):
         assert r.local_unit_data["endpoint"].endswith(":8090") and r.local_app_data["block_size"] == "16"
@@ -328,8 +336,3 @@ def test_files_are_current_and_the_bundle_fits():
     for a, b in bundle["relations"]:
         (ka, ia), (kb, ib) = (sides[tuple(end.split(":"))] for end in (a, b))
         assert ia == ib and {ka, kb} == {"provides", "requires"}, (a, b)
-    with contextlib.suppress(ImportError):
-        import hcl2
-        for path in (CHARMS / "terraform").glob("*.tf"):
-            with open(path) as f:
-                assert hcl2.load(f)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+import ops
 import pytest
 import yaml
 from ops import testing
@@ -96,6 +97,16 @@ def test_missing_access_names_the_command(option, tmp_path):
     assert after.unit_status.name == "blocked"
     assert f"juju grant-secret secret:d0c1b2a3e4f5g6h7i8j9 {SCHEDULER}" in after.unit_status.message
     assert charms.plan(SCHEDULER, after).command == "old"  # what ran before runs on: no door opens by itself
+
+
+def test_a_grant_that_was_taken_back(tmp_path, monkeypatch):
+    """Juju answers with a denial then, which ops passes on as its general error."""
+    def get_secret(self, *, id=None, label=None):
+        raise ops.ModelError("ERROR permission denied") if id else ops.SecretNotFoundError
+    monkeypatch.setattr(ops.Model, "get_secret", get_secret)
+    users = user_secret("keys: []")
+    after = charms.run(SCHEDULER, charms.EVENTS["config_changed"], state(tmp_path, [users], {"api-key-secret": users.id}))
+    assert after.unit_status.name == "blocked" and f"juju grant-secret {users.id} {SCHEDULER}" in after.unit_status.message
 
 
 @pytest.mark.parametrize("text,field,check,says", [

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
+from typing import Callable
 
 import ops
 
@@ -96,7 +99,16 @@ class SchedulerCharm(LlmdCharm):
         tls.request(self, [relations.fqdn(self), f"{service}.svc.cluster.local", f"{service}.svc", service], [address] if address else [])
 
     def workers(self) -> list[dict]:
+        out = self._drained()
+        return [w for w in self._all_workers() if w["unit"] not in out]
+
+    def _all_workers(self) -> list[dict]:
         return relations.workers(self, ["decode-worker", "prefill-worker"])
+
+    def _drained(self) -> list[str]:
+        """Units that the leader was told to leave out; every scheduler reads it."""
+        peers = self.model.get_relation("peers")
+        return json.loads(peers.data[self.app].get("drained") or "[]") if peers else []
 
     def files(self) -> dict[str, str]:
         endpoints = [{"name": w["name"], "namespace": self.model.name, "address": w["address"], "port": str(w["port"]),
@@ -180,3 +192,51 @@ class SchedulerCharm(LlmdCharm):
                 bag["key-secret-id"] = self.client_secrets[relation.id]
             else:
                 bag.pop("key-secret-id", None)
+
+    # ---- actions ----
+
+    def act_list_endpoints(self, event: ops.ActionEvent) -> None:
+        names = {f"{w['address']}:{w['port']}": w["unit"] for w in self._all_workers()}
+        parts = [p for p in self.ask("/v1/status").get("parts", []) if p.get("address") in names]
+        lines = [f"{names[p['address']]} {p['address']} {p['role']} {p['state']} inflight={p.get('inflight', 0)} {p.get('reason', '')}".rstrip()
+                 for p in parts]
+        lines += [f"{w['unit']} {w['address']}:{w['port']} {w['role']} drained" for w in self._all_workers() if w["unit"] in self._drained()]
+        event.set_results({"endpoints": "\n".join(lines), "count": len(lines)})
+
+    def act_explain(self, event: ops.ActionEvent) -> None:
+        """Sends one token's worth of the prompt and tells how it was placed."""
+        request_id = str(uuid.uuid4())
+        model = event.params.get("model") or self.ask("/v1/models")["data"][0]["id"]
+        probe.ask(self.base_url() + "/v1/completions", {"model": model, "prompt": event.params["prompt"], "max_tokens": 1},
+                  request_id=request_id, **self.credentials())
+        event.set_results({"receipt": json.dumps(self.ask("/v1/receipts/" + request_id), indent=1)})
+
+    def _set_drained(self, change: Callable[[set[str]], set[str]]) -> None:
+        peers = self.model.get_relation("peers")
+        if peers is None or not self.unit.is_leader():
+            raise Blocked(f"the leader does this: juju run {self.app.name}/leader ...")
+        peers.data[self.app]["drained"] = json.dumps(sorted(change(set(self._drained()))))
+        self._reconcile()
+
+    def act_drain_endpoint(self, event: ops.ActionEvent) -> None:
+        unit, end = event.params["endpoint"], time.monotonic() + event.params.get("timeout", 0)
+        worker = next((w for w in self._all_workers() if w["unit"] == unit), None)
+        if worker is None:
+            raise Blocked(f"{unit} is no worker here that is ready: juju run {self.unit.name} list-endpoints")
+        self._set_drained(lambda out: out | {unit})
+        metrics = f"http://{worker['address']}:{worker['port']}/metrics"
+        while (running := probe.running(probe.text(metrics))) and time.monotonic() < end:
+            time.sleep(1)
+        event.set_results({"running": running})
+
+    def act_undrain_endpoint(self, event: ops.ActionEvent) -> None:
+        unit = event.params["endpoint"]
+        if unit not in self._drained():
+            raise Blocked(f"{unit} is not drained: juju run {self.unit.name} list-endpoints")
+        self._set_drained(lambda out: out - {unit})
+
+    def act_rotate_key(self, event: ops.ActionEvent) -> None:
+        if not self.unit.is_leader():
+            raise Blocked(f"the leader does this: juju run {self.app.name}/leader rotate-key")
+        event.set_results({"rotated": keys.rotate_clients(self)})
+        self._reconcile()

@@ -7,7 +7,7 @@ import json
 import ops
 
 from . import keys, probe, relations
-from .base import FOLDER, UID, Blocked, LlmdCharm, Waiting
+from .base import FOLDER, UID, Blocked, Drained, LlmdCharm, Waiting
 
 EVENTS, REPLAY, TRANSFER = 5556, 5558, 5600
 MODEL = "/models/smollm2-135m.gguf"  # in the image
@@ -95,6 +95,8 @@ class WorkerCharm(LlmdCharm):
             raise Waiting(f"for the worker to start: juju debug-log --include {self.unit.name}")
         self.served = probe.complete(self.ask)
         self.set_version()
+        if self._drained():
+            raise Drained(f"drained, {self._running()} requests left: juju run {self.unit.name} undrain")
 
     def publish(self, ready: bool) -> None:
         address = relations.address(self)
@@ -113,3 +115,30 @@ class WorkerCharm(LlmdCharm):
                     bag["events-endpoint"] = f"tcp://{address}:{EVENTS}"
                 elif self.unit.is_leader() and getattr(self, "served", ""):
                     relation.data[self.app]["model"] = self.served
+
+    # ---- out of service: schedulers leave out who does not say that it is ready; what runs goes on to its end ----
+
+    def _drained(self) -> bool:
+        peers = self.model.get_relation("peers")
+        return bool(peers and peers.data[self.unit].get("drained"))
+
+    def _drain(self, is_out: bool) -> None:
+        peers = self.model.get_relation("peers")
+        if peers is None:
+            raise Waiting("for the relation of the units to each other")
+        peers.data[self.unit]["drained"] = "true" if is_out else ""
+        self._reconcile()
+
+    def _running(self) -> int:
+        return probe.running(probe.text(f"{self.base_url()}/metrics"))
+
+    def act_drain(self, event: ops.ActionEvent) -> None:
+        self._drain(True)
+        event.set_results({"running": self._running()})
+
+    def act_undrain(self, event: ops.ActionEvent) -> None:
+        self._drain(False)
+        self.act_check(event)
+
+    def act_reset_prefix_cache(self, _: ops.ActionEvent) -> None:
+        self.ask("/reset_prefix_cache", {})
