@@ -41,6 +41,7 @@
 #define IDLE_AFTER_MS      1000
 #define IDLE_TICKS         4
 #define IDLE_CONFIGURED_MS 150
+#define UNTRIED_MS         60000 /* others learned, this one did not */
 #define START_JITTER_S     1     /* some compute it anew from the boot time, which wavers */
 #define RECENT_MS          30000 /* in rotation so lately: it may well come back */
 
@@ -693,6 +694,19 @@ static void fleet_rates(struct gateway *g)
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
+/* What was learned of one that gets nothing while others do may be a bad moment's: for one request
+ * it counts as unknown, and what becomes of that counts again. */
+static void put_rates(const struct endpoint *ep, struct sched_endpoint *out)
+{
+    static const struct sched_learner nothing;
+    const struct gateway *g = ep->g;
+    bool untried = ep->inflight == 0 && g->learned_ms >= ep->learned_ms + UNTRIED_MS;
+    const struct sched_learner *l = untried ? &nothing : &ep->learner;
+
+    sched_rates(l, &g->conf, l->prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
+                l->decode_samples != 0 ? g->fleet_decode : g->best_decode, out);
+}
+
 void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap)
 {
     uint64_t now = clock_ms();
@@ -735,9 +749,7 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_requests = ep->inflight,
             .inflight_tokens = ep->prefill_tokens,
         };
-        sched_rates(&ep->learner, &g->conf,
-                    ep->learner.prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
-                    ep->learner.decode_samples != 0 ? g->fleet_decode : g->best_decode, &snap[i]);
+        put_rates(ep, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
             snap[i].use = SCHED_OTHER_MODEL;
         fresh += snap[i].use == SCHED_USED;

@@ -229,6 +229,7 @@ struct endpoint {
     double foreign;           /* requests there that are not ours, by the last scrape */
     double prefill_tokens;
     struct sched_learner learner;
+    uint64_t learned_ms; /* when an answer last taught something; 0 = never */
 
     uint32_t errors_row, ejections;
     uint64_t last_error_ns;
@@ -609,6 +610,7 @@ struct gateway {
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
     double best_prefill, best_decode;   /* the smallest of that */
+    uint64_t learned_ms;                /* of any endpoint, the last time */
     bool rates_changed;
     struct rng rng;
 
