@@ -126,8 +126,8 @@ class Session:
             command = command.replace(PORT, self.port)
             if self.port != PORT and "llmd up" in command:
                 command = command.replace("llmd up", f"llmd up --listen 127.0.0.1:{self.port}")
-            if "llmd up" in command:
-                self.end()  # it wants the same port
+            if re.match("llmd up|helm uninstall|kubectl delete", command):
+                self.end()  # the first wants its port, the others end what it serves
             serves = next((ready for pattern, ready in SERVE if re.match(pattern, command)), None)
             out = self.serve(command, serves) if serves else self.run(command)
             for pattern, wanted in SAY:
