@@ -11,6 +11,7 @@ import logging
 import pathlib
 import shlex
 import tarfile
+import tempfile
 from typing import Any
 
 import ops
@@ -229,7 +230,7 @@ class LlmdCharm(ops.CharmBase):
         event.set_results({"models": "\n".join(models), "count": len(models)})
 
     def act_collect_diagnostics(self, event: ops.ActionEvent) -> None:
-        """One archive in the container: the plan, which holds no secret, services, checks and what the workload says of itself."""
+        """One archive beside the charm, where there is a tar to fetch it with: the plan, which holds no secret, services, checks and what the workload says of itself."""
         if not self.container.can_connect():
             raise Waiting("for the container")
         parts = {"plan.yaml": self.container.get_plan().to_yaml(),
@@ -240,12 +241,10 @@ class LlmdCharm(ops.CharmBase):
                 parts[name] = probe.text(f"http://localhost:{self.probe_port}{path}")
             except probe.ProbeError as e:
                 parts[name] = str(e)
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        path = pathlib.Path(tempfile.gettempdir()) / "llmd-diagnostics.tgz"
+        with tarfile.open(path, "w:gz") as tar:
             for name, text in parts.items():
                 entry = tarfile.TarInfo(name)
                 entry.size = len(text.encode())
                 tar.addfile(entry, io.BytesIO(text.encode()))
-        path = f"{FOLDER}/diagnostics.tgz"
-        self.container.push(path, out.getvalue(), make_dirs=True, permissions=0o600, user_id=UID, group_id=UID)
-        event.set_results({"path": path, "get": f"juju scp --container {self.container_name} {self.unit.name}:{path} ."})
+        event.set_results({"path": str(path), "get": f"juju scp {self.unit.name}:{path} ."})

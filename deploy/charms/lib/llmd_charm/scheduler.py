@@ -8,6 +8,7 @@ import uuid
 from typing import Callable
 
 import ops
+import yaml
 
 from . import keys, probe, relations, tls
 from .base import FOLDER, UID, Blocked, LlmdCharm, Waiting
@@ -115,8 +116,19 @@ class SchedulerCharm(LlmdCharm):
                       "labels": {"llm-d.ai/role": w["role"]}} for w in self.workers()]
         found = {ENDPOINTS: json.dumps({"endpoints": endpoints}, indent=1) + "\n"}
         if self.config["scheduler-config"]:
-            found[CONFIG] = str(self.config["scheduler-config"])
+            found[CONFIG] = self._config()
         return found | self.key_files() | self.tls_files()
+
+    def _config(self) -> str:
+        text = str(self.config["scheduler-config"])
+        try:
+            is_map = isinstance(yaml.safe_load(text), dict)
+        except yaml.MarkedYAMLError as e:
+            raise Blocked(f"option scheduler-config, line {e.problem_mark.line + 1 if e.problem_mark else 1}: {e.problem}: "
+                          f"juju config {self.app.name} scheduler-config=@FILE") from e
+        if not is_map:
+            raise Blocked(f"option scheduler-config must be an EndpointPickerConfig: juju config {self.app.name} scheduler-config=@FILE")
+        return text
 
     def cache(self) -> str | None:
         for relation in self.model.relations["kv-cache-manager"]:
@@ -161,6 +173,9 @@ class SchedulerCharm(LlmdCharm):
             raise Waiting("for a decode worker to be ready: juju status llm-d-decode-k8s")
         services = self.container.get_services(self.container_name)
         if not services or not services[self.container_name].is_running():
+            if self.config["scheduler-config"]:  # the likeliest reason, and the log names the line
+                raise Blocked(f"the scheduler does not run with scheduler-config: juju debug-log --include {self.unit.name}, or "
+                              f"juju config {self.app.name} --reset scheduler-config")
             raise Waiting(f"for the scheduler to start: juju debug-log --include {self.unit.name}")
         self.served = probe.complete(self.ask)
         self.set_version()
