@@ -189,6 +189,8 @@ static void handle_metrics(void *ctx, struct http_req *r)
                      "the method is not allowed here");
     else if (str_eqz(path, "/metrics") && (g->metrics_open || may_see(&g->front[0], r)))
         status_metrics(g, r);
+    else if (str_eqz(path, "/debug/plugins/state") && may_see(&g->front[0], r))
+        page_plugins(g, r);
     else if (str_eqz(path, "/healthz") || str_eqz(path, "/health"))
         page_health(g, r);
     else if (str_eqz(path, "/readyz"))
@@ -197,7 +199,7 @@ static void handle_metrics(void *ctx, struct http_req *r)
         status_ready(g, r);
     else
         proxy_refuse(g, r, 404, "NotFoundError", "route_not_found",
-                     "there is /metrics, /healthz and /readyz");
+                     "there is /metrics, /healthz, /readyz and /debug/plugins/state");
 }
 
 static void refused_by_server(void *ctx, int status, const char *reason)

@@ -66,16 +66,18 @@ int kube_ports_parse(struct str text, uint16_t port[KUBE_PORTS_MAX], uint32_t *c
 
     *count = 0;
     while (rest.p != NULL) {
+        bool is_new = true;
         uint64_t n;
 
         if (!str_u64(str_trim(str_cut(&rest, ',')), &n) || n == 0 || n > 65535)
             return err_set(e, ERR_INVAL, "ports %.*s: must be numbers 1..65535 with commas",
                            STR_ARG(text));
+        for (uint32_t i = 0; i < *count; i++)
+            is_new &= port[i] != n;
+        if (!is_new)
+            continue;
         if (*count == KUBE_PORTS_MAX)
             return err_set(e, ERR_INVAL, "ports %.*s: at most %d", STR_ARG(text), KUBE_PORTS_MAX);
-        for (uint32_t i = 0; i < *count; i++)
-            if (port[i] == n)
-                return err_set(e, ERR_INVAL, "ports %.*s: each once", STR_ARG(text));
         port[(*count)++] = (uint16_t)n;
     }
     return 0;

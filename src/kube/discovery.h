@@ -50,7 +50,7 @@ struct kube_discovery_ops {
     bool (*still_answer)(void *ctx);
 };
 
-/* "8000" or "8000,8001".  ERR_INVAL. */
+/* "8000" or "8000,8001"; one that comes twice counts once.  ERR_INVAL. */
 int kube_ports_parse(struct str text, uint16_t port[KUBE_PORTS_MAX], uint32_t *count,
                      struct err *e) MUST_CHECK;
 

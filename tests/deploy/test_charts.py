@@ -109,6 +109,7 @@ def wrong_values():
             ("llmd-router", "router.mode=sideways", "standalone"),
             ("llmd-router", "router.epp.pluginsConfigFile=none.yaml", "does not have"),
             ("llmd-router", "router.inferencePool.failureMode=FailClosed", "FailClose"),
+            ("llmd-router", "autoscaling.enabled=true,router.epp.leaderElection=true", "choose one"),
             ("llmd-modelservice", "modelArtifacts.uri=s3://bucket/m", "write file:///PATH"),
             ("llmd-modelservice", "decode.create=false", "prefill.create needs decode.create"),
             ("llmd-modelservice", "decode.accelerators=1", "accelerator.resources must name"),

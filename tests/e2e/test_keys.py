@@ -101,6 +101,8 @@ def keys():
             assert request(scrape, "GET", "/healthz").status == 200 and request(scrape, "GET", "/readyz").status == 200
             assert request(scrape, "GET", "/metrics").status == 404
             assert "llm_d_epp_request_total" in request(scrape, "GET", "/metrics", headers=bearer(root)).body
+            assert request(scrape, "GET", "/debug/plugins/state").status == 404
+            assert request(scrape, "GET", "/debug/plugins/state", headers=bearer(root)).json() == {}
             assert request(scrape, "POST", CHAT, ask, bearer(acme)).status == 405
             assert request(scrape, "GET", "/v1/models", headers=bearer(root)).status == 404
             # a key is taken back while it runs; a broken file changes nothing

@@ -300,8 +300,9 @@ static void selectors_and_ports_are_checked(void **state)
         { "a\xc3\xbc=b", NULL },
         { "a=0123456789012345678901234567890123456789012345678901234567890123", NULL },
     };
-    static const char *const bad_ports[] = { "",      "0",      "65536", "http",
-                                             "80,80", "80,,81", "-1",    "1,2,3,4,5,6,7,8,9" };
+    static const char *const bad_ports[] = {
+        "", "0", "65536", "http", "80,,81", "-1", "1,2,3,4,5,6,7,8,9"
+    };
     uint16_t port[KUBE_PORTS_MAX];
     uint32_t count;
     struct err e;
@@ -318,7 +319,7 @@ static void selectors_and_ports_are_checked(void **state)
             assert_true(str_eqz(buf_view(&b), rows[i].query));
         buf_fini(&b);
     }
-    assert_int_equal(kube_ports_parse(STR("8000, 8001"), port, &count, &e), 0);
+    assert_int_equal(kube_ports_parse(STR("8000, 8001,8000"), port, &count, &e), 0);
     assert_int_equal(count, 2);
     assert_int_equal(port[1], 8001);
     for (size_t i = 0; i < COUNT(bad_ports); i++)

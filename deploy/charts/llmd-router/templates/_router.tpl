@@ -503,6 +503,9 @@ spec:
 
 {{- define "llmd-router.all" -}}
 {{- include "llmd-router.legacy" . -}}
+{{- if and (include "llmd-router.elects" .) .Values.autoscaling.enabled -}}
+{{- fail "autoscaling.enabled makes more schedulers, of which router.epp.leaderElection lets one work: choose one of them" -}}
+{{- end -}}
 {{- $c := dict "root" . "component" "scheduler" "name" (printf "%s-epp" (include "llmd.fullname" .)) -}}
 {{- if and .Values.router.epp.pluginsConfigFile (not (hasKey .Values.router.epp.pluginsCustomConfig .Values.router.epp.pluginsConfigFile)) -}}
 {{- fail (printf "router.epp.pluginsConfigFile names %s, which router.epp.pluginsCustomConfig does not have" .Values.router.epp.pluginsConfigFile) -}}
