@@ -268,6 +268,38 @@ def the_nearest_deadline_is_next():
         s.is_idle()
 
 
+def under_load():
+    """Many at once, on several loops: each is answered or told that it was evicted, only batch work is, and nothing is left."""
+    with place(slots=6, args=["--loops", "3"]) as s:
+        outcomes, until = {"batch": [], "urgent": [], None: []}, time.monotonic() + 4
+
+        def load(objective, tokens, stream, i):
+            n = 0
+            while time.monotonic() < until:
+                name, n = f"{objective}-{stream}-{i}-{n}", n + 1
+                if not stream:
+                    r = s.ask(name, objective, tokens)
+                    outcomes[objective].append(r.status if r.status == 200 else r.json()["error"]["reason"])
+                    continue
+                st = s.stream(name, objective, tokens)
+                for _ in st:
+                    pass
+                outcomes[objective].append(200 if st.done else (st.error or {}).get("reason", st.status))
+        ts = [threading.Thread(target=load, args=(objective, tokens, stream, i)) for objective, tokens, stream in
+              (("batch", 40, True), ("batch", 40, False), ("urgent", 5, True), ("urgent", 5, False), (None, 5, True)) for i in range(3)]
+        for t in ts:
+            t.start()
+        for t in ts:
+            t.join()
+        assert set(outcomes["urgent"]) == set(outcomes[None]) == {200}, outcomes
+        # a stream that ends before its first byte is a 429 without events
+        assert set(outcomes["batch"]) <= {200, 429, "evicted"}, outcomes
+        gone = sum(o != 200 for o in outcomes["batch"])
+        s.is_idle()
+        assert gone > 0 and s.revoked() == metric(s.port, "llm_d_epp_flow_control_revocations_issued_total") >= gone, (gone, s.revoked())
+        print(f"evicted {gone} of {len(outcomes['batch'])}; urgent {len(outcomes['urgent'])}")
+
+
 def behind_envoy():
     """The same by the immediate response: Envoy gives it to the client, or breaks off what has begun, and leaves the worker."""
     if ENVOY is None:
@@ -301,4 +333,5 @@ def behind_envoy():
 
 
 main(a_stream_makes_room, before_its_first_byte_it_is_a_429, the_latest_goes_and_no_more_than_needed,
-     a_slow_client_keeps_no_place, who_is_not_to_go_stays, the_nearest_deadline_is_next, behind_envoy)
+     a_slow_client_keeps_no_place, who_is_not_to_go_stays, the_nearest_deadline_is_next, under_load,
+     behind_envoy)
