@@ -1,7 +1,8 @@
 /* Pools and their queues.
  *
  * Saturation is worked out when somebody waits or when the last look is LOOK_MS old or used up: a
- * look that found room grants as many requests as there are endpoints without another one.
+ * look that found room grants as many requests as free endpoints without another one; whoever
+ * leaves the queue uses one of these grants.
  *
  * The gateway's lock guards all of it; it is not held while an owner is told.  Whoever waits on
  * another loop is told by a post, one at a time a pool: only when that one has been booked does the
@@ -13,6 +14,7 @@
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -92,7 +94,8 @@ static void look(struct admission *a, struct pool *p)
     p->is_empty = n == 0;
     p->saturation = flow_saturation(a->pipeline, &a->conf, g->snap, n, now, p->parts);
     p->look_ms = now;
-    p->granted = !p->is_empty && p->saturation < ROOM_TO_SPARE ? n : 0;
+    p->granted =
+        !p->is_empty && p->saturation < ROOM_TO_SPARE ? (uint32_t)ceil(n * (1 - p->saturation)) : 0;
 }
 
 static struct flow_fleet fleet_of(const struct pool *p)
@@ -224,7 +227,7 @@ static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, str
             look(a, p);
         return t->item.priority < 0 && p->saturation >= 1 ? ADMIT_REFUSED : ADMIT_GO;
     }
-    if (flow_queued(p->flow) == 0) {
+    if (flow_queued(p->flow) == 0 && p->posted == 0) {
         if (p->granted == 0 || now - p->look_ms >= LOOK_MS)
             look(a, p);
         /* with nobody there any more the proxy knows better what to say; the first worker of all
@@ -241,7 +244,7 @@ static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, str
     a->g->waiting++;
     t->is_charged = true;
     /* with room for one, the next in turn may be this one */
-    if (fleet.saturation < 1 && flow_queued(p->flow) == 1 &&
+    if (fleet.saturation < 1 && flow_queued(p->flow) == 1 && p->posted == 0 &&
         flow_next(p->flow, &fleet, now) == &t->item) {
         a->g->waiting--;
         return ADMIT_GO;
@@ -363,7 +366,9 @@ static struct admit_ticket *take(struct admission *a, struct pool *p)
     look(a, p);
     fleet = fleet_of(p);
     it = flow_next(p->flow, &fleet, clock_ms());
-    if (it == NULL && evicts(a))
+    if (it != NULL)
+        p->granted -= p->granted > 0;
+    else if (evicts(a))
         reclaim(a, p);
     if (it == NULL)
         it = flow_expire(p->flow, &fleet, clock_ms(), &why);
