@@ -55,12 +55,6 @@ static void warn_of_rest(const struct sched_config *c)
             ((const struct data_http_params *)p->params)->interval_ms != 0)
             LOG_WARN("configuration: line %" PRIu32 ": interval has no effect: --scrape-ms",
                      p->line);
-        if (strcmp(p->type->type, "core-metrics-extractor") == 0 &&
-            ((const struct data_core_metrics_params *)p->params)->engine_count != 0)
-            LOG_WARN("configuration: line %" PRIu32
-                     ": engineConfigs have no effect: pages of vLLM, "
-                     "SGLang, llama.cpp and TensorRT-LLM are known by their names",
-                     p->line);
     }
 }
 

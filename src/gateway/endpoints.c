@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "gateway/engine.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/prom_text.h"
 #include <inttypes.h>
@@ -225,11 +226,63 @@ static void look_for_restart(struct endpoint *ep, const struct scraped *s)
         ep->start_time = s->v[F_START_TIME];
 }
 
+static void custom_free(struct endpoint *ep)
+{
+    for (uint32_t i = 0; i < ep->custom_count; i++)
+        mem_free((char *)ep->custom[i].key.p);
+    mem_free(ep->custom);
+    ep->custom = NULL;
+    ep->custom_count = 0;
+}
+
+static void take_custom(struct endpoint *ep, const struct metric_engine *m,
+                        const struct engine_page *page)
+{
+    custom_free(ep);
+    if (m->custom_count != 0)
+        ep->custom = mem_zalloc(m->custom_count * sizeof(*ep->custom));
+    for (uint32_t i = 0; i < m->custom_count; i++)
+        if (page->has_custom[i])
+            ep->custom[ep->custom_count++] =
+                (struct sched_attribute) { { str_dup(m->custom[i].attribute),
+                                             m->custom[i].attribute.n },
+                                           STR("core-metrics-extractor"),
+                                           page->custom[i] };
+}
+
+/* The names of its configuration count in the place of those that are known. */
+static void by_configuration(struct endpoint *ep, const struct metric_engine *m, struct scraped *s)
+{
+    static const enum family known[] = { F_SG_RUNNING, F_LC_RUNNING, F_TRT_RUNNING,
+                                         F_SG_WAITING, F_LC_WAITING, F_TRT_WAITING,
+                                         F_SG_USAGE,   F_LC_USAGE,   F_TRT_USAGE };
+    struct engine_page page;
+
+    engine_read(m, buf_view(&ep->scrape_body), &page);
+    for (size_t i = 0; i < COUNT(known); i++)
+        s->v[known[i]] = 0;
+    s->v[F_RUNNING] = page.running;
+    s->v[F_WAITING] = page.waiting;
+    s->v[F_KV_USAGE] = page.kv_usage;
+    s->block_tokens = (uint64_t)bounded(page.block_tokens, UINT32_MAX);
+    s->blocks = (uint64_t)bounded(page.blocks, UINT32_MAX);
+    s->has[F_LORA] = page.has_lora;
+    s->lora_running = page.lora_running;
+    s->lora_waiting = page.lora_waiting;
+    s->lora_max = page.lora_max;
+    take_custom(ep, m, &page);
+}
+
 static void take_scrape(struct endpoint *ep)
 {
     struct scraped s = { .block_tokens = 0 };
+    const struct metric_engine *m = engine_of(ep->g->policy->config, ep->label, ep->label_count);
 
     (void)prom_scan(buf_view(&ep->scrape_body), families, F_COUNT, on_sample, &s);
+    if (m != NULL)
+        by_configuration(ep, m, &s);
+    else
+        custom_free(ep);
     ep->running =
         bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING] + s.v[F_LC_RUNNING] + s.v[F_TRT_RUNNING], 1e6);
     ep->waiting =
@@ -739,6 +792,8 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .id = str_of(ep->id),
             .label = ep->label,
             .label_count = ep->label_count,
+            .attribute = ep->custom,
+            .attribute_count = ep->custom_count,
             .has_metrics = ep->last_ok_ms != 0,
             .is_stale = now - ep->last_ok_ms >= g->stale_ms,
             .metrics_age_ms = (uint32_t)MIN(now - ep->last_ok_ms, (uint64_t)UINT32_MAX),
@@ -906,6 +961,7 @@ static void endpoint_free(struct endpoint *ep)
     buf_fini(&ep->tokens.body);
     buf_fini(&ep->props_body);
     labels_free(ep);
+    custom_free(ep);
     mem_free(ep->lora_text);
     mem_free(ep->id);
     mem_free(ep->address);

@@ -238,8 +238,10 @@ struct endpoint {
 
     struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_older_queue,
         *m_inflight_requests, *m_inflight_tokens, *m_requests, *m_prefill, *m_decode, *m_ejected;
-    uint32_t cache_blocks; /* its KV cache holds; 0: not said */
-    char *lora_text;       /* what the lists below point into */
+    uint32_t cache_blocks;          /* its KV cache holds; 0: not said */
+    struct sched_attribute *custom; /* that its engine's configuration asks for; keys are owned */
+    uint32_t custom_count;
+    char *lora_text; /* what the lists below point into */
     struct str lora_active[ENDPOINT_ADAPTERS_MAX], lora_waiting[ENDPOINT_ADAPTERS_MAX];
     uint32_t lora_active_count, lora_waiting_count, lora_max;
     struct flow_limit limit; /* requests in flight that keep it busy, learned */
