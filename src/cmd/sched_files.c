@@ -41,9 +41,6 @@ static void warn_of_rest(const struct sched_config *c)
     static const char *const idle[] = { "dcgm-data-source", "k8s-notification-source",
                                         "dcgm-extractor", "multicluster-metrics-extractor" };
 
-    if (c->flow.eviction)
-        LOG_WARN("configuration: flowControl.enableEviction has no effect: requests in flight are "
-                 "not evicted");
     for (uint32_t i = 0; i < c->plugin_count; i++) {
         const struct sched_plugin_conf *p = &c->plugin[i];
 
@@ -57,12 +54,6 @@ static void warn_of_rest(const struct sched_config *c)
              strcmp(p->type->type, "models-data-source") == 0) &&
             ((const struct data_http_params *)p->params)->interval_ms != 0)
             LOG_WARN("configuration: line %" PRIu32 ": interval has no effect: --scrape-ms",
-                     p->line);
-        if (strcmp(p->type->type, "core-metrics-extractor") == 0 &&
-            ((const struct data_core_metrics_params *)p->params)->engine_count != 0)
-            LOG_WARN("configuration: line %" PRIu32
-                     ": engineConfigs have no effect: pages of vLLM, "
-                     "SGLang, llama.cpp and TensorRT-LLM are known by their names",
                      p->line);
     }
 }

@@ -1,7 +1,8 @@
 /* Pools and their queues.
  *
  * Saturation is worked out when somebody waits or when the last look is LOOK_MS old or used up: a
- * look that found room grants as many requests as there are endpoints without another one.
+ * look that found room grants as many requests as free endpoints without another one; whoever
+ * leaves the queue uses one of these grants.
  *
  * The gateway's lock guards all of it; it is not held while an owner is told.  Whoever waits on
  * another loop is told by a post, one at a time a pool: only when that one has been booked does the
@@ -13,6 +14,7 @@
 #include "base/mem.h"
 #include "gateway/gateway_priv.h"
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,6 +31,7 @@ struct pool {
     double saturation, parts[2];
     bool is_empty;
     uint32_t posted; /* verdicts on their way to other loops */
+    struct evict evict;
 };
 
 struct admission {
@@ -73,6 +76,7 @@ static struct pool *pool_of(struct admission *a, struct str model)
     p = &a->pool[a->pool_count++];
     p->model = str_dup(model);
     p->flow = flow_new(&a->conf, a->pipeline);
+    p->evict.grace_ms = evict_grace_ms(a->pipeline, &a->conf, a->g->scrape_ms, a->g->stale_ms);
     return p;
 }
 
@@ -90,13 +94,95 @@ static void look(struct admission *a, struct pool *p)
     p->is_empty = n == 0;
     p->saturation = flow_saturation(a->pipeline, &a->conf, g->snap, n, now, p->parts);
     p->look_ms = now;
-    p->granted = !p->is_empty && p->saturation < ROOM_TO_SPARE ? n : 0;
+    p->granted =
+        !p->is_empty && p->saturation < ROOM_TO_SPARE ? (uint32_t)ceil(n * (1 - p->saturation)) : 0;
 }
 
 static struct flow_fleet fleet_of(const struct pool *p)
 {
     return (struct flow_fleet) { .saturation = p->saturation, .is_empty = p->is_empty };
 }
+
+/* ---- ending what runs for those who wait ---- */
+
+static bool evicts(const struct admission *a)
+{
+    return a->conf.enabled && a->conf.eviction;
+}
+
+/* It goes.  (locked) */
+static void track(struct admit_ticket *t)
+{
+    if (evicts(t->admission))
+        evict_track(&t->pool->evict, &t->running, t->item.priority);
+}
+
+static void untrack(struct admit_ticket *t)
+{
+    struct gateway *g = t->admission->g;
+    uint64_t after_ms;
+
+    if (!evict_end(&t->pool->evict, &t->running, clock_ms(), &after_ms))
+        return;
+    metric_add(gateway_cell(g, M_FLOW_REVOCATIONS, "confirmed", gateway_pool), 1);
+    metric_observe(gateway_cell(g, M_FLOW_REVOCATION_SECONDS, gateway_pool, NULL),
+                   (double)after_ms * 1e-3);
+}
+
+static void revoked(void *ctx)
+{
+    struct admit_ticket *t = ctx;
+    struct gateway *g = t->front->g;
+    bool abandoned;
+
+    gateway_lock(g);
+    t->is_posted = false;
+    abandoned = t->is_abandoned;
+    gateway_unlock(g);
+    if (abandoned)
+        t->ops->release(t->item.owner);
+    else
+        t->ops->evict(t->item.owner);
+}
+
+/* After a flow_next that found nobody: ends who is in the way of somebody better.  By posts, also
+ * on this loop: whoever is chosen may be on the stack.  (locked) */
+static void reclaim(struct admission *a, struct pool *p)
+{
+    struct evict_item *victim[EVICT_MAX];
+    struct flow_demand d;
+    uint64_t now = clock_ms();
+    uint32_t n = evict_expire(&p->evict, now);
+    char number[16];
+
+    if (n != 0)
+        metric_add(gateway_cell(a->g, M_FLOW_REVOCATIONS, "timed_out", gateway_pool), n);
+    if (!flow_demand(p->flow, &d))
+        return;
+    metric_set(gateway_cell(a->g, M_FLOW_RECLAIM_TARGET, gateway_pool, NULL),
+               p->saturation - d.ceiling);
+    n = evict_choose(&p->evict, &d, p->saturation, now, victim);
+    if (n == 0)
+        return;
+    snprintf(number, sizeof(number), "%" PRId32, d.priority);
+    metric_add(gateway_cell(a->g, M_FLOW_REVOCATIONS_ISSUED, number, gateway_pool), n);
+    while (n-- > 0) {
+        struct admit_ticket *t = CONTAINER_OF(victim[n], struct admit_ticket, running);
+
+        t->is_posted = true;
+        loop_post(t->front->loop, revoked, t);
+    }
+}
+
+static void pump_posted(void *ctx)
+{
+    struct front *f = ctx;
+
+    f->pump_is_posted = false;
+    policies_pump(f->g, f);
+}
+
+/* ---- in ---- */
 
 static void ticket_fill(struct admission *a, struct admit_ticket *t, const struct routing *x,
                         void *owner)
@@ -141,7 +227,7 @@ static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, str
             look(a, p);
         return t->item.priority < 0 && p->saturation >= 1 ? ADMIT_REFUSED : ADMIT_GO;
     }
-    if (flow_queued(p->flow) == 0) {
+    if (flow_queued(p->flow) == 0 && p->posted == 0) {
         if (p->granted == 0 || now - p->look_ms >= LOOK_MS)
             look(a, p);
         /* with nobody there any more the proxy knows better what to say; the first worker of all
@@ -158,7 +244,7 @@ static enum admit_verdict enter(struct admission *a, struct admit_ticket *t, str
     a->g->waiting++;
     t->is_charged = true;
     /* with room for one, the next in turn may be this one */
-    if (fleet.saturation < 1 && flow_queued(p->flow) == 1 &&
+    if (fleet.saturation < 1 && flow_queued(p->flow) == 1 && p->posted == 0 &&
         flow_next(p->flow, &fleet, now) == &t->item) {
         a->g->waiting--;
         return ADMIT_GO;
@@ -177,7 +263,14 @@ enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, cons
     t->ops = ops;
     gateway_lock(a->g);
     v = enter(a, t, pool_of(a, model), why);
+    if (v == ADMIT_GO)
+        track(t);
     gateway_unlock(a->g);
+    /* its coming may be reason enough to end another */
+    if (v == ADMIT_WAIT && evicts(a) && !x->f->pump_is_posted) {
+        x->f->pump_is_posted = true;
+        loop_post(x->f->loop, pump_posted, x->f);
+    }
     if (v == ADMIT_GO)
         t->left_ns = clock_ns();
     return v;
@@ -204,14 +297,17 @@ bool admit_leave(struct admit_ticket *t)
 void admit_settle(struct admit_ticket *t, double prompt_tokens, double answer_tokens)
 {
     struct admission *a = t->admission;
+    bool was_charged = t->is_charged && t->left_ns != 0;
 
-    if (!t->is_charged || t->left_ns == 0)
+    if (!was_charged && !t->running.is_tracked)
         return;
-    t->is_charged = false;
     gateway_lock(a->g);
-    flow_settle(t->pool->flow, t->item.fairness_id, t->item.priority, t->expected_tokens,
-                prompt_tokens, answer_tokens, clock_ms());
+    untrack(t);
+    if (was_charged)
+        flow_settle(t->pool->flow, t->item.fairness_id, t->item.priority, t->expected_tokens,
+                    prompt_tokens, answer_tokens, clock_ms());
     gateway_unlock(a->g);
+    t->is_charged = t->is_charged && !was_charged;
 }
 
 static struct admit_ticket *ticket_of(struct flow_item *it)
@@ -228,6 +324,11 @@ static void tell(struct admit_ticket *t)
         return;
     }
     t->left_ns = clock_ns();
+    if (evicts(t->admission)) {
+        gateway_lock(t->front->g);
+        track(t);
+        gateway_unlock(t->front->g);
+    }
     t->ops->go(owner); /* books: the next look sees it */
 }
 
@@ -265,6 +366,10 @@ static struct admit_ticket *take(struct admission *a, struct pool *p)
     look(a, p);
     fleet = fleet_of(p);
     it = flow_next(p->flow, &fleet, clock_ms());
+    if (it != NULL)
+        p->granted -= p->granted > 0;
+    else if (evicts(a))
+        reclaim(a, p);
     if (it == NULL)
         it = flow_expire(p->flow, &fleet, clock_ms(), &why);
     if (it == NULL)
@@ -369,7 +474,7 @@ void admit_metrics(struct admission *a)
 {
     static const char *const stages[] = { "effective", "prefill", "decode" };
     struct flow_band_view band[SCHED_BANDS_MAX + 1];
-    double worst[3] = { 0 };
+    double worst[3] = { 0 }, pending = 0;
     char number[16];
 
     /* who waits no longer is shown at zero */
@@ -384,6 +489,7 @@ void admit_metrics(struct admission *a)
         worst[1] = MAX(worst[1], p->parts[0]);
         worst[2] = MAX(worst[2], p->parts[1]);
         flow_each(p->flow, flow_gauges, &w);
+        pending += evict_pending(&p->evict, clock_ms());
         for (uint32_t k = 0; k < n; k++) {
             snprintf(number, sizeof(number), "%" PRId32, band[k].priority);
             if (band[k].requests_max != 0)
@@ -394,6 +500,7 @@ void admit_metrics(struct admission *a)
                            (double)band[k].bytes / (double)band[k].bytes_max);
         }
     }
+    metric_set(gateway_cell(a->g, M_FLOW_PENDING_RECLAIM, gateway_pool, NULL), pending);
     for (size_t i = 0; i < COUNT(stages); i++)
         metric_set(gateway_cell(a->g, M_FLOW_SATURATION, gateway_pool, stages[i]), worst[i]);
 }

@@ -7,12 +7,14 @@
  *   admit_enter -> go at once
  *             `-> queued -> go (room came) | refused (its time is over) | admit_leave (client left)
  *
+ * With eviction on, a request that went may be ended again for one of higher priority that waits.
+ *
  * Source: the project's scheduler page, section 9; reliability page, 3.6.
  * Threads: any of the gateway's loops; what becomes of a ticket is told on its own loop. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef GATEWAY_ADMIT_H
 #define GATEWAY_ADMIT_H
-#include "sched/flow.h"
+#include "sched/evict.h"
 
 struct front;
 struct gateway;
@@ -23,23 +25,27 @@ struct admit_ops;
 /* In whoever waits. */
 struct admit_ticket {
     struct flow_item item;
-    struct pool *pool;   /* whose endpoints it uses; NULL: never entered */
-    struct front *front; /* whose loop it is told on */
+    struct evict_item running; /* from its going to admit_settle */
+    struct pool *pool;         /* whose endpoints it uses; NULL: never entered */
+    struct front *front;       /* whose loop it is told on */
     struct admission *admission;
     const struct admit_ops *ops;
     uint64_t entered_ns, left_ns;
-    bool is_posted, is_abandoned; /* its verdict is on its way; nobody waits for it */
+    bool is_posted, is_abandoned; /* word for it is on its way; nobody waits for it */
     bool is_refused, pool_is_empty;
     enum flow_outcome why;
     double expected_tokens;
     bool is_charged; /* went through the queues: its flow's share is counted */
 };
 
-/* What becomes of a ticket that waited; owner: as given to admit_enter. */
+/* What becomes of a ticket; owner: as given to admit_enter. */
 struct admit_ops {
     void (*go)(void *owner);
     void (*refuse)(void *owner, enum flow_outcome why, bool pool_is_empty);
     void (*release)(void *owner); /* after admit_leave had to say false */
+    /* It went, and is to end now, from a post of its own loop: admit_settle and what it booked at
+     * once, the rest soon. */
+    void (*evict)(void *owner);
 };
 
 struct admission;
@@ -51,7 +57,7 @@ enum admit_verdict { ADMIT_GO, ADMIT_WAIT, ADMIT_REFUSED };
 /* ADMIT_WAIT: ops are called later, unless admit_leave comes first.  ADMIT_REFUSED: *why. */
 enum admit_verdict admit_enter(struct admission *a, struct admit_ticket *t, const struct routing *x,
                                const struct admit_ops *ops, void *owner, enum flow_outcome *why);
-/* Out of the queue.  False: its verdict is on its way from another loop, and its memory must stay
+/* Out of the queue.  False: word for it is on its way from another loop, and its memory must stay
  * until release is called. */
 bool admit_leave(struct admit_ticket *t);
 /* It ended: what it cost in tokens (prompt that was computed, and answer). */

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "gateway/engine.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/prom_text.h"
 #include <inttypes.h>
@@ -41,6 +42,7 @@
 #define IDLE_AFTER_MS      1000
 #define IDLE_TICKS         4
 #define IDLE_CONFIGURED_MS 150
+#define UNTRIED_MS         60000 /* others learned, this one did not */
 #define START_JITTER_S     1     /* some compute it anew from the boot time, which wavers */
 #define RECENT_MS          30000 /* in rotation so lately: it may well come back */
 
@@ -224,11 +226,63 @@ static void look_for_restart(struct endpoint *ep, const struct scraped *s)
         ep->start_time = s->v[F_START_TIME];
 }
 
+static void custom_free(struct endpoint *ep)
+{
+    for (uint32_t i = 0; i < ep->custom_count; i++)
+        mem_free((char *)ep->custom[i].key.p);
+    mem_free(ep->custom);
+    ep->custom = NULL;
+    ep->custom_count = 0;
+}
+
+static void take_custom(struct endpoint *ep, const struct metric_engine *m,
+                        const struct engine_page *page)
+{
+    custom_free(ep);
+    if (m->custom_count != 0)
+        ep->custom = mem_zalloc(m->custom_count * sizeof(*ep->custom));
+    for (uint32_t i = 0; i < m->custom_count; i++)
+        if (page->has_custom[i])
+            ep->custom[ep->custom_count++] =
+                (struct sched_attribute) { { str_dup(m->custom[i].attribute),
+                                             m->custom[i].attribute.n },
+                                           STR("core-metrics-extractor"),
+                                           page->custom[i] };
+}
+
+/* The names of its configuration count in the place of those that are known. */
+static void by_configuration(struct endpoint *ep, const struct metric_engine *m, struct scraped *s)
+{
+    static const enum family known[] = { F_SG_RUNNING, F_LC_RUNNING, F_TRT_RUNNING,
+                                         F_SG_WAITING, F_LC_WAITING, F_TRT_WAITING,
+                                         F_SG_USAGE,   F_LC_USAGE,   F_TRT_USAGE };
+    struct engine_page page;
+
+    engine_read(m, buf_view(&ep->scrape_body), &page);
+    for (size_t i = 0; i < COUNT(known); i++)
+        s->v[known[i]] = 0;
+    s->v[F_RUNNING] = page.running;
+    s->v[F_WAITING] = page.waiting;
+    s->v[F_KV_USAGE] = page.kv_usage;
+    s->block_tokens = (uint64_t)bounded(page.block_tokens, UINT32_MAX);
+    s->blocks = (uint64_t)bounded(page.blocks, UINT32_MAX);
+    s->has[F_LORA] = page.has_lora;
+    s->lora_running = page.lora_running;
+    s->lora_waiting = page.lora_waiting;
+    s->lora_max = page.lora_max;
+    take_custom(ep, m, &page);
+}
+
 static void take_scrape(struct endpoint *ep)
 {
     struct scraped s = { .block_tokens = 0 };
+    const struct metric_engine *m = engine_of(ep->g->policy->config, ep->label, ep->label_count);
 
     (void)prom_scan(buf_view(&ep->scrape_body), families, F_COUNT, on_sample, &s);
+    if (m != NULL)
+        by_configuration(ep, m, &s);
+    else
+        custom_free(ep);
     ep->running =
         bounded(s.v[F_RUNNING] + s.v[F_SG_RUNNING] + s.v[F_LC_RUNNING] + s.v[F_TRT_RUNNING], 1e6);
     ep->waiting =
@@ -693,6 +747,19 @@ static void fleet_rates(struct gateway *g)
     g->fleet_decode = sched_median(v, g->endpoint_count);
 }
 
+/* What was learned of one that gets nothing while others do may be a bad moment's: for one request
+ * it counts as unknown, and what becomes of that counts again. */
+static void put_rates(const struct endpoint *ep, struct sched_endpoint *out)
+{
+    static const struct sched_learner nothing;
+    const struct gateway *g = ep->g;
+    bool untried = ep->inflight == 0 && g->learned_ms >= ep->learned_ms + UNTRIED_MS;
+    const struct sched_learner *l = untried ? &nothing : &ep->learner;
+
+    sched_rates(l, &g->conf, l->prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
+                l->decode_samples != 0 ? g->fleet_decode : g->best_decode, out);
+}
+
 void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoint *snap)
 {
     uint64_t now = clock_ms();
@@ -725,6 +792,8 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .id = str_of(ep->id),
             .label = ep->label,
             .label_count = ep->label_count,
+            .attribute = ep->custom,
+            .attribute_count = ep->custom_count,
             .has_metrics = ep->last_ok_ms != 0,
             .is_stale = now - ep->last_ok_ms >= g->stale_ms,
             .metrics_age_ms = (uint32_t)MIN(now - ep->last_ok_ms, (uint64_t)UINT32_MAX),
@@ -735,9 +804,7 @@ void endpoints_snapshot(struct gateway *g, struct str model, struct sched_endpoi
             .inflight_requests = ep->inflight,
             .inflight_tokens = ep->prefill_tokens,
         };
-        sched_rates(&ep->learner, &g->conf,
-                    ep->learner.prefill_samples != 0 ? g->fleet_prefill : g->best_prefill,
-                    ep->learner.decode_samples != 0 ? g->fleet_decode : g->best_decode, &snap[i]);
+        put_rates(ep, &snap[i]);
         if (in_rotation(ep) && !endpoint_serves(ep, model))
             snap[i].use = SCHED_OTHER_MODEL;
         fresh += snap[i].use == SCHED_USED;
@@ -894,6 +961,7 @@ static void endpoint_free(struct endpoint *ep)
     buf_fini(&ep->tokens.body);
     buf_fini(&ep->props_body);
     labels_free(ep);
+    custom_free(ep);
     mem_free(ep->lora_text);
     mem_free(ep->id);
     mem_free(ep->address);

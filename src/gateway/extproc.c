@@ -202,13 +202,13 @@ static void on_room(void *ctx, struct grpc_stream *g)
     pump(grpc_stream_get(g));
 }
 
-void extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
+bool extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
                     const struct extproc_header *header, size_t header_count)
 {
     struct arena a;
 
     if (s->resp == RESP_DONE || s->req == REQ_DEAD || s->end_after)
-        return;
+        return false;
     s->req = REQ_DEAD;
     drop_body(s);
     buf_reset(&s->queue); /* whole answers only: what went out before stays in order */
@@ -218,11 +218,12 @@ void extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
     arena_fini(&a);
     s->end_after = true;
     pump(s);
+    return true;
 }
 
 static void refuse(struct extproc_stream *s, int http_status, const char *text)
 {
-    extproc_refuse(s, http_status, str_of(text), NULL, 0);
+    (void)extproc_refuse(s, http_status, str_of(text), NULL, 0);
 }
 
 void extproc_continue(struct extproc_stream *s, const struct extproc_pick *pick)

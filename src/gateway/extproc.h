@@ -110,8 +110,8 @@ void *extproc_get(const struct extproc_stream *s);
 
 void extproc_continue(struct extproc_stream *s, const struct extproc_pick *pick);
 /* An answer without an endpoint.  Until the response is complete it may also take back one that was
- * continued.  body: text, as it goes to the client. */
-void extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
+ * continued.  body: text, as it goes to the client.  False: it is too late for one. */
+bool extproc_refuse(struct extproc_stream *s, int http_status, struct str body,
                     const struct extproc_header *header, size_t header_count);
 /* Goes out with the last frame of the response.  Once. */
 void extproc_report(struct extproc_stream *s, const struct extproc_number *list, size_t count);

@@ -96,6 +96,11 @@ enum gateway_metric {
     M_FLOW_REQUESTS,
     M_FLOW_USED_REQUESTS,
     M_FLOW_USED_BYTES,
+    M_FLOW_REVOCATIONS_ISSUED,
+    M_FLOW_REVOCATIONS,
+    M_FLOW_RECLAIM_TARGET,
+    M_FLOW_PENDING_RECLAIM,
+    M_FLOW_REVOCATION_SECONDS,
     M_EXTPROC_STREAMS,
     M_EXTPROC_SECONDS,
     M_EXTPROC_TOTAL,
@@ -224,6 +229,7 @@ struct endpoint {
     double foreign;           /* requests there that are not ours, by the last scrape */
     double prefill_tokens;
     struct sched_learner learner;
+    uint64_t learned_ms; /* when an answer last taught something; 0 = never */
 
     uint32_t errors_row, ejections;
     uint64_t last_error_ns;
@@ -232,8 +238,10 @@ struct endpoint {
 
     struct metric_cell *m_state[SCHED_CIRCUIT_OPEN + 1], *m_inflight, *m_queue, *m_older_queue,
         *m_inflight_requests, *m_inflight_tokens, *m_requests, *m_prefill, *m_decode, *m_ejected;
-    uint32_t cache_blocks; /* its KV cache holds; 0: not said */
-    char *lora_text;       /* what the lists below point into */
+    uint32_t cache_blocks;          /* its KV cache holds; 0: not said */
+    struct sched_attribute *custom; /* that its engine's configuration asks for; keys are owned */
+    uint32_t custom_count;
+    char *lora_text; /* what the lists below point into */
     struct str lora_active[ENDPOINT_ADAPTERS_MAX], lora_waiting[ENDPOINT_ADAPTERS_MAX];
     uint32_t lora_active_count, lora_waiting_count, lora_max;
     struct flow_limit limit; /* requests in flight that keep it busy, learned */
@@ -533,8 +541,8 @@ struct front {
     struct auth *auth;     /* NULL: no keys, everybody may ask */
     struct picker *picker; /* NULL: Envoy is not served */
     struct exchange *live;
-    bool is_pumping;            /* admit.c */
-    _Atomic uint64_t oldest_ns; /* no live request began before it */
+    bool is_pumping, pump_is_posted; /* admit.c */
+    _Atomic uint64_t oldest_ns;      /* no live request began before it */
 };
 
 /* What the loops share.  lock guards the endpoints, their books, the prefixes, the queues and a
@@ -604,6 +612,7 @@ struct gateway {
     double *rates;
     double fleet_prefill, fleet_decode; /* medians of what endpoints learned; 0 = nothing yet */
     double best_prefill, best_decode;   /* the smallest of that */
+    uint64_t learned_ms;                /* of any endpoint, the last time */
     bool rates_changed;
     struct rng rng;
 

@@ -43,6 +43,7 @@ static const double response_buckets[] = { .0001, .00025, .0005, .001, .0025, .0
                                            .05,   .1,     .25,   .5,   1,     2.5,  5 };
 static const double queue_buckets[] = { .0001, .0005, .001, .005, .01, .025, .05, .1,
                                         .25,   .5,    1,    2.5,  5,   10,   30,  60 };
+static const double revocation_buckets[] = { .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10 };
 static const double ratio_buckets[] = { 0, .1, .2, .3, .4, .5, .6, .7, .8, .9, 1 };
 
 const char *const gateway_pool = "llmd";
@@ -221,6 +222,26 @@ static const struct metric_desc table[M_COUNT] = {
     [M_FLOW_USED_BYTES] = { METRIC_GAUGE, "llm_d_epp_flow_control_capacity_utilization_bytes",
                             "Share of a priority's bytes in the queue that is taken.",
                             LABELS("priority", "inference_pool"), NONE },
+    [M_FLOW_REVOCATIONS_ISSUED] = { METRIC_COUNTER,
+                                    "llm_d_epp_flow_control_revocations_issued_total",
+                                    "Requests in flight that were chosen to end, by the priority "
+                                    "of "
+                                    "those who waited.",
+                                    LABELS("priority", "inference_pool"), NONE },
+    [M_FLOW_REVOCATIONS] = { METRIC_COUNTER, "llm_d_epp_flow_control_revocations_total",
+                             "What became of requests that were chosen to end: confirmed, "
+                             "timed_out.",
+                             LABELS("outcome", "inference_pool"), NONE },
+    [M_FLOW_RECLAIM_TARGET] = { METRIC_GAUGE, "llm_d_epp_flow_control_reclaim_target",
+                                "Saturation above the ceiling of those who waited last.",
+                                LABELS("inference_pool"), NONE },
+    [M_FLOW_PENDING_RECLAIM] = { METRIC_GAUGE, "llm_d_epp_flow_control_pending_reclaim",
+                                 "Saturation expected back from requests that were chosen to end.",
+                                 LABELS("inference_pool"), NONE },
+    [M_FLOW_REVOCATION_SECONDS] = { METRIC_HISTOGRAM,
+                                    "llm_d_epp_flow_control_revocation_confirmation_seconds",
+                                    "From the choice of a request to its end.",
+                                    LABELS("inference_pool"), HIST(revocation_buckets) },
     [M_EXTPROC_STREAMS] = { METRIC_GAUGE,
                             "llm_d_epp_extproc_streams_inflight",
                             "Open streams of Envoy's.",

@@ -45,7 +45,7 @@ struct pick {
     struct str body; /* borrowed until it is answered */
     struct buf tail; /* of the answer: an unfinished event, or all of it */
     uint64_t t_event;
-    bool is_answered, is_bodyless;
+    bool is_answered, is_bodyless, is_evicted;
 };
 
 /* ---- refusals ---- */
@@ -64,15 +64,28 @@ static const char *code_name(int status)
     }
 }
 
+static size_t refusal_headers(struct pick *k, int status, const char *dropped,
+                              struct extproc_header h[2], char seconds[16])
+{
+    size_t n = 0;
+
+    if (dropped != NULL)
+        h[n++] = (struct extproc_header) { STR(EXTPROC_REASON_HEADER), str_of(dropped) };
+    if (status == 429 || status == 503) {
+        snprintf(seconds, 16, "%" PRIu32, admit_retry_after_s(&k->ticket, rng_u64(&k->p->f->rng)));
+        h[n++] = (struct extproc_header) { STR("retry-after"), str_of(seconds) };
+    }
+    return n;
+}
+
 static void refuse(struct pick *k, int status, const char *reason, const char *dropped,
                    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 
 static void refuse(struct pick *k, int status, const char *reason, const char *dropped,
                    const char *fmt, ...)
 {
-    struct extproc_header h[3];
+    struct extproc_header h[2];
     char text[400], seconds[16];
-    size_t n = 0;
     int used;
     va_list ap;
 
@@ -80,18 +93,12 @@ static void refuse(struct pick *k, int status, const char *reason, const char *d
     va_start(ap, fmt);
     vsnprintf(text + used, sizeof(text) - (size_t)used, fmt, ap);
     va_end(ap);
-    if (dropped != NULL)
-        h[n++] = (struct extproc_header) { STR(EXTPROC_REASON_HEADER), str_of(dropped) };
-    if (status == 429 || status == 503) {
-        snprintf(seconds, sizeof(seconds), "%" PRIu32,
-                 admit_retry_after_s(&k->ticket, rng_u64(&k->p->f->rng)));
-        h[n++] = (struct extproc_header) { STR("retry-after"), str_of(seconds) };
-    }
     k->rt.answered = status;
     k->rt.failure = reason;
     k->is_answered = true;
     metric_add(gateway_cell(k->rt.g, M_L_REJECTED, reason, NULL), 1);
-    extproc_refuse(k->s, status, str_of(text), h, n);
+    (void)extproc_refuse(k->s, status, str_of(text), h,
+                         refusal_headers(k, status, dropped, h, seconds));
 }
 
 /* ---- the pick ---- */
@@ -218,7 +225,24 @@ static void release(void *ctx)
     mem_free(k);
 }
 
-static const struct admit_ops admit_ops = { admitted, refused, release };
+/* It makes room: Envoy gives the client this instead of the rest and resets the worker's side. */
+static void evicted(void *ctx)
+{
+    struct pick *k = ctx;
+    struct extproc_header h[2];
+    char seconds[16];
+
+    if (!extproc_refuse(k->s, 429, STR("request evicted by flow control"), h,
+                        refusal_headers(k, 429, "evicted", h, seconds)))
+        return; /* the answer is complete: it ends by itself */
+    k->rt.answered = 429;
+    k->rt.failure = "evicted";
+    k->is_evicted = true;
+    route_settle(&k->rt, &k->ticket);
+    route_release(&k->rt);
+}
+
+static const struct admit_ops admit_ops = { admitted, refused, release, evicted };
 
 static void read_done(void *ctx, struct reading *r)
 {
@@ -455,7 +479,8 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     route_leave(x);
     books_close(x, &k->ticket, cause == EXTPROC_CLIENT_DISCONNECT);
     metric_add(gateway_cell(g, M_EXTPROC_STREAMS, NULL, NULL), -1);
-    metric_add(gateway_cell(g, M_EXTPROC_TOTAL, causes[cause], NULL), 1);
+    metric_add(gateway_cell(g, M_EXTPROC_TOTAL, k->is_evicted ? "evicted" : causes[cause], NULL),
+               1);
     metric_observe(gateway_cell(g, M_EXTPROC_SECONDS, NULL, NULL),
                    (double)(clock_ns() - x->t_start) * 1e-9);
     if (k->prev != NULL)

@@ -159,8 +159,8 @@ static void exchange_fail(struct exchange *x, int status, const char *type, cons
     va_start(ap, fmt);
     fail_v(&e, status, type, code, fmt, ap);
     va_end(ap);
-    if (x->early) {
-        stream_cut(x, code, e.message);
+    if (x->early || x->started) {
+        stream_fail(x, &e);
         return;
     }
     x->req = NULL;
@@ -647,7 +647,25 @@ static void release(void *ctx)
     mem_free(x);
 }
 
-static const struct admit_ops admit_ops = { admitted, refused, release };
+/* It makes room: its place is free at once, even while a slow client still takes what it has. */
+static void evicted(void *ctx)
+{
+    struct exchange *x = ctx;
+
+    if (x->call != NULL)
+        http_call_cancel(x->call);
+    x->call = NULL;
+    route_settle(&x->rt, &x->ticket);
+    route_release(&x->rt);
+    if (x->ended)
+        return;
+    x->dropped = "evicted";
+    x->retry_after_s = admit_retry_after_s(&x->ticket, rng_u64(&x->rt.f->rng));
+    exchange_fail(x, 429, "RateLimitError", x->dropped,
+                  "the request was ended to make room for one of higher priority");
+}
+
+static const struct admit_ops admit_ops = { admitted, refused, release, evicted };
 
 /* Whether the client wants to be told of its place in the queue while it waits. */
 static bool wants_comments(const struct exchange *x)

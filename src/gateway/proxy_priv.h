@@ -15,6 +15,8 @@ void stream_body(struct exchange *x, struct str bytes);
 void stream_end(struct exchange *x, int rc);
 /* Ends a started stream in an error event, without the end mark, visibly cut. */
 void stream_cut(struct exchange *x, const char *code, const char *message);
+/* The same with the error given; its code is static. */
+void stream_fail(struct exchange *x, const struct oai_error *e);
 /* Tells a client that waits its place in the queue. */
 void stream_place(struct exchange *x, uint32_t position);
 bool stream_place_is_due(const struct exchange *x, uint64_t now_ns);

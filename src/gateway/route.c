@@ -248,6 +248,7 @@ static void learn(struct endpoint *ep, const struct sched_sample *s)
 {
     sched_learn(&ep->learner, &ep->g->conf, s);
     ep->g->rates_changed = true;
+    ep->learned_ms = ep->g->learned_ms = clock_ms();
     metric_set(ep->m_prefill, ep->learner.prefill_ms_per_token * 1e-3);
     metric_set(ep->m_decode, ep->learner.decode_ms_per_token * 1e-3);
 }

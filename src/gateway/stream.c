@@ -78,28 +78,34 @@ static void give_renamed(struct exchange *x, struct str events)
     buf_fini(&b);
 }
 
-void stream_cut(struct exchange *x, const char *code, const char *message)
+void stream_fail(struct exchange *x, const struct oai_error *e)
 {
-    struct oai_error e;
     struct buf b;
 
     if (x->call != NULL)
         http_call_cancel(x->call);
     x->call = NULL;
-    x->rt.failure = code;
-    metric_add(gateway_cell(x->rt.g, M_L_CUT, code, NULL), 1);
+    x->rt.failure = e->code;
+    metric_add(gateway_cell(x->rt.g, M_L_CUT, e->code, NULL), 1);
     metric_add(gateway_cell(x->rt.g, M_L_WASTED, NULL, NULL), x->rt.seen.events);
-    if (x->rt.decode != NULL && str_eqz(STR("upstream_cut"), code))
+    if (x->rt.decode != NULL && str_eqz(STR("upstream_cut"), e->code))
         endpoint_failed(x->rt.decode, x->rt.t_dispatch);
-    (void)oai_fail(&e, 502, "InternalServerError", code, NULL, "%s", message);
     buf_init(&b, (size_t)4 << 10);
-    oai_sse_error(&b, &e);
+    oai_sse_error(&b, e);
     give(x, buf_view(&b));
     buf_fini(&b);
     x->cut = true;
     x->ended = true;
     if (x->pending.len == 0 || x->pending.failed)
         finish(x);
+}
+
+void stream_cut(struct exchange *x, const char *code, const char *message)
+{
+    struct oai_error e;
+
+    (void)oai_fail(&e, 502, "InternalServerError", code, NULL, "%s", message);
+    stream_fail(x, &e);
 }
 
 void stream_body(struct exchange *x, struct str bytes)

@@ -2,9 +2,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/evict.h"
 #include "base/check.h"
+#include "sched/flow_policy.h"
 #include <math.h>
 
-#define CONFIRM_MS 10000
+#define CONFIRM_MS   10000
+#define GRACE_OWN_MS 10
+#define GRACE_END_MS 250 /* a worker takes to end a request and free what it held */
+
+uint32_t evict_grace_ms(struct sched_pipeline *p, const struct sched_flow_conf *c,
+                        uint32_t scrape_ms, uint32_t stale_ms)
+{
+    enum flow_detector d = FLOW_ADAPTIVE;
+
+    if (p != NULL)
+        (void)flow_detector_of(sched_pipeline_plugin(p, c->saturation)->type, &d);
+    return d == FLOW_CONCURRENCY ? GRACE_OWN_MS : scrape_ms + stale_ms + GRACE_END_MS;
+}
 
 void evict_track(struct evict *e, struct evict_item *it, int32_t priority)
 {

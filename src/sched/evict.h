@@ -26,6 +26,11 @@ struct evict_item {
     bool is_tracked;
 };
 
+/* How long what was given back needs to show: at once where our own books are looked at, else until
+ * pages scraped before are too old to count. */
+uint32_t evict_grace_ms(struct sched_pipeline *p, const struct sched_flow_conf *c,
+                        uint32_t scrape_ms, uint32_t stale_ms);
+
 /* Zeroed but for grace_ms. */
 struct evict {
     uint32_t grace_ms;

@@ -50,8 +50,8 @@ static const struct metric_engine engines[] = {
           SPEC1("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "tokens_per"),
       .cache_blocks = SPEC1("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type", "max") },
     { .name = TEXT("triton"),
-      .waiting = SPEC("nv_inference_pending_request_count"),
-      .running = SPEC("nv_inference_exec_count") },
+      /* upstream's running requests, nv_inference_exec_count, count from the start: no load */
+      .waiting = SPEC("nv_inference_pending_request_count") },
 };
 
 const struct metric_engine *metric_engine_built_in(size_t i)

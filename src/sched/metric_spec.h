@@ -11,6 +11,7 @@
 #include "base/err.h"
 
 #define METRIC_SPEC_LABELS_MAX 16
+#define METRIC_CUSTOM_MAX      64 /* custom metrics of an engine */
 
 struct metric_label {
     struct str name, value;

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define ENGINES_MAX 32
-#define CUSTOM_MAX  64
 
 /* ---- parsers ---- */
 
@@ -157,9 +156,9 @@ static int take_custom(const struct yaml_node *n, const char *path, struct arena
 
     if (yaml_is_null(list))
         return 0;
-    if (!yaml_is(list, YAML_LIST) || list->count > CUSTOM_MAX)
+    if (!yaml_is(list, YAML_LIST) || list->count > METRIC_CUSTOM_MAX)
         return yaml_err(list, e, "%s.customMetrics: must be a list of at most %d", path,
-                        CUSTOM_MAX);
+                        METRIC_CUSTOM_MAX);
     custom = arena_try_zero(a, list->count, sizeof(*custom));
     if (custom == NULL)
         return err_set(e, ERR_NOMEM, "no memory");

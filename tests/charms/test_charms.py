@@ -3,7 +3,7 @@
 Run by `make charm-test`; the workload's answers are the test's, the workload itself is test_pebble.py's."""
 # SPDX-License-Identifier: Apache-2.0
 import base64
-import contextlib
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -43,18 +43,24 @@ CONTEXTS = {name: load(name) for name in NAMES}
 WORKERS = {"llm-d-prefill-k8s": "prefill", "llm-d-decode-k8s": "decode"}
 
 
+def metrics(running, waiting=0):
+    return (f'vllm:num_requests_running{{engine="0",model_name="m"}} {running}\n'
+            f'vllm:num_requests_waiting{{engine="0",model_name="m"}} {waiting}\nvllm:num_requests_running_total 99\n')
+
+
 @pytest.fixture(autouse=True)
 def workload(monkeypatch):
     """Answers as a healthy llmd would; `down` makes it fail."""
-    state = {"down": None, "asked": [], "key": None}
+    state = {"down": None, "asked": [], "key": None, "answers": {
+        "/v1/models": {"data": [{"id": "smollm2-135m"}]}, "/version": {"version": "0.1.0"}, "/metrics": metrics(0)}}
 
     def call(request, timeout, context):
         state["asked"].append(request.full_url)
         state["key"] = request.get_header("Authorization")
         if state["down"]:
             raise probe.ProbeError(state["down"])
-        return json.dumps({"/v1/models": {"data": [{"id": "smollm2-135m"}]}, "/version": {"version": "0.1.0"}}.get(
-            request.selector, {"choices": [{"text": "!"}]})).encode()
+        answer = state["answers"].get(request.selector, {"choices": [{"text": "!"}]})
+        return answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
     monkeypatch.setattr(probe, "_call", call)
     return state
 
@@ -161,6 +167,46 @@ def test_matrix(name, tmp_path, workload):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_two_applications_at_each_endpoint(name, tmp_path):
+    """One of two goes: what is left is what one alone gives, whatever the endpoint."""
+    meta = CONTEXTS[name][1]
+    for endpoint in endpoints(name):
+        spec = next(meta[k][endpoint] for k in ("requires", "provides") if endpoint in meta[k])
+        if spec.get("limit") == 1:
+            continue
+        two = [relation(name, endpoint, units=2), relation(name, endpoint, units=1, app="more")]
+        needed = [relation(name, "decode-worker", app="needed")] if name == NAMES[0] and endpoint != "decode-worker" else []
+        both = run(name, EVENTS["update_status"], state(name, tmp_path, two + needed))
+        assert both.unit_status == testing.ActiveStatus(), (endpoint, both.unit_status)
+        for r in (both.get_relation(r.id) for r in two):
+            run(name, lambda ctx: ctx.on.relation_departed(r, remote_unit=0, departing_unit=0), both)
+            run(name, lambda ctx: ctx.on.relation_broken(r), both)
+        alone = run(name, EVENTS["update_status"], state(name, tmp_path, two[:1] + needed))
+        went = dataclasses.replace(both, relations={r for r in both.relations if r.id != two[1].id})
+        assert plan(name, run(name, EVENTS["update_status"], went)).to_dict() == plan(name, alone).to_dict(), endpoint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_upgrade_says_the_new_version_and_changes_nothing_else(name, tmp_path, workload):
+    needed = [relation(name, "decode-worker")] if name == NAMES[0] else []
+    before = run(name, EVENTS["update_status"], state(name, tmp_path, needed))
+    workload["answers"]["/version"] = {"version": "9.9.9"}
+    after = run(name, EVENTS["upgrade_charm"], before)
+    assert plan(name, after).to_dict() == plan(name, before).to_dict() and after.unit_status == testing.ActiveStatus()
+    assert name == "llm-d-kv-cache-k8s" or after.workload_version == "9.9.9"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_service_that_does_not_run(name, tmp_path):
+    before = state(name, tmp_path, [relation(name, "decode-worker")] if name == NAMES[0] else [])
+    main = before.get_container(next(iter(CONTEXTS[name][1]["containers"])))
+    stopped = {main.name: ops.pebble.ServiceStatus.INACTIVE}
+    ctx = CONTEXTS[name][0]
+    after = ctx.run(ctx.on.action("check"), dataclasses.replace(before, containers={dataclasses.replace(main, service_statuses=stopped)}))
+    assert after.unit_status.name == "waiting" and f"juju debug-log --include {name}/0" in after.unit_status.message
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_plain_deployment_becomes_active(name, tmp_path, workload):
     needed = [relation(name, "decode-worker")] if name == NAMES[0] else []
     after = run(name, EVENTS["update_status"], state(name, tmp_path, needed))
@@ -179,6 +225,9 @@ def test_a_plain_deployment_becomes_active(name, tmp_path, workload):
     ("llm-d-decode-k8s", {"threads": -1}, "option threads"),
     ("llm-d-decode-k8s", {"model-id": "/models/mine.gguf"}, "/models/mine.gguf is not in the container: juju attach-storage"),
     ("llm-d-inference-scheduler-k8s", {"router-port": 1}, "option router-port"),
+    ("llm-d-inference-scheduler-k8s", {"metrics-port": 8080}, "option metrics-port must be 1024..65535 and not router-port"),
+    ("llm-d-inference-scheduler-k8s", {"scheduler-config": "kind: x\nplugins: [\n"}, "option scheduler-config, line 3: "),
+    ("llm-d-inference-scheduler-k8s", {"scheduler-config": "plugins"}, "must be an EndpointPickerConfig: juju config"),
     ("llm-d-inference-scheduler-k8s", {}, "no workers: juju integrate"),
 ])
 def test_blocked_names_the_command(name, config, says, tmp_path):
@@ -236,6 +285,9 @@ def test_the_cache_manager_hears_every_worker(tmp_path):
     after = run(name, EVENTS["update_status"], state(name, tmp_path, [relation(name, "kv-cache-manager", units=2),
                                                                       relation(name, "kv-cache-manager", units=1, app="other")]))
     assert sum(w.startswith("--endpoint=") for w in words(name, after)) == 3
+    drained = testing.Relation("kv-cache-manager", "kv-cache-manager", remote_units_data={0: worker_bag("decode", ready=False)})
+    alone = run(name, EVENTS["update_status"], state(name, tmp_path, [drained]))
+    assert "--endpoint=remote-0=10.1.0.0:8000@10.1.0.0:5556@10.1.0.0:5558" in words(name, alone)  # no restart for a drain
     assert "--endpoint=remote-1=10.1.0.1:8000@10.1.0.1:5556@10.1.0.1:5558" in words(name, after)
     for r in after.get_relations("kv-cache-manager"):
         assert r.local_unit_data["endpoint"].endswith(":8090") and r.local_app_data["block_size"] == "16"
@@ -328,8 +380,3 @@ def test_files_are_current_and_the_bundle_fits():
     for a, b in bundle["relations"]:
         (ka, ia), (kb, ib) = (sides[tuple(end.split(":"))] for end in (a, b))
         assert ia == ib and {ka, kb} == {"provides", "requires"}, (a, b)
-    with contextlib.suppress(ImportError):
-        import hcl2
-        for path in (CHARMS / "terraform").glob("*.tf"):
-            with open(path) as f:
-                assert hcl2.load(f)

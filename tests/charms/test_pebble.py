@@ -59,6 +59,12 @@ def of_this_machine(name, tmp_path, after):
     return plan
 
 
+def local_worker(command):
+    """With a model and ports of this machine."""
+    return (command.replace("/models/smollm2-135m.gguf", model()).replace("tcp://*:5556", f"tcp://*:{free_port()}")
+            .replace("tcp://*:5558", f"tcp://*:{free_port()}").replace("--kv-transfer-port=5600", "--kv-transfer-port=0"))
+
+
 class Pebble:
     def __init__(self, folder, plan):
         os.makedirs(folder / "layers")
@@ -105,8 +111,7 @@ def test_a_worker_under_pebble(tmp_path):
     port = free_port()
     plan = layer("llm-d-decode-k8s", tmp_path, {"port": port, "threads": 1, "kv-cache-memory-bytes": 1 << 28, "shutdown-timeout": 20})
     main = plan["services"]["llm-d-decode"]
-    main["command"] = (main["command"].replace("/models/smollm2-135m.gguf", model()).replace("tcp://*:5556", f"tcp://*:{free_port()}")
-                       .replace("tcp://*:5558", f"tcp://*:{free_port()}").replace("--kv-transfer-port=5600", "--kv-transfer-port=0"))
+    main["command"] = local_worker(main["command"])
     p = Pebble(tmp_path / "pebble", plan)
     try:
         # a check is up until it failed often enough: what counts is that it stays so once the model is there
@@ -172,6 +177,7 @@ def test_keys_under_pebble(tmp_path):
         wait("it is alive", lambda: status(metrics, "/health") == 200)
         assert [status(port, "/v1/completions", body, k) for k in (None, "lld_aaaaaaaaaa_no")] == [401, 401]
         assert status(port, "/v1/completions", body, own["key"]) not in (None, 401)
+        assert status(port, "/v1/completions", body, own["admin-key"]) not in (None, 401)  # with which the unit proves itself
         assert status(port, "/v1/status", key=own["key"]) == 404 and status(port, "/v1/status", key=own["admin-key"]) == 200
         assert status(metrics, "/metrics") == 200 and status(port, "/metrics") == 401
         new, text = secrets.rows("--tenant", "globex")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+import ops
 import pytest
 import yaml
 from ops import testing
@@ -98,6 +99,16 @@ def test_missing_access_names_the_command(option, tmp_path):
     assert charms.plan(SCHEDULER, after).command == "old"  # what ran before runs on: no door opens by itself
 
 
+def test_a_grant_that_was_taken_back(tmp_path, monkeypatch):
+    """Juju answers with a denial then, which ops passes on as its general error."""
+    def get_secret(self, *, id=None, label=None):
+        raise ops.ModelError("ERROR permission denied") if id else ops.SecretNotFoundError
+    monkeypatch.setattr(ops.Model, "get_secret", get_secret)
+    users = user_secret("keys: []")
+    after = charms.run(SCHEDULER, charms.EVENTS["config_changed"], state(tmp_path, [users], {"api-key-secret": users.id}))
+    assert after.unit_status.name == "blocked" and f"juju grant-secret {users.id} {SCHEDULER}" in after.unit_status.message
+
+
 @pytest.mark.parametrize("text,field,check,says", [
     ("keys: []", "wrong", 0, "has no field keys"),
     ("keys: {", "keys", 0, "must be a key file"),
@@ -145,3 +156,59 @@ def test_options_that_hold_secrets_are_of_that_type():
         options = yaml.safe_load((charms.CHARMS / name / "charmcraft.yaml").read_text())["config"]["options"]
         for option, spec in options.items():
             assert ("secret" in option or "token" in option) == (spec["type"] == "secret"), option
+
+
+# ---- models that are fetched ----
+
+WORKER, NAMED = "llm-d-decode-k8s", "acme/tiny/tiny.gguf"
+
+
+def fetching(tmp_path, secrets=(), options=None, code=0, said="", answer="/tmp/models/tiny.gguf\n"):
+    before = charms.state(WORKER, tmp_path, config={"model-id": NAMED, **(options or {})})
+    model = tmp_path / "tiny.gguf"
+    model.write_text("GGUF")
+    mount = testing.Mount(location="/tmp/models/tiny.gguf", source=model)
+    main = dataclasses.replace(before.get_container("llm-d-decode"), mounts={"tiny": mount}, execs={
+        testing.Exec(["/usr/bin/llmd", "model", "fetch"], return_code=code, stdout=answer, stderr=said)})
+    return dataclasses.replace(before, containers={main}, secrets=set(secrets))
+
+
+def fetches(ctx):
+    return [e for e in ctx.exec_history.get("llm-d-decode", []) if "fetch" in e.command]
+
+
+def test_a_named_model_is_fetched_once_with_the_token(tmp_path):
+    token = user_secret("hf_hidden", "token")
+    ctx = charms.CONTEXTS[WORKER][0]
+    ctx.exec_history.clear()
+    after = charms.run(WORKER, charms.EVENTS["config_changed"], fetching(tmp_path, [token], {"hf-token-secret": token.id}))
+    assert after.unit_status == testing.ActiveStatus(), after.unit_status
+    assert "--model=/tmp/models/tiny.gguf" in charms.words(WORKER, after)
+    (asked,) = fetches(ctx)
+    assert asked.command == ["/usr/bin/llmd", "model", "fetch", NAMED, "--quiet"] and asked.environment["HF_TOKEN"] == "hf_hidden"
+    assert "hf_hidden" not in after.get_container("llm-d-decode").plan.to_yaml()
+    assert testing.MaintenanceStatus(f"fetching {NAMED}") in ctx.unit_status_history
+    record = tmp_path / "fetched.json"
+    record.write_text(json.dumps({NAMED: "/tmp/models/tiny.gguf"}))
+    before = fetching(tmp_path, [token], {"hf-token-secret": token.id}, code=1)
+    main = before.get_container("llm-d-decode")
+    main = dataclasses.replace(main, mounts={**main.mounts, "record": testing.Mount(location="/tmp/llmd/fetched.json", source=record)})
+    again = charms.run(WORKER, charms.EVENTS["update_status"], dataclasses.replace(before, containers={main}))
+    assert charms.words(WORKER, again) == charms.words(WORKER, after) and len(fetches(ctx)) == 1
+
+
+def test_without_the_token_the_commands_are_named(tmp_path):
+    gated = "llmd: https://huggingface.co/x: access refused (HTTP 401); for a gated model set HF_TOKEN"
+    after = charms.run(WORKER, charms.EVENTS["config_changed"], fetching(tmp_path, code=1, said=gated))
+    assert after.unit_status.name == "blocked" and f"juju grant-secret hf {WORKER}" in after.unit_status.message
+    after = charms.run(WORKER, charms.EVENTS["config_changed"], fetching(tmp_path, options={"hf-token-secret": "secret:d0c1b2a3e4f5g6h7i8j9"}))
+    assert f"juju grant-secret secret:d0c1b2a3e4f5g6h7i8j9 {WORKER}" in after.unit_status.message
+    token = user_secret("hf_hidden", "token")
+    after = charms.run(WORKER, charms.EVENTS["config_changed"], fetching(
+        tmp_path, [token], {"hf-token-secret": token.id}, code=1, said="llmd: hf_hidden: not found (HTTP 404)"))
+    assert after.unit_status.name == "blocked" and "404" in after.unit_status.message and "hf_hidden" not in after.unit_status.message
+
+
+def test_a_missing_token_does_not_stop_a_model_that_is_there(tmp_path):
+    before = charms.state(WORKER, tmp_path, config={"hf-token-secret": "secret:d0c1b2a3e4f5g6h7i8j9"})
+    assert charms.run(WORKER, charms.EVENTS["config_changed"], before).unit_status == testing.ActiveStatus()

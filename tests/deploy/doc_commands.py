@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 MARK = re.compile(r"<!-- (followed|needs|shows)(, to the end)?: (.+?) -->$")
 PYTHON = re.compile(r"from \S+ import ")
 PORT = "8080"
-KUBE = ("images", "helm", "kustomize", "alone")  # sessions of the scenario docs of tests/kube/run
+KUBE = ("images", "helm", "kustomize", "alone", "vllm")  # sessions of the scenario docs of tests/kube/run
 # Commands that serve until Ctrl-C, and what they say when they do.
 SERVE = ((r"(make|llmd) up\b(?!.*--check)", "Ctrl-C ends"), (r"kubectl .*port-forward", "Forwarding from"))
 # What an answer must have besides exit status 0.
@@ -91,6 +91,15 @@ class Wrong(AssertionError):
     pass
 
 
+def ctrl_c(p, inside):
+    """What it does in a terminal: SIGINT to all of the foreground; not to the helper that entered namespaces, where there is one."""
+    if not inside:
+        return os.killpg(p.pid, signal.SIGINT)
+    for pid in subprocess.run(["pgrep", "-g", str(p.pid)], stdout=subprocess.PIPE, text=True).stdout.split():
+        if int(pid) != p.pid:
+            os.kill(int(pid), signal.SIGINT)
+
+
 class Session:
     """Follows blocks: one shell a command, in one folder; a command that serves does so until the next one that serves."""
 
@@ -117,8 +126,8 @@ class Session:
             command = command.replace(PORT, self.port)
             if self.port != PORT and "llmd up" in command:
                 command = command.replace("llmd up", f"llmd up --listen 127.0.0.1:{self.port}")
-            if "llmd up" in command:
-                self.end()  # it wants the same port
+            if re.match("llmd up|helm uninstall|kubectl delete", command):
+                self.end()  # the first wants its port, the others end what it serves
             serves = next((ready for pattern, ready in SERVE if re.match(pattern, command)), None)
             out = self.serve(command, serves) if serves else self.run(command)
             for pattern, wanted in SAY:
@@ -148,12 +157,11 @@ class Session:
         return said
 
     def end(self, check=True):
-        """What Ctrl-C does in a terminal: SIGINT to all of the foreground."""
         if not self.server:
             return
         (command, p, log), self.server = self.server, None
         if p.poll() is None:
-            os.killpg(p.pid, signal.SIGINT)
+            ctrl_c(p, self.inside)
         try:
             status = p.wait(30)
         except subprocess.TimeoutExpired:

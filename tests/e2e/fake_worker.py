@@ -17,7 +17,7 @@ class Worker(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == self.server.metrics_path:
-            self.reply("vllm:num_requests_running 0\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0\n", "text/plain")
+            self.reply(self.server.page, "text/plain")
         elif self.path == "/v1/models":
             self.reply(json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]}))
         else:
@@ -48,8 +48,12 @@ class Server(http.server.ThreadingHTTPServer):
         pass
 
 
-def fake_worker(ip, port, tls=None, metrics_path="/metrics"):
+PAGE = "vllm:num_requests_running 0\nvllm:num_requests_waiting 0\nvllm:kv_cache_usage_perc 0\n"
+
+
+def fake_worker(ip, port, tls=None, metrics_path="/metrics", kind=Worker, page=PAGE):
     """Serves until the script ends.  tls: an ssl.SSLContext."""
-    server = Server((ip, port), Worker)
-    server.tls, server.metrics_path = tls, metrics_path
+    server = Server((ip, port), kind)
+    server.tls, server.metrics_path, server.page = tls, metrics_path, page
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server

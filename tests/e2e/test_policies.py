@@ -1,5 +1,5 @@
 """What a configuration's policies do to requests on their way, before small workers of our own that do as they are told:
-tenants by agent, the header of who served."""
+tenants by agent, the header of who served, names of metrics."""
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import subprocess
@@ -13,7 +13,7 @@ ASK = {"model": "m", "prompt": "hello there", "max_tokens": 4}
 
 
 @contextlib.contextmanager
-def scheduler(config, workers, *args):
+def scheduler(config, workers, *args, ready=None):
     """Ready, with every worker in rotation; yields its port."""
     port = free_port()
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as f, tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
@@ -23,7 +23,7 @@ def scheduler(config, workers, *args):
         p = subprocess.Popen([LLMD, "scheduler", "--listen", f"127.0.0.1:{port}", "--config-file", f.name, *endpoints, *args],
                              stdout=log, stderr=log)
         try:
-            wait_for("every worker is used", lambda: metric(port, "llm_d_epp_ready_endpoints") == len(workers), 10)
+            wait_for("every worker is used", lambda: metric(port, "llm_d_epp_ready_endpoints") == (ready or len(workers)), 10)
             yield port
         except BaseException:
             print(open(log.name).read()[-4000:])
@@ -57,5 +57,38 @@ def who_served_is_told():
         assert said == {f"127.0.0.1:{w}" for w in workers}, said
 
 
+def an_engine_is_read_by_configured_names():
+    ours, other = free_port(), free_port()
+    page = 'jobs{state="queued"} 7\njobs{state="run"} 2\ncore_temp 90\nvllm:num_requests_waiting 1\n'
+    server = fake_worker("127.0.0.1", ours, page=page)
+    fake_worker("127.0.0.1", other)
+    config = HEAD + """plugins:
+- type: core-metrics-extractor
+  parameters:
+    engineConfigs:
+    - name: ours
+      queuedRequestsSpec: jobs{state=queued}
+      runningRequestsSpec: jobs{state=run}
+      customMetrics: [{attributeKey: heat, metricSpec: core_temp}]
+- type: endpoint-attribute-filter
+  parameters: {attribute: heat, algorithm: {type: threshold, threshold: {operator: LessThan, value: 80}}}
+- type: random-picker
+- type: destination-endpoint-served-verifier
+"""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as endpoints:
+        endpoints.write("endpoints:\n" + "".join(
+            f'- {{name: w{i}, address: 127.0.0.1, port: "{p}", labels: {{llm-d.ai/engine-type: {engine}}}}}\n'
+            for i, (p, engine) in enumerate(((ours, "ours"), (other, "vllm")))))
+        endpoints.flush()
+        with scheduler(config, [], "--endpoints-file", endpoints.name, "--allow-experimental-plugins", ready=2) as port:
+            queue = lambda: [metric(port, "llm_d_epp_per_endpoint_queue_size", f':{p}"') for p in (ours, other)]
+            wait_for(f"its queue is known, not {queue()}", lambda: queue() == [7, 0], 5)
+            served = lambda: {request(port, "POST", "/v1/completions", ASK).headers["x-conformance-test-served-endpoint"]
+                              for _ in range(30)}
+            assert served() == {f"127.0.0.1:{other}"}  # the other one is too hot
+            server.page = page.replace("90", "20")
+            wait_for("it has cooled down", lambda: len(served()) == 2, 5)
+
+
 if __name__ == "__main__":
-    main(an_agent_is_a_tenant_unless_a_header_names_one, who_served_is_told)
+    main(an_agent_is_a_tenant_unless_a_header_names_one, who_served_is_told, an_engine_is_read_by_configured_names)

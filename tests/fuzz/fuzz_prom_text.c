@@ -1,6 +1,7 @@
 /* Scraped metrics: any bytes, every sample within them. */
 // SPDX-License-Identifier: Apache-2.0
 #include "base/check.h"
+#include "gateway/engine.h"
 #include "gateway/prom_text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -39,7 +40,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct str text = { (const char *)data, size };
     struct bounds b = { text.p, text.p + size };
+    const struct metric_engine *m;
+    struct engine_page page;
 
     (void)prom_scan(text, names, COUNT(names), on_sample, &b);
+    for (size_t i = 0; (m = metric_engine_built_in(i)) != NULL; i++) {
+        engine_read(m, text, &page);
+        ASSERT(page.waiting == page.waiting && page.kv_usage == page.kv_usage);
+        check(&b, page.lora_running);
+        check(&b, page.lora_waiting);
+        check(&b, page.lora_max);
+    }
     return 0;
 }

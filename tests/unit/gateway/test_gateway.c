@@ -1113,6 +1113,18 @@ static void an_unknown_worker_is_tried(void **state)
     gateway_unlock(w.g);
     assert_true(snap[3].prefill_ms_per_token == 4 && snap[3].decode_ms_per_token == 4);
     assert_true(snap[1].decode_ms_per_token > 40);
+    /* nor is one that got nothing for a minute, while others did, believed for ever */
+    w.g->endpoints[2]->learned_ms = clock_ms();
+    w.g->learned_ms = w.g->endpoints[2]->learned_ms + 60000;
+    w.g->endpoints[1]->learned_ms = w.g->learned_ms - 59999;
+    gateway_lock(w.g);
+    endpoints_snapshot(w.g, STR_NONE, snap);
+    w.g->endpoints[2]->inflight++;
+    assert_true(snap[1].decode_ms_per_token > 40 && snap[2].decode_ms_per_token == 4);
+    endpoints_snapshot(w.g, STR_NONE, snap);
+    w.g->endpoints[2]->inflight--;
+    gateway_unlock(w.g);
+    assert_true(snap[2].decode_ms_per_token > 40);
     stop();
 }
 

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "gateway/answer.h"
 #include "gateway/budget.h"
+#include "gateway/engine.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/prom_text.h"
 #include <stdio.h>
@@ -295,9 +296,103 @@ static void the_last_thousand_receipts_are_kept(void **state)
     receipts_free(rs);
 }
 
+/* ---- pages by configured names ---- */
+
+static const char ENGINES[] =
+    "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n"
+    "- type: core-metrics-extractor\n"
+    "  parameters:\n"
+    "    engineLabelKey: engine\n"
+    "    engineConfigs:\n"
+    "    - name: mine\n"
+    "      queuedRequestsSpec: 'reqs{state=waiting}'\n"
+    "      runningRequestsSpec: 'reqs{state=running, kind=\"a\"}'\n"
+    "      kvUsageSpec: cache\n"
+    "      loraSpec: adapters\n"
+    "      cacheInfoSpec: info\n"
+    "      cacheBlockSizeLabelName: size\n"
+    "      cacheNumBlocksLabelName: blocks\n"
+    "      customMetrics:\n"
+    "      - {attributeKey: heat, metricSpec: 'temp{at=core}'}\n"
+    "      - {attributeKey: cold, metricSpec: temp}\n"
+    "      - {attributeKey: gone, metricSpec: nowhere}\n"
+    "    - {name: vllm, queuedRequestsSpec: 'q'}\n";
+
+static const struct metric_engine *engine_by(const struct sched_config *c, const char *key,
+                                             const char *value)
+{
+    struct sched_label label = { str_of(key), str_of(value) };
+
+    return engine_of(c, &label, key[0] != 0);
+}
+
+static void an_engine_is_found_by_label_and_configuration(void **state)
+{
+    struct sched_config *c, *plain;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(sched_config_load(&c, str_of(ENGINES), NULL, &e), 0);
+    assert_int_equal(sched_config_load(&plain, STR(""), NULL, &e), 0);
+    assert_true(str_eqz(engine_by(c, "engine", "mine")->name, "mine"));
+    assert_true(str_eqz(engine_by(c, "engine", "sglang")->name, "sglang"));
+    assert_true(
+        str_eqz(engine_by(c, "inference.networking.k8s.io/engine-type", "mine")->name, "mine"));
+    /* the default engine is a configured one: of everybody who says nothing that is known */
+    assert_true(str_eqz(engine_by(c, "engine", "other")->waiting.name, "q"));
+    assert_true(str_eqz(engine_by(c, "", "")->waiting.name, "q"));
+    /* nothing says: the page tells by itself */
+    assert_null(engine_by(plain, "", ""));
+    assert_null(engine_by(plain, "llm-d.ai/engine-type", "other"));
+    assert_true(str_eqz(engine_by(plain, "llm-d.ai/engine-type", "triton-tensorrt-llm")->name,
+                        "triton-tensorrt-llm"));
+    assert_null(engine_by(NULL, "llm-d.ai/engine-type", "vllm"));
+    sched_config_free(c);
+    sched_config_free(plain);
+}
+
+static void a_page_is_read_by_configured_names(void **state)
+{
+    static const char page[] = "reqs{state=\"waiting\",kind=\"a\"} 3\nreqs{state=\"waiting\"} 4\n"
+                               "reqs{state=\"running\",kind=\"a\"} 5\nreqs{state=\"running\"} 9\n"
+                               "reqs 100\nvllm:num_requests_waiting 50\n"
+                               "cache{gpu=\"0\"} 0.25\ncache{gpu=\"1\"} 0.5\n"
+                               "adapters{running_lora_adapters=\"old\",max_lora=\"2\"} 7\n"
+                               "adapters{running_lora_adapters=\"new\",max_lora=\"4\"} 8\n"
+                               "info{size=\"64\",blocks=\"1000\"} 1\n"
+                               "temp{at=\"edge\"} 30\ntemp{at=\"core\"} 80\ntemp{at=\"core\"} 90\n";
+    struct engine_page out;
+    struct sched_config *c;
+    struct err e;
+
+    (void)state;
+    assert_int_equal(sched_config_load(&c, str_of(ENGINES), NULL, &e), 0);
+    engine_read(engine_by(c, "engine", "mine"), str_of(page), &out);
+    assert_true(out.waiting == 7 && out.running == 5 && out.kv_usage == 0.5);
+    assert_true(out.has_lora && str_eqz(out.lora_running, "new") && str_eqz(out.lora_max, "4"));
+    assert_true(out.block_tokens == 64 && out.blocks == 1000);
+    assert_true(out.has_custom[0] && out.custom[0] == 80);
+    assert_true(out.has_custom[1] && out.custom[1] == 30); /* the first sample */
+    assert_false(out.has_custom[2]);
+    engine_read(engine_by(c, "", ""), STR("q 2\nvllm:num_requests_running 9\n"), &out);
+    assert_true(out.waiting == 2 && out.running == 0 && !out.has_lora);
+    engine_read(metric_engine_find(STR("triton-tensorrt-llm")),
+                STR("nv_trt_llm_request_metrics{request_type=\"waiting\"} 3\n"
+                    "nv_trt_llm_request_metrics{request_type=\"scheduled\"} 4\n"
+                    "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\"} 0.75\n"
+                    "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"tokens_per\"} 32\n"
+                    "nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"max\"} 512\n"),
+                &out);
+    assert_true(out.waiting == 3 && out.running == 4 && out.kv_usage == 0.75);
+    assert_true(out.block_tokens == 32 && out.blocks == 512);
+    sched_config_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_engine_is_found_by_label_and_configuration),
+        cmocka_unit_test(a_page_is_read_by_configured_names),
         cmocka_unit_test(the_last_thousand_receipts_are_kept),
         cmocka_unit_test(samples_are_found_by_their_whole_name),
         cmocka_unit_test(labels_are_found_by_name),

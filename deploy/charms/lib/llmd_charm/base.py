@@ -6,9 +6,12 @@ prove() went through, which asks the workload itself.
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 import logging
 import pathlib
 import shlex
+import tarfile
+import tempfile
 from typing import Any
 
 import ops
@@ -29,6 +32,13 @@ class Waiting(Exception):
     """It comes by itself."""
 
 
+class Drained(Exception):
+    """Somebody took the unit out of service on purpose."""
+
+
+PROBLEMS = (Blocked, Waiting, Drained, probe.ProbeError)
+
+
 class LlmdCharm(ops.CharmBase):
     container_name = ""
     default_port = 8000
@@ -43,9 +53,8 @@ class LlmdCharm(ops.CharmBase):
             framework.observe(event, self._reconcile)
         framework.observe(self.on.collect_unit_status, self._collect_status)
         framework.observe(self.on.secret_remove, self._secret_unused)
-        framework.observe(self.on.check_action, self._check)
-        framework.observe(self.on.show_config_action, self._show_config)
-        framework.observe(self.on.get_endpoint_action, self._get_endpoint)
+        for name in self.meta.actions:
+            framework.observe(self.on[name].action, self._act)
 
     def events(self) -> list[ops.BoundEvent]:
         on = self.on
@@ -125,14 +134,14 @@ class LlmdCharm(ops.CharmBase):
     def _secret_unused(self, event: ops.SecretRemoveEvent) -> None:
         event.remove_revision()
 
-    def _reconcile(self, _: ops.EventBase) -> None:
+    def _reconcile(self, _: ops.EventBase | None = None) -> None:
         self.problem, self.proved = None, False
         try:
             self.prepare()
             self._apply()
             self.prove()
             self.proved = True
-        except (Blocked, Waiting, probe.ProbeError) as e:
+        except PROBLEMS as e:
             self.problem = e
         self._publish_all()
 
@@ -166,10 +175,12 @@ class LlmdCharm(ops.CharmBase):
         if self.problem is None and not self.proved:  # an event that does not reconcile, such as an action
             try:
                 self.prove()
-            except (Blocked, Waiting, probe.ProbeError) as e:
+            except PROBLEMS as e:
                 self.problem = e
         if isinstance(self.problem, Blocked):
             event.add_status(ops.BlockedStatus(str(self.problem)))
+        elif isinstance(self.problem, Drained):
+            event.add_status(ops.MaintenanceStatus(str(self.problem)))
         elif self.problem is not None:
             event.add_status(ops.WaitingStatus(str(self.problem)))
         else:
@@ -187,20 +198,53 @@ class LlmdCharm(ops.CharmBase):
 
     # ---- actions ----
 
-    def _check(self, event: ops.ActionEvent) -> None:
+    def _act(self, event: ops.ActionEvent) -> None:
+        """The method act_NAME; what keeps it from its work is the action's failure."""
+        try:
+            getattr(self, "act_" + event.handle.kind.removesuffix("_action"))(event)
+        except PROBLEMS as e:
+            event.fail(str(e))
+
+    def act_check(self, event: ops.ActionEvent) -> None:
         state, reason = "active", ""
         try:
             self.prove()
         except Blocked as e:
             state, reason = "blocked", str(e)
+        except Drained as e:
+            state, reason = "drained", str(e)
         except (Waiting, probe.ProbeError) as e:
             state, reason = "waiting", str(e)
         event.set_results({"state": state, "reason": reason})
 
-    def _show_config(self, event: ops.ActionEvent) -> None:
+    def act_show_config(self, event: ops.ActionEvent) -> None:
         shown: dict[str, Any] = {k: "***" if "secret" in k or "token" in k else str(v) for k, v in self.config.items()}
         event.set_results({"config": "\n".join(f"{k}={shown[k]}" for k in sorted(shown)),
                            "command": shlex.join(self.command())})
 
-    def _get_endpoint(self, event: ops.ActionEvent) -> None:
+    def act_get_endpoint(self, event: ops.ActionEvent) -> None:
         event.set_results({"url": f"{self.scheme}://{relations.address(self) or relations.fqdn(self)}:{self.port}", "fqdn": relations.fqdn(self)})
+
+    def act_list_models(self, event: ops.ActionEvent) -> None:
+        models = [m["id"] for m in self.ask("/v1/models").get("data") or []]
+        event.set_results({"models": "\n".join(models), "count": len(models)})
+
+    def act_collect_diagnostics(self, event: ops.ActionEvent) -> None:
+        """One archive beside the charm, where there is a tar to fetch it with: the plan, which holds no secret, services, checks and what the workload says of itself."""
+        if not self.container.can_connect():
+            raise Waiting("for the container")
+        parts = {"plan.yaml": self.container.get_plan().to_yaml(),
+                 "services.txt": "\n".join(f"{n} {s.current}" for n, s in self.container.get_services().items()),
+                 "checks.txt": "\n".join(f"{n} {c.status} failures={c.failures}" for n, c in self.container.get_checks().items())}
+        for name, path in (("metrics.txt", "/metrics"), ("health.txt", "/health/ready")):
+            try:
+                parts[name] = probe.text(f"http://localhost:{self.probe_port}{path}")
+            except probe.ProbeError as e:
+                parts[name] = str(e)
+        path = pathlib.Path(tempfile.gettempdir()) / "llmd-diagnostics.tgz"
+        with tarfile.open(path, "w:gz") as tar:
+            for name, text in parts.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text.encode())
+                tar.addfile(entry, io.BytesIO(text.encode()))
+        event.set_results({"path": str(path), "get": f"juju scp {self.unit.name}:{path} ."})

@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from . import probe, relations
+import json
+
+import ops
+
+from . import relations
 from .base import LlmdCharm, Waiting
 
 
@@ -15,7 +19,8 @@ class CacheCharm(LlmdCharm):
                  f"--max-blocks={self.config['indexer-cache-size']}"]
         if self.config["hash-seed"]:
             flags.append(f"--hash-seed={self.config['hash-seed']}")
-        for w in relations.workers(self, ["kv-cache-manager"]):
+        # ready or not: a worker that is drained for a while must not restart this service
+        for w in relations.workers(self, ["kv-cache-manager"], ready_only=False):
             events, replay = w["kv_events"].removeprefix("tcp://"), w["kv_replay"].removeprefix("tcp://")
             flags.append(f"--endpoint={w['name']}={w['address']}:{w['port']}@{events}@{replay}")
         return flags + self.common_flags()
@@ -35,3 +40,12 @@ class CacheCharm(LlmdCharm):
                 relation.data[self.unit].update({"endpoint": f"http://{address}:{self.port}", "mode": "index"})
             if self.unit.is_leader():
                 relation.data[self.app].update({"block_size": str(self.config["block-size"]), "hash_seed": str(self.config["hash-seed"])})
+
+    def act_index_stats(self, event: ops.ActionEvent) -> None:
+        event.set_results({"index": json.dumps(self.ask("/v1/index"), indent=1)})
+
+    def act_flush(self, _: ops.ActionEvent) -> None:
+        """The index is in memory alone: a restart empties it, and the workers' replay fills it again."""
+        if not self.container.can_connect():
+            raise Waiting("for the container")
+        self.container.restart(self.container_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -13,13 +14,15 @@ class ProbeError(Exception):
     """What was asked did not answer as it should; the text is for the status line."""
 
 
-def ask(url: str, body: dict | None = None, key: str = "", ca: str = "", timeout: float = 60) -> dict:
+def ask(url: str, body: dict | None = None, key: str = "", ca: str = "", request_id: str = "", timeout: float = 60) -> dict:
     """GET, or POST with a body.  key: an API key.  ca: PEM authorities, one of which signed the certificate of an https URL; the
     name in it is not looked at, since a unit asks itself by another one than its clients use."""
     data = json.dumps(body).encode() if body is not None else None
     headers = {"Content-Type": "application/json"} if data else {}
     if key:
         headers["Authorization"] = f"Bearer {key}"
+    if request_id:
+        headers["X-Request-Id"] = request_id
     context = None
     if ca:
         context = ssl.create_default_context(cadata=ca)
@@ -30,6 +33,12 @@ def ask(url: str, body: dict | None = None, key: str = "", ca: str = "", timeout
 
 def text(url: str) -> str:
     return _call(urllib.request.Request(url), 5, None).decode()
+
+
+def running(metrics: str) -> int:
+    """Requests that a worker computes or holds in its queue, from its metrics."""
+    found = re.findall(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? (\S+)$", metrics, re.M)
+    return int(sum(map(float, found)))
 
 
 def _call(request: urllib.request.Request, timeout: float, context: ssl.SSLContext | None) -> bytes:

@@ -106,14 +106,14 @@ def fqdn(charm: ops.CharmBase) -> str:
     return f"{charm.unit.name.replace('/', '-')}.{charm.app.name}-endpoints.{charm.model.name}.svc.cluster.local"
 
 
-def workers(charm: ops.CharmBase, endpoints: list[str]) -> list[dict[str, Any]]:
-    """What the units of all related worker applications say of themselves, those that are ready, by name."""
+def workers(charm: ops.CharmBase, endpoints: list[str], ready_only: bool = True) -> list[dict[str, Any]]:
+    """What the units of all related worker applications say of themselves, by name."""
     found = {}
     for endpoint in endpoints:
         for relation in charm.model.relations[endpoint]:
             for unit in relation.units:
                 text = relation.data[unit].get("worker")
                 worker = json.loads(text) if text else None
-                if worker and worker.get("schema") == SCHEMA and worker.get("ready"):
-                    found[unit.name] = worker | {"name": unit.name.replace("/", "-")}
+                if worker and worker.get("schema") == SCHEMA and (worker.get("ready") or not ready_only):
+                    found[unit.name] = worker | {"name": unit.name.replace("/", "-"), "unit": unit.name}
     return [found[name] for name in sorted(found)]

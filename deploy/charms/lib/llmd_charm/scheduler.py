@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
+from typing import Callable
 
 import ops
+import yaml
 
 from . import keys, probe, relations, tls
 from .base import FOLDER, UID, Blocked, LlmdCharm, Waiting
@@ -96,15 +100,35 @@ class SchedulerCharm(LlmdCharm):
         tls.request(self, [relations.fqdn(self), f"{service}.svc.cluster.local", f"{service}.svc", service], [address] if address else [])
 
     def workers(self) -> list[dict]:
+        out = self._drained()
+        return [w for w in self._all_workers() if w["unit"] not in out]
+
+    def _all_workers(self) -> list[dict]:
         return relations.workers(self, ["decode-worker", "prefill-worker"])
+
+    def _drained(self) -> list[str]:
+        """Units that the leader was told to leave out; every scheduler reads it."""
+        peers = self.model.get_relation("peers")
+        return json.loads(peers.data[self.app].get("drained") or "[]") if peers else []
 
     def files(self) -> dict[str, str]:
         endpoints = [{"name": w["name"], "namespace": self.model.name, "address": w["address"], "port": str(w["port"]),
                       "labels": {"llm-d.ai/role": w["role"]}} for w in self.workers()]
         found = {ENDPOINTS: json.dumps({"endpoints": endpoints}, indent=1) + "\n"}
         if self.config["scheduler-config"]:
-            found[CONFIG] = str(self.config["scheduler-config"])
+            found[CONFIG] = self._config()
         return found | self.key_files() | self.tls_files()
+
+    def _config(self) -> str:
+        text = str(self.config["scheduler-config"])
+        try:
+            is_map = isinstance(yaml.safe_load(text), dict)
+        except yaml.MarkedYAMLError as e:
+            raise Blocked(f"option scheduler-config, line {e.problem_mark.line + 1 if e.problem_mark else 1}: {e.problem}: "
+                          f"juju config {self.app.name} scheduler-config=@FILE") from e
+        if not is_map:
+            raise Blocked(f"option scheduler-config must be an EndpointPickerConfig: juju config {self.app.name} scheduler-config=@FILE")
+        return text
 
     def cache(self) -> str | None:
         for relation in self.model.relations["kv-cache-manager"]:
@@ -149,6 +173,9 @@ class SchedulerCharm(LlmdCharm):
             raise Waiting("for a decode worker to be ready: juju status llm-d-decode-k8s")
         services = self.container.get_services(self.container_name)
         if not services or not services[self.container_name].is_running():
+            if self.config["scheduler-config"]:  # the likeliest reason, and the log names the line
+                raise Blocked(f"the scheduler does not run with scheduler-config: juju debug-log --include {self.unit.name}, or "
+                              f"juju config {self.app.name} --reset scheduler-config")
             raise Waiting(f"for the scheduler to start: juju debug-log --include {self.unit.name}")
         self.served = probe.complete(self.ask)
         self.set_version()
@@ -180,3 +207,51 @@ class SchedulerCharm(LlmdCharm):
                 bag["key-secret-id"] = self.client_secrets[relation.id]
             else:
                 bag.pop("key-secret-id", None)
+
+    # ---- actions ----
+
+    def act_list_endpoints(self, event: ops.ActionEvent) -> None:
+        names = {f"{w['address']}:{w['port']}": w["unit"] for w in self._all_workers()}
+        parts = [p for p in self.ask("/v1/status").get("parts", []) if p.get("address") in names]
+        lines = [f"{names[p['address']]} {p['address']} {p['role']} {p['state']} inflight={p.get('inflight', 0)} {p.get('reason', '')}".rstrip()
+                 for p in parts]
+        lines += [f"{w['unit']} {w['address']}:{w['port']} {w['role']} drained" for w in self._all_workers() if w["unit"] in self._drained()]
+        event.set_results({"endpoints": "\n".join(lines), "count": len(lines)})
+
+    def act_explain(self, event: ops.ActionEvent) -> None:
+        """Sends one token's worth of the prompt and tells how it was placed."""
+        request_id = str(uuid.uuid4())
+        model = event.params.get("model") or self.ask("/v1/models")["data"][0]["id"]
+        probe.ask(self.base_url() + "/v1/completions", {"model": model, "prompt": event.params["prompt"], "max_tokens": 1},
+                  request_id=request_id, **self.credentials())
+        event.set_results({"receipt": json.dumps(self.ask("/v1/receipts/" + request_id), indent=1)})
+
+    def _set_drained(self, change: Callable[[set[str]], set[str]]) -> None:
+        peers = self.model.get_relation("peers")
+        if peers is None or not self.unit.is_leader():
+            raise Blocked(f"the leader does this: juju run {self.app.name}/leader ...")
+        peers.data[self.app]["drained"] = json.dumps(sorted(change(set(self._drained()))))
+        self._reconcile()
+
+    def act_drain_endpoint(self, event: ops.ActionEvent) -> None:
+        unit, end = event.params["endpoint"], time.monotonic() + event.params.get("timeout", 0)
+        worker = next((w for w in self._all_workers() if w["unit"] == unit), None)
+        if worker is None:
+            raise Blocked(f"{unit} is no worker here that is ready: juju run {self.unit.name} list-endpoints")
+        self._set_drained(lambda out: out | {unit})
+        metrics = f"http://{worker['address']}:{worker['port']}/metrics"
+        while (running := probe.running(probe.text(metrics))) and time.monotonic() < end:
+            time.sleep(1)
+        event.set_results({"running": running})
+
+    def act_undrain_endpoint(self, event: ops.ActionEvent) -> None:
+        unit = event.params["endpoint"]
+        if unit not in self._drained():
+            raise Blocked(f"{unit} is not drained: juju run {self.unit.name} list-endpoints")
+        self._set_drained(lambda out: out - {unit})
+
+    def act_rotate_key(self, event: ops.ActionEvent) -> None:
+        if not self.unit.is_leader():
+            raise Blocked(f"the leader does this: juju run {self.app.name}/leader rotate-key")
+        event.set_results({"rotated": keys.rotate_clients(self)})
+        self._reconcile()

@@ -63,8 +63,8 @@ def material(charm: ops.CharmBase) -> Material | None:
     if not valid:
         return None
     best = max(valid, key=lambda c: c["parsed"].not_valid_after_utc)
-    others = [pem.strip() + "\n" for pem in [*best["chain"], best["ca"]]]
-    return Material("".join(_in_order(best["parsed"], others)), _pem_of(key), "".join(dict.fromkeys(others)))
+    return Material("".join(map(_pem_of_certificate, _in_order(best["parsed"], best["above"]))), _pem_of(key),
+                    "".join(map(_pem_of_certificate, best["above"])))
 
 
 def _key(charm: ops.CharmBase) -> ec.EllipticCurvePrivateKey:
@@ -108,22 +108,29 @@ def _is_due(certificate: x509.Certificate) -> bool:
 
 
 def _given(found: ops.Relation, key: ec.EllipticCurvePrivateKey) -> list[dict[str, Any]]:
-    """The provider's rows for our key; what is no certificate is passed over."""
+    """The provider's rows for our key; what is no certificate is passed over.  A chain is a list, in the published schema one text."""
     rows = []
     for given in json.loads(found.data[found.app].get("certificates") or "[]"):
         try:
             parsed = x509.load_pem_x509_certificate(given["certificate"].encode())
-        except (ValueError, KeyError, AttributeError):
+            chain = [given["chain"]] if isinstance(given["chain"], str) else given["chain"]
+            above = x509.load_pem_x509_certificates("\n".join([*chain, given["ca"]]).encode())
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue
         if parsed.public_key() == key.public_key() and not given.get("revoked"):
-            rows.append({"certificate_signing_request": "", "chain": [], "ca": "", **given, "parsed": parsed})
+            rows.append({"certificate_signing_request": "", **given, "parsed": parsed,
+                         "above": [c for c in dict.fromkeys(above) if c != parsed]})
     return rows
 
 
-def _in_order(leaf: x509.Certificate, others: list[str]) -> list[str]:
+def _in_order(leaf: x509.Certificate, above: list[x509.Certificate]) -> list[x509.Certificate]:
     """The leaf, then each one's issuer as far as it is there and no root: providers order a chain either way."""
-    by_subject = {c.subject: c for c in (x509.load_pem_x509_certificate(pem.encode()) for pem in others if pem.strip())}
+    by_subject = {c.subject: c for c in above}
     ordered = [leaf]
     while (issuer := by_subject.pop(ordered[-1].issuer, None)) is not None and issuer.issuer != issuer.subject:
         ordered.append(issuer)
-    return [c.public_bytes(serialization.Encoding.PEM).decode() for c in ordered]
+    return ordered
+
+
+def _pem_of_certificate(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
