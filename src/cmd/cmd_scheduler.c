@@ -164,12 +164,17 @@ static const struct opt_desc table[] = {
       "allow listening beyond loopback without keys and TLS" },
 };
 
+/* A leader that ends still takes requests until the next one has the Lease (2 s), is seen to be
+ * ready (another 2 s) and proxies know. */
+#define HANDOVER_MS 5000
+
 struct daemon {
     struct loop *loop;
     struct gateway *gateway;
     struct sched_kube *kube;
     uint32_t shutdown_ms;
-    uint32_t ends; /* that are waited for before it stops */
+    uint32_t ends;               /* that are waited for before it stops */
+    struct loop_timer *handover; /* from leading to draining */
     bool stopping;
 };
 
@@ -190,6 +195,15 @@ static void resigned(void *ctx)
     ended(ctx);
 }
 
+static void drain(void *ctx)
+{
+    struct daemon *d = ctx;
+
+    LOG_INFO("scheduler draining inflight=%u timeout_ms=%u", gateway_inflight(d->gateway),
+             d->shutdown_ms);
+    gateway_drain(d->gateway, d->shutdown_ms, drained, d);
+}
+
 static void signalled(void *ctx)
 {
     struct daemon *d = ctx;
@@ -200,11 +214,13 @@ static void signalled(void *ctx)
         return;
     }
     d->stopping = true;
-    LOG_INFO("scheduler draining inflight=%u timeout_ms=%u", gateway_inflight(d->gateway),
-             d->shutdown_ms);
     d->ends = 2;
-    gateway_drain(d->gateway, d->shutdown_ms, drained, d);
-    sched_kube_resign(d->kube, resigned, d);
+    if (sched_kube_resign(d->kube, resigned, d)) {
+        d->handover = loop_timer_new(d->loop, drain, d);
+        loop_timer_arm(d->handover, HANDOVER_MS, 0);
+    } else {
+        drain(d);
+    }
 }
 
 /* A long prompt takes and gives back a few buffers of its size.  With the allocator's own limits
@@ -366,6 +382,7 @@ static int serve(const struct opts *o, struct gateway_opts *go, struct sched_fil
                  count);
         rc = run_loops(loops, count, e);
     }
+    loop_timer_free(d.handover);
     sched_files_free(files);
     sched_kube_close(d.kube);
     gateway_close(d.gateway);

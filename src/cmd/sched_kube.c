@@ -271,12 +271,12 @@ static int elect(struct sched_kube *k, struct loop *l, const struct kube_discove
     return 0;
 }
 
-void sched_kube_resign(struct sched_kube *k, loop_fn *fn, void *ctx)
+bool sched_kube_resign(struct sched_kube *k, loop_fn *fn, void *ctx)
 {
     if (k != NULL && k->elect != NULL)
-        kube_elect_release(k->elect, fn, ctx);
-    else
-        fn(ctx);
+        return kube_elect_release(k->elect, fn, ctx);
+    fn(ctx);
+    return false;
 }
 
 int sched_kube_open(struct loop *l, struct gateway *g, const struct sched_kube_opts *o,

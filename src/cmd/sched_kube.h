@@ -18,7 +18,8 @@ struct sched_kube_opts {
 
 int sched_kube_open(struct loop *l, struct gateway *g, const struct sched_kube_opts *o,
                     struct sched_kube **out, struct err *e) MUST_CHECK;
-/* Leads no more, and lets another; fn(ctx) runs once, within 2 s.  NULL is fine. */
-void sched_kube_resign(struct sched_kube *k, loop_fn *fn, void *ctx);
+/* Leads no more, and lets another; fn(ctx) runs once, within 2 s.  Whether it led.  NULL is fine.
+ */
+bool sched_kube_resign(struct sched_kube *k, loop_fn *fn, void *ctx);
 void sched_kube_close(struct sched_kube *k); /* before the gateway; NULL is fine */
 #endif

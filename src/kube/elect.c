@@ -431,19 +431,22 @@ struct kube_elect *kube_elect_new(struct loop *l, struct kube_client *c,
     return el;
 }
 
-void kube_elect_release(struct kube_elect *el, loop_fn *fn, void *ctx)
+bool kube_elect_release(struct kube_elect *el, loop_fn *fn, void *ctx)
 {
+    bool led = el->leads;
+
     step_back(el, NULL);
     el->left = fn;
     el->left_ctx = ctx;
     loop_timer_disarm(el->next);
     loop_timer_arm(el->limit, RELEASE_MS, 0);
-    if (el->call != NULL)
-        return; /* what it brings about is seen to its end */
+    if (el->call != NULL) /* what it brings about is seen to its end */
+        return led;
     if (is_ours(el) && el->metadata != NULL)
         ask(el, RELEASE);
     else
         done(el);
+    return led;
 }
 
 void kube_elect_free(struct kube_elect *el)

@@ -29,8 +29,8 @@ struct kube_elect_opts {
 struct kube_elect *kube_elect_new(struct loop *l, struct kube_client *c,
                                   const struct kube_elect_opts *o);
 /* Steps back, and gives the Lease away so that another need not wait.  fn(ctx) runs once, maybe
- * inside, at the latest after 2 s. */
-void kube_elect_release(struct kube_elect *el, loop_fn *fn, void *ctx);
+ * inside, at the latest after 2 s.  Whether it led. */
+bool kube_elect_release(struct kube_elect *el, loop_fn *fn, void *ctx);
 void kube_elect_free(struct kube_elect *el); /* NULL is fine */
 
 /* ---- what a Lease says (pure) ---- */

@@ -174,7 +174,12 @@ def the_leader_ends_or_dies():
         first.process.send_signal(signal.SIGTERM)
         second = w.wait_leader(10, but=first)
         term = time.monotonic() - begin
+        # it takes what still comes until proxies know, then ends
+        chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        assert request(first.port, "POST", "/v1/chat/completions", chat).status == 200
         assert first.process.wait(10) == 0
+        ended = time.monotonic() - begin
+        assert 4.5 < ended < 8, ended
         lease = w.lease()
         assert lease["leaseTransitions"] == 1 and lease["holderIdentity"].startswith(second.name), lease
         assert "lease given away" in w.said(), w.said()
@@ -235,7 +240,7 @@ def who_is_cut_off_steps_back_first():
         first.process.terminate()
         assert first.process.wait(10) == 0
         ended = time.monotonic() - begin
-        assert "could not be given away" in w.said() and 1.5 < ended < 4, ended
+        assert "could not be given away" in w.said() and 4.5 < ended < 8, ended
 
 
 def the_server_goes_away():
