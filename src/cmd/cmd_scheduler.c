@@ -164,8 +164,8 @@ static const struct opt_desc table[] = {
       "allow listening beyond loopback without keys and TLS" },
 };
 
-/* A leader that ends still takes requests until the next one has the Lease (2 s), is seen to be
- * ready (another 2 s) and proxies know. */
+/* A leader that ends still takes requests until the next one has the Lease (at once, or 2 s when it
+ * does not see that), is found to be ready (another 2 s) and proxies know. */
 #define HANDOVER_MS 5000
 
 struct daemon {

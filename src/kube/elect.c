@@ -1,11 +1,13 @@
 /* One request at a time.  Two timers: when to try next, and how long what goes on may last (leading
- * without a renewal, giving the Lease away). */
+ * without a renewal, giving the Lease away).  The Lease is watched, too, only to try at once when
+ * it is given away: an election does not depend on it. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kube/elect.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "kube/reflector.h"
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -35,6 +37,7 @@ struct kube_elect {
     int status;
     uint64_t sent_ms;
     struct loop_timer *next, *limit;
+    struct kube_reflector *watch;
     /* The Lease as it was last seen; metadata NULL: look first. */
     char *metadata, *spec, *holder, *acquired;
     uint32_t duration_s, transitions;
@@ -293,8 +296,8 @@ static void refused(struct kube_elect *el)
         (void)json_str(json_get(root, "message"), &message);
     if (el->status == 403)
         complain(el,
-                 "forbidden: the service account needs a Role with verbs get, create and update on "
-                 "leases.coordination.k8s.io in this namespace",
+                 "forbidden: the service account needs a Role with verbs get, list, watch, create "
+                 "and update on leases.coordination.k8s.io in this namespace",
                  message);
     else if (el->status == 404)
         complain(el, "cannot be made: is the namespace there?", message);
@@ -378,6 +381,36 @@ static void on_end(void *ctx, int rc, bool sent, bool got)
     }
 }
 
+/* ---- the watch ---- */
+
+static void watched_list(void *ctx)
+{
+    (void)ctx;
+}
+
+static void watched(void *ctx, bool is_deleted, const struct json *object)
+{
+    struct kube_elect *el = ctx;
+    struct kube_lease lease;
+    struct err e;
+
+    if (el->leads || el->left != NULL || el->call != NULL)
+        return;
+    if (is_deleted || (kube_lease_read(object, &lease, &e) == 0 && lease.holder.n == 0))
+        loop_timer_arm(el->next, 1, 0);
+}
+
+static void watch(struct kube_elect *el)
+{
+    static const struct kube_reflector_ops ops = { watched_list, watched, watched_list, NULL };
+    struct kube_reflector_opts o = { .path = el->list, .what = "leases" };
+    char select[400];
+
+    snprintf(select, sizeof(select), "fieldSelector=metadata.name%%3D%s", el->name);
+    o.selector = select;
+    el->watch = kube_reflector_new(el->loop, el->client, &o, &ops, el);
+}
+
 /* ---- life ---- */
 
 static char *path_of(const char *namespace, const char *name)
@@ -428,6 +461,7 @@ struct kube_elect *kube_elect_new(struct loop *l, struct kube_client *c,
     el->limit = loop_timer_new(l, limit_reached, el);
     el->next = loop_timer_new(l, go_on, el);
     loop_timer_arm(el->next, 1, 0);
+    watch(el);
     return el;
 }
 
@@ -455,6 +489,7 @@ void kube_elect_free(struct kube_elect *el)
         return;
     if (el->call != NULL)
         http_call_cancel(el->call);
+    kube_reflector_free(el->watch);
     loop_timer_free(el->next);
     loop_timer_free(el->limit);
     buf_fini(&el->body);

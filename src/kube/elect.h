@@ -2,7 +2,8 @@
  *
  *   look --free, ours or run out--> write our name --answered--> leads --2 s--> write ...
  *     ^          no                      `-- 409: another was first          |
- *     `-- 2 s, or when it runs out --'         10 s without an answer: steps back
+ *     `-- 2 s, when it runs out, ----'         10 s without an answer: steps back
+ *         at once when it is given away
  *
  * Who leads writes every 2 s and steps back 10 s after it sent the last write that was answered
  * well; another takes over 15 s after it last saw the Lease change.  Both measure with clocks of

@@ -53,7 +53,7 @@ def one_of_the_replicas_leads():
         args = [a for a in spec["template"]["spec"]["containers"][0]["args"] if "leader-election" in a]
         leases = [r["verbs"] for r in rules if "leases" in r["resources"]]
         got = (args, leases, spec["strategy"]["type"], "PodDisruptionBudget/rel-epp" in objects)
-        want = (["--ha-enable-leader-election"], [["get", "create", "update"]], "Recreate", False)
+        want = (["--ha-enable-leader-election"], [["get", "list", "watch", "create", "update"]], "Recreate", False)
         if values.endswith("false"):
             want = ([], [], "RollingUpdate", True)
         k.say(f"leader election, router.epp.{values}", [] if got == want else [f"{got}, want {want}"])

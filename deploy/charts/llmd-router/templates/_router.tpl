@@ -329,7 +329,7 @@ rules:
     resources: [inferenceobjectives, inferencemodelrewrites]
     verbs: [get, list, watch]
   {{- if include "llmd-router.elects" .root }}
-  - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
+  - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update]}
   {{- end }}
   {{- end }}
 ---
