@@ -362,9 +362,6 @@ static int take_plugin(struct loader *l, const struct yaml_node *n, uint32_t ind
     if (rc != 0)
         return rc;
     t = plugin_type_find(word);
-    if (t == NULL && plugin_type_absent(word) != NULL)
-        return yaml_err(type, l->e, "%s: plugin type \"%.*s\" of llm-d is not built in: %s", at,
-                        STR_ARG(word), plugin_type_absent(word));
     if (t == NULL) {
         near = plugin_type_nearest(word);
         return yaml_err(type, l->e, "%s: unknown plugin type \"%.*s\"%s%s%s", at,

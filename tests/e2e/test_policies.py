@@ -1,5 +1,5 @@
 """What a configuration's policies do to requests on their way, before small workers of our own that do as they are told:
-tenants by agent, the header of who served, deadlines in headers, names of metrics, and what Envoy is told of it."""
+tenants by agent, the header of who served, deadlines in headers, names of metrics, bursts, and what Envoy is told of it."""
 # SPDX-License-Identifier: Apache-2.0
 import contextlib
 import json
@@ -7,9 +7,10 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 
-from extproc_peer import (A_IMMEDIATE, A_REQUEST_BODY, A_RESPONSE_BODY, A_RESPONSE_HEADERS, RESPONSE_BODY, RESPONSE_HEADERS, Envoy, field,
-                          metadata)
+from extproc_peer import (A_IMMEDIATE, A_REQUEST_BODY, A_REQUEST_HEADERS, A_RESPONSE_BODY, A_RESPONSE_HEADERS, RESPONSE_BODY, RESPONSE_HEADERS,
+                          Envoy, field, metadata)
 from fake_worker import Worker, fake_worker
 from harness import LLMD, free_port, main, metric, request, wait_for
 
@@ -149,6 +150,45 @@ def an_engine_is_read_by_configured_names():
             wait_for("it has cooled down", lambda: len(served()) == 2, 5)
 
 
+def a_burst_goes_where_its_beginning_goes():
+    workers, grpc = [free_port(), free_port()], free_port()
+    for w in workers:
+        fake_worker("127.0.0.1", w)
+    config = HEAD + """plugins:
+- {type: burst-prefix-cache-producer, parameters: {windowDurationMs: 700}}
+- {type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: burst-prefix-cache-producer}}
+- type: max-score-picker
+- type: destination-endpoint-served-verifier
+"""
+    prompts = [f"{w} " * 600 for w in ("apple", "berry")]
+    with scheduler(config, workers, "--grpc-port", str(grpc), "--allow-experimental-plugins") as port:
+        served, begin = [], time.monotonic()
+
+        def ask(i):
+            r = request(port, "POST", "/v1/completions", dict(ASK, prompt=prompts[i % 2]))
+            served.append((i % 2, r.headers["x-conformance-test-served-endpoint"]))
+
+        threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(8)]
+        for t in threads:
+            t.start()
+        low, gone = Envoy(grpc), Envoy(grpc)  # the other door's requests belong to the same burst
+        low.ask(json.dumps(dict(ASK, prompt=prompts[0])))
+        gone.ask(json.dumps(dict(ASK, prompt=prompts[1])))
+        time.sleep(0.2)
+        assert served == [] and A_REQUEST_HEADERS not in low.answers()
+        gone.peer.s.close()  # and whoever leaves while it waits harms nobody
+        for t in threads:
+            t.join(5)
+        assert time.monotonic() - begin >= 0.7
+        places = [{to for k, to in served if k == kind} for kind in (0, 1)]
+        assert len(served) == 8 and all(len(p) == 1 for p in places) and places[0] != places[1], served
+        told = wait_for("the other door's is picked", lambda: low.answers().get(A_REQUEST_HEADERS), 5)
+        assert field(1, "x-gateway-destination-endpoint") + field(3, places[0].pop()) in told, told
+        low.headers(RESPONSE_HEADERS, {":status": "200"})
+        low.body(RESPONSE_BODY, "{}")
+        wait_for("it is answered", lambda: A_RESPONSE_BODY in low.answers(), 5)
+
+
 def envoy_is_told_who_served_and_what_it_cost():
     worker, grpc = free_port(), free_port()
     fake_worker("127.0.0.1", worker)
@@ -206,5 +246,6 @@ def envoy_ends_a_request_for_a_higher_one():
 
 if __name__ == "__main__":
     main(an_agent_is_a_tenant_unless_a_header_names_one, who_served_is_told,
-         the_earliest_deadline_leaves_the_queue_first, an_engine_is_read_by_configured_names, envoy_is_told_who_served_and_what_it_cost,
+         the_earliest_deadline_leaves_the_queue_first, an_engine_is_read_by_configured_names,
+         a_burst_goes_where_its_beginning_goes, envoy_is_told_who_served_and_what_it_cost,
          envoy_ends_a_request_for_a_higher_one)

@@ -450,6 +450,49 @@ static void ask_prefix(struct world *w, const struct json *expect)
             FAIL(w, "endpoint %u: %u match, %u cached", i, f->match_blocks[i], f->cached_blocks[i]);
 }
 
+/* A number in a list of them. */
+static bool has(const struct json *list, double n)
+{
+    for (const struct json *j = list->first; j != NULL; j = j->next)
+        if (number(j, -1) == n)
+            return true;
+    return false;
+}
+
+/* All join one window; each then asks where it was placed. */
+static void ask_burst(struct world *w, const struct json *expect)
+{
+    const struct json *list = json_get(w->row, "requests"), *total = json_get(w->row, "total");
+    uint32_t window = count_of(json_get(w->row, "window"), 0);
+    uint32_t opened = 1000 + count_of(json_at(json_get(w->row, "joined"), 0), 0) % 2;
+
+    for (uint32_t i = 0; i < list->count; i++) {
+        request(w, json_at(list, i));
+        w->r.held = i + 1;
+        w->v.now_ms = 1000 + i % 2;
+        if (w->t->type->hold(w->t, &w->v) !=
+            (has(json_get(w->row, "joined"), i) ? window + opened - w->v.now_ms : 0))
+            FAIL(w, "request %u waits otherwise", i);
+    }
+    for (uint32_t i = 0; i < list->count; i++) {
+        double at = number(json_at(expect, i), -1);
+        const struct sched_prefix *f;
+
+        request(w, json_at(list, i));
+        w->r.held = i + 1;
+        w->v.now_ms = opened + window;
+        w->t->type->produce(w->t, &w->v);
+        f = sched_view_prefix(&w->v, w->t->name);
+        if (f == NULL || f->total_blocks != count_of(json_at(total, i), 0)) {
+            FAIL(w, "request %u has other blocks", i);
+            continue;
+        }
+        for (uint32_t k = 0; k < w->count; k++)
+            if (f->match_blocks[k] != (k == at ? f->total_blocks : 0))
+                FAIL(w, "request %u: endpoint %u matches %u", i, k, f->match_blocks[k]);
+    }
+}
+
 static void ask_uncached(struct world *w, const struct json *expect)
 {
     w->t->type->produce(w->t, &w->v);
@@ -696,7 +739,8 @@ static const struct {
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
     { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
     { "dispatch", ask_dispatch },     { "screen", ask_screen }, { "respond", ask_respond },
-    { "served", ask_served },         { "report", ask_report }, { "evict", ask_evict },
+    { "served", ask_served },         { "report", ask_report }, { "burst", ask_burst },
+    { "evict", ask_evict },
 };
 
 static void ask(struct world *w)
