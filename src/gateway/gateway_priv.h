@@ -327,6 +327,7 @@ struct policy {
     struct sched_pipeline *pipeline; /* NULL with it */
     struct admission *admission;
     uint32_t users; /* requests that began with it */
+    bool holds;     /* requests wait for others before they are decided */
 };
 
 /* What a request knows of its own way; embedded in whoever carries it: an exchange of the proxy, or
@@ -354,6 +355,7 @@ struct routing {
     enum sched_strategy strategy;
 
     struct policy *policy; /* from the first look at its headers on */
+    uint64_t held;         /* its number among those that waited for others; 0: it did not */
     /* of the last decision by a configuration */
     struct endpoint *other[SCHED_PICKS_MAX - 1]; /* further picks, in order of preference */
     uint32_t other_count;
@@ -483,6 +485,8 @@ void policies_fini(struct gateway *g);
 void policies_endpoint_gone(struct gateway *g, uint64_t uid); /* (locked) */
 /* By the pipeline; fills x->decision.  False: nobody, see refused_*.  (locked) */
 bool policy_decide(struct routing *x, struct sched_request *r);
+/* Before its first decision: milliseconds that it waits for others; 0: none. */
+uint32_t policy_hold(struct routing *x);
 /* Which agent the request is from, by the configuration's plugins; p == NULL: nobody says. */
 struct str policy_identity(const struct routing *x);
 /* The answer begins: adds what plugins tell the client of who gave it. */
@@ -583,6 +587,7 @@ struct gateway {
     struct sched_conf conf;
     enum sched_strategy strategy;
     uint64_t turn; /* of round robin */
+    uint64_t held; /* of the last request that waited for others */
     bool strategy_given;
     struct policy *policy;    /* the one for new requests; older ones behind it */
     struct limiter *limiter;  /* of tenants' rates; (locked) */

@@ -41,6 +41,7 @@ struct pick {
     struct extproc_stream *s;
     struct admit_ticket ticket;
     struct reader_job *job;
+    struct loop_timer *timer; /* while it waits for others */
     struct http_header field[FIELDS_MAX];
     struct str body; /* borrowed until it is answered */
     struct buf tail; /* of the answer: an unfinished event, or all of it */
@@ -192,16 +193,31 @@ static void refuse_nobody(struct pick *k)
                "failed to find endpoint candidates for serving the request");
 }
 
-static void admitted(void *ctx)
+static void decide(void *ctx)
 {
     struct pick *k = ctx;
 
-    metric_add(k->rt.cells->dispatched, 1);
-    metric_observe(k->rt.cells->queued, (double)(k->ticket.left_ns - k->ticket.entered_ns) * 1e-9);
+    if (k->is_evicted)
+        return;
     if (route_decide(&k->rt))
         go_on(k);
     else
         refuse_nobody(k);
+}
+
+static void admitted(void *ctx)
+{
+    struct pick *k = ctx;
+    uint32_t hold_ms = policy_hold(&k->rt);
+
+    metric_add(k->rt.cells->dispatched, 1);
+    metric_observe(k->rt.cells->queued, (double)(k->ticket.left_ns - k->ticket.entered_ns) * 1e-9);
+    if (hold_ms == 0) {
+        decide(k);
+        return;
+    }
+    k->timer = loop_timer_new(k->p->f->loop, decide, k);
+    loop_timer_arm(k->timer, hold_ms, 0);
 }
 
 static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)
@@ -464,6 +480,7 @@ static void on_done(void *ctx, struct extproc_stream *s, enum extproc_cause caus
     struct gateway *g = x->g;
 
     reader_drop(k->job);
+    loop_timer_free(k->timer);
     if (cause == EXTPROC_NATURAL && x->answered == 200 && x->decode != NULL) {
         endpoint_succeeded(x->decode);
         if (!k->is_bodyless)

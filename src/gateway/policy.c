@@ -43,6 +43,7 @@ void policy_set(struct gateway *g, struct sched_config *config)
     p->config = config;
     if (config != NULL)
         p->pipeline = sched_pipeline_new(config);
+    p->holds = config != NULL && sched_pipeline_holds(p->pipeline);
     p->admission = admission_new(g, config != NULL ? &config->flow : &own, p->pipeline);
     gateway_lock(g);
     old = g->policy;
@@ -147,6 +148,29 @@ struct str policy_identity(const struct routing *x)
 
     return x->policy->pipeline != NULL ? sched_pipeline_identity(x->policy->pipeline, &r)
                                        : STR_NONE;
+}
+
+uint32_t policy_hold(struct routing *x)
+{
+    struct gateway *g = x->g;
+    struct sched_request r = { .prompt_tokens = x->reading.prompt_tokens,
+                               .block_tokens = g->block_tokens,
+                               .keys = x->reading.keys,
+                               .key_count = x->reading.key_count };
+    struct sched_view v = { .r = &r, .now_ms = clock_ms() };
+    struct arena a;
+    uint32_t ms;
+
+    if (!x->policy->holds || x->strategy != SCHED_CONFIGURED)
+        return 0;
+    arena_init(&a, DECISION_BYTES_MAX);
+    v.arena = &a;
+    gateway_lock(g);
+    r.held = x->held = ++g->held;
+    ms = sched_pipeline_hold(x->policy->pipeline, &v);
+    gateway_unlock(g);
+    arena_fini(&a);
+    return ms;
 }
 
 /* Candidates only, one after the other; view_at says which endpoint each is. */

@@ -617,11 +617,16 @@ static void count_refused(const struct exchange *x, enum flow_outcome o)
 static void admitted(void *ctx)
 {
     struct exchange *x = ctx;
+    uint32_t hold_ms;
 
     metric_add(x->rt.cells->dispatched, 1);
     metric_observe(x->rt.cells->queued, (double)(x->ticket.left_ns - x->ticket.entered_ns) * 1e-9);
     retry_budget_request(&x->rt.f->budget, clock_ms());
-    attempt(x);
+    hold_ms = policy_hold(&x->rt);
+    if (hold_ms != 0)
+        arm(x, hold_ms);
+    else
+        attempt(x);
 }
 
 static void refused(void *ctx, enum flow_outcome why, bool pool_is_empty)

@@ -155,6 +155,7 @@ static bool decide(struct routing *x)
         .fairness_id = str_of(x->fairness_id),
         .priority = x->priority,
         .body_bytes = x->body_bytes,
+        .held = x->held,
         .keys = x->reading.keys,
         .key_count = x->reading.key_count,
     };

@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/opt.h"
 #include "sched/config_priv.h"
+#include "sched/params.h"
 #include "sched/plugin_params.h"
 #include <stdio.h>
 #include <string.h>
@@ -198,7 +199,7 @@ static int ref(struct loader *l, const struct yaml_node *n, const char *path, ui
                uint32_t *out)
 {
     struct str name;
-    int rc = config_text(l, n, path, &name), at;
+    int rc = params_text(n, path, &name, l->e), at;
 
     *out = 0;
     if (rc != 0)
@@ -278,7 +279,7 @@ static int take_gate(struct loader *l, const struct yaml_node *n, const char *pa
     struct str name, value;
     const char *near;
     bool on = true;
-    int rc = config_text(l, n, path, &value);
+    int rc = params_text(n, path, &value, l->e);
 
     if (rc != 0)
         return rc;
@@ -358,13 +359,10 @@ static int take_plugin(struct loader *l, const struct yaml_node *n, uint32_t ind
     snprintf(at, sizeof(at), "%s.type", path);
     if (type == NULL)
         return yaml_err(n, l->e, "%s: missing", at);
-    rc = config_text(l, type, at, &word);
+    rc = params_text(type, at, &word, l->e);
     if (rc != 0)
         return rc;
     t = plugin_type_find(word);
-    if (t == NULL && plugin_type_absent(word) != NULL)
-        return yaml_err(type, l->e, "%s: plugin type \"%.*s\" of llm-d is not built in: %s", at,
-                        STR_ARG(word), plugin_type_absent(word));
     if (t == NULL) {
         near = plugin_type_nearest(word);
         return yaml_err(type, l->e, "%s: unknown plugin type \"%.*s\"%s%s%s", at,
@@ -374,7 +372,7 @@ static int take_plugin(struct loader *l, const struct yaml_node *n, uint32_t ind
     name = word;
     snprintf(at, sizeof(at), "%s.name", path);
     if (named != NULL) {
-        rc = config_text(l, named, at, &name);
+        rc = params_text(named, at, &name, l->e);
         if (rc != 0)
             return rc;
         if (name.n == 0)
@@ -536,7 +534,7 @@ static int take_profile(struct loader *l, const struct yaml_node *n, uint32_t in
     snprintf(at, sizeof(at), "%s.name", path);
     if (member(n, "name") == NULL)
         return yaml_err(n, l->e, "%s: missing", at);
-    rc = config_text(l, yaml_get(n, "name"), at, &p->name);
+    rc = params_text(yaml_get(n, "name"), at, &p->name, l->e);
     if (rc != 0)
         return rc;
     if (p->name.n == 0 || sched_config_profile(l->c, p->name) >= 0)
@@ -713,7 +711,7 @@ static int take_sync(struct loader *l, const struct yaml_node *data)
             continue;
         snprintf(path, sizeof(path), "dataLayer%s.%s", i >= 2 ? ".crossReplica" : "",
                  times[i]->key.p);
-        rc = config_duration(l, times[i], path, &ms);
+        rc = params_duration(times[i], path, &ms, l->e);
         if (rc == 0)
             config_warn(l, times[i], "%s: has no effect without a syncer", path);
     }
@@ -752,7 +750,8 @@ static int add_metrics_source(struct loader *l, const struct yaml_node *data)
     int rc = 0, source = sched_config_find(c, STR("metrics-data-source"));
 
     if (member(data, "injectDefaults") != NULL)
-        rc = config_bool(l, yaml_get(data, "injectDefaults"), "dataLayer.injectDefaults", &inject);
+        rc = params_bool(yaml_get(data, "injectDefaults"), "dataLayer.injectDefaults", &inject,
+                         l->e);
     if (rc != 0 || !inject)
         return rc;
     for (uint32_t i = 0; i < c->source_count; i++)
@@ -891,7 +890,7 @@ static int take_amount(struct loader *l, const struct yaml_node *n, const char *
     if (m == NULL)
         return 0;
     snprintf(at, sizeof(at), "%s.%s", path, key);
-    rc = config_quantity(l, m, at, &v);
+    rc = params_quantity(m, at, &v, l->e);
     if (rc == 0 && v != 0) /* 0: the default */
         *out = v;
     return rc;
@@ -909,7 +908,7 @@ static int take_policy(struct loader *l, const struct yaml_node *n, const char *
     if (m == NULL)
         return 0;
     snprintf(at, sizeof(at), "%s.%s", path, key);
-    rc = config_text(l, m, at, &name);
+    rc = params_text(m, at, &name, l->e);
     if (rc != 0 || name.n == 0 || !l->c->flow.enabled)
         return rc;
     return ref(l, m, at, role, out);
@@ -980,10 +979,11 @@ static int take_ttl(struct loader *l, const struct yaml_node *flow)
 
     f->ttl_ms = 60000;
     if (ttl != NULL)
-        rc = config_duration(l, ttl, "flowControl.defaultRequestTTL", &f->ttl_ms);
+        rc = params_duration(ttl, "flowControl.defaultRequestTTL", &f->ttl_ms, l->e);
     f->no_endpoint_ttl_ms = f->ttl_ms;
     if (rc == 0 && none != NULL)
-        rc = config_duration(l, none, "flowControl.noEndpointRequestTTL", &f->no_endpoint_ttl_ms);
+        rc =
+            params_duration(none, "flowControl.noEndpointRequestTTL", &f->no_endpoint_ttl_ms, l->e);
     return rc;
 }
 
@@ -1088,8 +1088,8 @@ static int take_flow(struct loader *l)
         rc = take_policy(l, n, "flowControl", "usageLimitPolicyPluginRef", ROLE_USAGE_LIMIT,
                          &f->usage_limit);
     if (rc == 0 && member(n, "enableEviction") != NULL)
-        rc = config_bool(l, yaml_get(n, "enableEviction"), "flowControl.enableEviction",
-                         &f->eviction);
+        rc = params_bool(yaml_get(n, "enableEviction"), "flowControl.enableEviction", &f->eviction,
+                         l->e);
     if (rc == 0)
         rc = take_detector(l, n);
     if (rc == 0 && n != NULL && !f->enabled &&

@@ -107,6 +107,10 @@ struct plugin *sched_pipeline_plugin(struct sched_pipeline *p, uint32_t index);
 void sched_pipeline_run(struct sched_pipeline *p, struct sched_run *run);
 void sched_pipeline_dispatched(struct sched_pipeline *p, struct sched_run *run);
 void sched_pipeline_responded(struct sched_pipeline *p, struct sched_run *run);
+/* Whether any plugin makes requests wait for others; sched_pipeline_hold says how long: v as of
+ * plugin_type.hold. */
+bool sched_pipeline_holds(const struct sched_pipeline *p);
+uint32_t sched_pipeline_hold(struct sched_pipeline *p, const struct sched_view *v);
 /* Headers for the client by who answered; returns how many, at most max. */
 uint32_t sched_pipeline_served(struct sched_pipeline *p, const struct sched_served *s,
                                struct sched_header *out, uint32_t max);

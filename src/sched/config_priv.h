@@ -1,7 +1,7 @@
 /* sched/config_priv.h - what the files that load a configuration share.
  *
  *   config.c           envelope, sections, order of the steps
- *   config_params.c    parameters of one plugin by its table; durations, quantities
+ *   config_params.c    parameters of one plugin by its table (params.c)
  *   config_defaults.c  what is added by itself: plugins, producers; the order producers run in
  *
  * Each fallible call returns 0 or an error code with loader.e filled. */
@@ -38,20 +38,6 @@ int config_plugin_add(struct loader *l, struct str name, const struct plugin_typ
 
 /* ---- config_params.c ---- */
 
-/* Text, and nothing that JSON would call a number or a boolean. */
-bool config_is_text(const struct yaml_node *n);
-int config_text(struct loader *l, const struct yaml_node *n, const char *path,
-                struct str *out) MUST_CHECK;
-int config_bool(struct loader *l, const struct yaml_node *n, const char *path,
-                bool *out) MUST_CHECK;
-int config_duration(struct loader *l, const struct yaml_node *n, const char *path,
-                    uint32_t *ms) MUST_CHECK;
-int config_quantity(struct loader *l, const struct yaml_node *n, const char *path,
-                    uint64_t *out) MUST_CHECK;
-/* Go's notation, rounded up to whole milliseconds; false: not of it, or negative. */
-bool config_parse_duration(struct str s, uint64_t *ms);
-/* A Kubernetes quantity, rounded up to a whole number; false: not one, or negative. */
-bool config_parse_quantity(struct str s, uint64_t *out);
 /* The parameters of plugin `index` from its `parameters` node (may be absent). */
 int config_params(struct loader *l, uint32_t index, const struct yaml_node *n,
                   const void **out) MUST_CHECK;

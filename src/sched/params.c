@@ -1,252 +1,445 @@
-/* One row a parameter: the row says what may stand there and where it goes.  The loader does the
- * same for the whole of a plugin's parameters (config_params.c), with paths and suggestions; this
- * is for the maps and lists inside.
+/* Parameters by tables: one row a parameter, which says what may stand there and where it goes.
  *
- * Errors are made where the node is at hand, so that each names its place; what the table lists is
- * what the message offers instead. */
+ *   a plugin's own   defaults -> members of the file, each by its row (config_params.c goes on)
+ *   maps and lists   the same, from the decoder of their row, whose complaints get the path put in
+ *                    after their place
+ *
+ * Upstream turns YAML into JSON and decodes that strictly: names without regard to case, unknown
+ * ones refused, text where a number belongs refused and the other way round, null for the default.
+ */
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/params.h"
 #include "base/check.h"
 #include "sched/config_priv.h"
+#include <ctype.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #define LIST_MAX 1024 /* items of one list in a configuration */
 
 /* ---- values ---- */
 
-static bool duration_ms(struct str text, uint32_t *out)
+bool params_is_text(const struct yaml_node *n)
 {
-    uint64_t ms;
+    struct str s;
+    double d;
+    bool b;
 
-    if (!config_parse_duration(text, &ms) || ms > UINT32_MAX)
+    return yaml_str(n, &s) && (n->quoted || (!yaml_f64(n, &d) && !yaml_bool(n, &b)));
+}
+
+static const char *what_is(const struct yaml_node *n)
+{
+    double d;
+    bool b;
+
+    if (yaml_is(n, YAML_MAP))
+        return "a map";
+    if (yaml_is(n, YAML_LIST))
+        return "a list";
+    return yaml_is_null(n)    ? "null"
+           : yaml_f64(n, &d)  ? "a number"
+           : yaml_bool(n, &b) ? "a boolean"
+                              : "text";
+}
+
+int params_text(const struct yaml_node *n, const char *path, struct str *out, struct err *e)
+{
+    if (params_is_text(n)) {
+        *out = n->text;
+        return 0;
+    }
+    if (n->type == YAML_SCALAR && !yaml_is_null(n))
+        return yaml_err(n, e, "%s: must be text, not %s; write \"%.*s\" in quotes", path,
+                        what_is(n), (int)MIN(n->text.n, (size_t)60), n->text.p);
+    return yaml_err(n, e, "%s: must be text, not %s", path, what_is(n));
+}
+
+int params_bool(const struct yaml_node *n, const char *path, bool *out, struct err *e)
+{
+    if (yaml_bool(n, out))
+        return 0;
+    return yaml_err(n, e, "%s: must be true or false, not %s", path, what_is(n));
+}
+
+/* ---- durations and quantities ---- */
+
+static bool unit_ns(struct str unit, double *out)
+{
+    static const struct {
+        const char *name;
+        double ns;
+    } units[] = { { "ns", 1 },   { "us", 1e3 }, { "\xc2\xb5s", 1e3 }, { "\xce\xbcs", 1e3 },
+                  { "ms", 1e6 }, { "s", 1e9 },  { "m", 60e9 },        { "h", 3600e9 } };
+
+    for (size_t i = 0; i < COUNT(units); i++)
+        if (str_eqz(unit, units[i].name)) {
+            *out = units[i].ns;
+            return true;
+        }
+    return false;
+}
+
+/* Digits with at most one dot at the front of *s, cut off. */
+static bool take_decimal(struct str *s, double *out)
+{
+    size_t n = 0, dots = 0;
+
+    while (n < s->n && n < 40 && (isdigit((unsigned char)s->p[n]) || s->p[n] == '.'))
+        dots += s->p[n++] == '.';
+    if (n == dots || dots > 1)
         return false;
-    *out = (uint32_t)ms;
+    *out = 0;
+    for (size_t i = 0, after = 0; i < n; i++) {
+        if (s->p[i] == '.') {
+            after = 1;
+        } else if (after == 0) {
+            *out = *out * 10 + (s->p[i] - '0');
+        } else {
+            *out += (s->p[i] - '0') / pow(10, (double)after);
+            after++;
+        }
+    }
+    *s = str_sub(*s, n, SIZE_MAX);
     return true;
 }
 
-static bool in_range(const struct plugin_param *p, double v)
+bool params_parse_duration(struct str s, uint64_t *ms)
 {
-    if (p->max <= p->min) /* no upper bound; both 0: none at all */
-        return (p->min == 0 && p->max == 0) || v >= p->min;
-    return v >= p->min && v <= p->max;
+    double ns = 0, value, unit;
+
+    if (str_starts(s, STR("+")))
+        s = str_sub(s, 1, SIZE_MAX);
+    if (str_eqz(s, "0")) {
+        *ms = 0;
+        return true;
+    }
+    if (s.n == 0)
+        return false;
+    while (s.n != 0) {
+        size_t n = 0;
+
+        if (!take_decimal(&s, &value))
+            return false;
+        while (n < s.n && s.p[n] != '.' && !isdigit((unsigned char)s.p[n]))
+            n++;
+        if (!unit_ns(str_sub(s, 0, n), &unit))
+            return false;
+        ns += value * unit;
+        s = str_sub(s, n, SIZE_MAX);
+    }
+    if (ns > 9e18) /* Go's durations are 63 bits of nanoseconds */
+        return false;
+    *ms = (uint64_t)ceil(ns / 1e6 - 1e-7); /* what is not zero never becomes zero */
+    return true;
 }
 
-static int word_of(const struct plugin_param *p, struct str text)
+static bool quantity_suffix(struct str s, double *out)
 {
-    for (int i = 0; p->words[i] != NULL; i++)
-        if (str_eqz(text, p->words[i]))
-            return i;
-    return -1;
+    static const char *const si = "kMGTPE", *const bi = "KMGTPE";
+    static const struct {
+        const char *name;
+        double scale;
+    } small[] = { { "", 1 }, { "m", 1e-3 }, { "u", 1e-6 }, { "n", 1e-9 } };
+    int64_t exponent;
+    const char *at;
+
+    for (size_t i = 0; i < COUNT(small); i++)
+        if (str_eqz(s, small[i].name)) {
+            *out = small[i].scale;
+            return true;
+        }
+    if (s.n == 1 && (at = strchr(si, s.p[0])) != NULL) {
+        *out = pow(1000, (double)(at - si + 1));
+        return true;
+    }
+    if (s.n == 2 && s.p[1] == 'i' && (at = strchr(bi, s.p[0])) != NULL) {
+        *out = pow(1024, (double)(at - bi + 1));
+        return true;
+    }
+    if (s.p[0] != 'e' && s.p[0] != 'E')
+        return false;
+    s = str_sub(s, 1, SIZE_MAX);
+    if (str_starts(s, STR("+")))
+        s = str_sub(s, 1, SIZE_MAX);
+    if (!str_i64(s, &exponent) || exponent < -18 || exponent > 18)
+        return false;
+    *out = pow(10, (double)exponent);
+    return true;
 }
 
-/* Numbers as they go into the struct. */
-static void put_u32(const struct plugin_param *p, void *params, uint64_t v)
+bool params_parse_quantity(struct str s, uint64_t *out)
 {
-    memcpy((char *)params + p->at, &(uint32_t) { (uint32_t)v }, sizeof(uint32_t));
+    double value, scale;
+
+    if (str_starts(s, STR("+")))
+        s = str_sub(s, 1, SIZE_MAX);
+    if (!take_decimal(&s, &value) || !quantity_suffix(s, &scale))
+        return false;
+    value = ceil(value * scale - 1e-9);
+    if (!(value >= 0 && value < 9.2e18))
+        return false;
+    *out = (uint64_t)value;
+    return true;
 }
 
-static void put(const struct plugin_param *p, void *params, const void *v, size_t size)
+int params_duration(const struct yaml_node *n, const char *path, uint32_t *ms, struct err *e)
 {
-    memcpy((char *)params + p->at, v, size);
+    uint64_t v;
+
+    if (!params_is_text(n) && !(yaml_is(n, YAML_SCALAR) && str_eqz(n->text, "0")))
+        return yaml_err(n, e, "%s: must be a duration such as 60s or 250ms, not %s", path,
+                        what_is(n));
+    if (!params_parse_duration(n->text, &v))
+        return yaml_err(n, e, "%s: \"%.*s\" is no duration; write it as 60s, 250ms or 1m30s", path,
+                        (int)MIN(n->text.n, (size_t)60), n->text.p);
+    if (v > UINT32_MAX)
+        return yaml_err(n, e, "%s: must be at most 49 days", path);
+    *ms = (uint32_t)v;
+    return 0;
 }
 
+int params_quantity(const struct yaml_node *n, const char *path, uint64_t *out, struct err *e)
+{
+    struct str s;
+
+    if (!yaml_str(n, &s))
+        return yaml_err(n, e, "%s: must be a quantity such as 5000, 5k or 1Gi, not %s", path,
+                        what_is(n));
+    if (!params_parse_quantity(s, out))
+        return yaml_err(n, e,
+                        "%s: \"%.*s\" is no quantity of at least 0; write it as 5000, 5k or 1Gi",
+                        path, (int)MIN(s.n, (size_t)60), s.p);
+    return 0;
+}
+
+/* ---- rows ---- */
+
+static bool is_bounded(const struct plugin_param *p)
+{
+    return p->min != 0 || p->max != 0;
+}
+
+static int check_range(const struct plugin_param *p, const struct yaml_node *n, const char *path,
+                       double v, struct err *e)
+{
+    if (!is_bounded(p))
+        return 0;
+    if (isinf(p->max) && v < p->min)
+        return yaml_err(n, e, "%s: must be at least %.12g", path, p->min);
+    if (isinf(p->min) && v > p->max)
+        return yaml_err(n, e, "%s: must be at most %.12g", path, p->max);
+    if (v < p->min || v > p->max)
+        return yaml_err(n, e, "%s: must be %.12g..%.12g", path, p->min, p->max);
+    return 0;
+}
+
+/* JSON knows one kind of number: 5.0 and 1e3 are whole. */
+static int whole(const struct yaml_node *n, const char *path, int64_t *out, struct err *e)
+{
+    double d;
+
+    if (yaml_i64(n, out))
+        return 0;
+    if (!yaml_f64(n, &d))
+        return yaml_err(n, e, "%s: must be a whole number, not %s", path, what_is(n));
+    if (d != floor(d) || fabs(d) > 9e18)
+        return yaml_err(n, e, "%s: must be a whole number", path);
+    *out = (int64_t)d;
+    return 0;
+}
+
+static int set_number(const struct plugin_param *p, const struct yaml_node *n, const char *path,
+                      void *at, struct err *e)
+{
+    int64_t i = 0;
+    double d;
+    int rc;
+
+    if (p->kind == PARAM_F64) {
+        if (!yaml_f64(n, &d))
+            return yaml_err(n, e, "%s: must be a number, not %s", path, what_is(n));
+        rc = check_range(p, n, path, d, e);
+        *(double *)at = d;
+        return rc;
+    }
+    rc = whole(n, path, &i, e);
+    if (rc == 0)
+        rc = check_range(p, n, path, (double)i, e);
+    if (rc != 0)
+        return rc;
+    if (p->kind == PARAM_I64) {
+        *(int64_t *)at = i;
+        return 0;
+    }
+    if (i < 0 || i > UINT32_MAX)
+        return yaml_err(n, e, "%s: must be 0..%u", path, UINT32_MAX);
+    *(uint32_t *)at = (uint32_t)i;
+    return 0;
+}
+
+static int set_word(const struct plugin_param *p, const struct yaml_node *n, const char *path,
+                    int *out, struct err *e)
+{
+    char all[200] = "";
+    const char *near;
+    struct str s;
+    size_t count = 0, len = 0;
+    int rc = params_text(n, path, &s, e);
+
+    if (rc != 0)
+        return rc;
+    for (; p->words[count] != NULL; count++) {
+        if (str_eqz(s, p->words[count])) {
+            *out = (int)count;
+            return 0;
+        }
+        if (len < sizeof(all))
+            len += (size_t)snprintf(all + len, sizeof(all) - len, "%s%s", count != 0 ? ", " : "",
+                                    p->words[count]);
+    }
+    near = config_nearest(s, p->words, count);
+    return yaml_err(n, e, "%s: must be one of %s%s%s%s", path, all,
+                    near != NULL ? "; did you mean " : "", near != NULL ? near : "",
+                    near != NULL ? "?" : "");
+}
+
+/* The complaint of a row's own decoder: "FILE:LINE:COL: what" or "what". */
+static int put_path(const struct plugin_param *p, const struct yaml_node *n, const char *path,
+                    int code, struct err *e)
+{
+    char place[ERR_MSG_MAX / 2], what[ERR_MSG_MAX];
+    const char *file = n->file, *at = e->msg, *rest = at;
+    size_t name_len = strlen(p->name);
+    unsigned line, column;
+    int used = 0;
+
+    snprintf(place, sizeof(place), "%s:%u:%u", file, n->line, n->column);
+    if (strncmp(at, file, strlen(file)) == 0 &&
+        sscanf(at + strlen(file), ":%u:%u: %n", &line, &column, &used) == 2 && used != 0) {
+        rest = at + strlen(file) + used;
+        snprintf(place, sizeof(place), "%s:%u:%u", file, line, column);
+    }
+    snprintf(what, sizeof(what), "%s", rest);
+    if (strncasecmp(what, p->name, name_len) == 0 && !isalnum((unsigned char)what[name_len]))
+        return err_set(e, code, "%s: %.*s%s", place, (int)(strlen(path) - name_len), path, what);
+    return err_set(e, code, "%s: %s: %s", place, path, what);
+}
+
+static int set_param(const struct plugin_param *p, const struct yaml_node *n, const char *path,
+                     struct arena *a, void *params, struct err *e)
+{
+    void *at = (char *)params + p->at;
+    struct err own = { 0 };
+    uint32_t ms = 0;
+    int rc;
+
+    switch (p->kind) {
+    case PARAM_BOOL: return params_bool(n, path, at, e);
+    case PARAM_U32:
+    case PARAM_I64:
+    case PARAM_F64: return set_number(p, n, path, at, e);
+    case PARAM_STR: return params_text(n, path, at, e);
+    case PARAM_WORD: return set_word(p, n, path, at, e);
+    case PARAM_DURATION_MS:
+        if (n->type == YAML_SCALAR && n->text.n == 0) /* "": the default */
+            return 0;
+        rc = params_duration(n, path, &ms, e);
+        if (rc == 0)
+            rc = check_range(p, n, path, ms, e);
+        *(uint32_t *)at = ms;
+        return rc;
+    case PARAM_CUSTOM:
+        rc = p->decode(n, a, params, &own);
+        if (rc == 0)
+            return 0;
+        *e = own;
+        return put_path(p, n, path, rc, e);
+    case PARAM_IGNORED: break;
+    }
+    return 0;
+}
+
+/* The default stands in the table as text: read by the same code as the file's. */
 void params_default(const struct plugin_param *table, uint32_t count, void *params)
 {
     for (uint32_t i = 0; i < count; i++) {
         const struct plugin_param *p = &table[i];
-        struct str text = str_of(p->value);
-        bool flag = str_eqz(text, "true");
-        uint64_t u = 0;
-        uint32_t ms = 0;
-        int64_t n = 0;
-        double f = 0;
-        int word = 0;
+        struct yaml_node n = { .type = YAML_SCALAR, .file = "default", .line = 1, .column = 1 };
+        struct err e;
 
-        if (text.p == NULL)
+        if (p->value == NULL)
             continue;
-        switch (p->kind) {
-        case PARAM_BOOL: put(p, params, &flag, sizeof(flag)); break;
-        case PARAM_U32:
-            ASSERT(str_u64(text, &u));
-            put_u32(p, params, u);
-            break;
-        case PARAM_I64:
-            ASSERT(str_i64(text, &n));
-            put(p, params, &n, sizeof(n));
-            break;
-        case PARAM_F64:
-            ASSERT(str_f64(text, &f));
-            put(p, params, &f, sizeof(f));
-            break;
-        case PARAM_STR: put(p, params, &text, sizeof(text)); break;
-        case PARAM_WORD:
-            word = word_of(p, text);
-            ASSERT(word >= 0);
-            put(p, params, &word, sizeof(word));
-            break;
-        case PARAM_DURATION_MS:
-            ASSERT(duration_ms(text, &ms));
-            put_u32(p, params, ms);
-            break;
-        case PARAM_CUSTOM:
-        case PARAM_IGNORED: break;
-        }
+        ASSERT(p->kind != PARAM_CUSTOM && p->kind != PARAM_IGNORED);
+        n.text = str_of(p->value);
+        n.quoted = p->kind == PARAM_STR || p->kind == PARAM_WORD;
+        ASSERT(set_param(p, &n, p->name, NULL, params, &e) == 0);
     }
-}
-
-static int range_err(const struct yaml_node *n, const struct plugin_param *p, struct err *e)
-{
-    if (p->max <= p->min || isinf(p->max))
-        return yaml_err(n, e, "%s: must be at least %.15g", p->name, p->min);
-    if (isinf(p->min))
-        return yaml_err(n, e, "%s: must be at most %.15g", p->name, p->max);
-    return yaml_err(n, e, "%s: must be %.15g to %.15g", p->name, p->min, p->max);
-}
-
-static int decode_number(const struct yaml_node *n, const struct plugin_param *p, void *params,
-                         struct err *e)
-{
-    int64_t i = 0;
-    double f = 0;
-
-    if (p->kind == PARAM_F64) {
-        if (!yaml_f64(n, &f))
-            return yaml_err(n, e, "%s: must be a number", p->name);
-    } else {
-        if (!yaml_i64(n, &i))
-            return yaml_err(n, e, "%s: must be a whole number", p->name);
-        f = (double)i;
-    }
-    if (p->kind == PARAM_U32 && (i < 0 || i > UINT32_MAX))
-        return yaml_err(n, e, "%s: must be 0 to %u", p->name, UINT32_MAX);
-    if (!in_range(p, f))
-        return range_err(n, p, e);
-    if (p->kind == PARAM_F64)
-        put(p, params, &f, sizeof(f));
-    else if (p->kind == PARAM_I64)
-        put(p, params, &i, sizeof(i));
-    else
-        put_u32(p, params, (uint64_t)i);
-    return 0;
-}
-
-static int word_err(const struct yaml_node *n, const struct plugin_param *p, struct err *e)
-{
-    char list[200] = "";
-
-    for (int i = 0; p->words[i] != NULL; i++) {
-        size_t len = strlen(list);
-
-        if (p->words[i][0] != 0 && len + strlen(p->words[i]) + 3 < sizeof(list)) {
-            if (len != 0) {
-                memcpy(list + len, ", ", 3);
-                len += 2;
-            }
-            memcpy(list + len, p->words[i], strlen(p->words[i]) + 1);
-        }
-    }
-    return yaml_err(n, e, "%s: must be one of: %s", p->name, list);
-}
-
-static int decode_one(const struct yaml_node *n, const struct plugin_param *p, struct arena *a,
-                      void *params, struct err *e)
-{
-    struct str text = STR_NONE;
-    uint32_t ms = 0;
-    bool flag;
-    int word;
-
-    switch (p->kind) {
-    case PARAM_BOOL:
-        if (!yaml_bool(n, &flag))
-            return yaml_err(n, e, "%s: must be true or false", p->name);
-        put(p, params, &flag, sizeof(flag));
-        return 0;
-    case PARAM_U32:
-    case PARAM_I64:
-    case PARAM_F64: return decode_number(n, p, params, e);
-    case PARAM_STR:
-        if (!yaml_str(n, &text))
-            return yaml_err(n, e, "%s: must be text", p->name);
-        put(p, params, &text, sizeof(text));
-        return 0;
-    case PARAM_WORD:
-        word = yaml_str(n, &text) ? word_of(p, text) : -1;
-        if (word < 0)
-            return word_err(n, p, e);
-        put(p, params, &word, sizeof(word));
-        return 0;
-    case PARAM_DURATION_MS:
-        if (!yaml_str(n, &text) || !duration_ms(text, &ms))
-            return yaml_err(n, e, "%s: must be a duration such as 250ms, 60s or 5m", p->name);
-        if (!in_range(p, ms))
-            return range_err(n, p, e);
-        put_u32(p, params, ms);
-        return 0;
-    case PARAM_CUSTOM: return p->decode(n, a, params, e);
-    case PARAM_IGNORED: return 0;
-    }
-    return err_set(e, ERR_INTERNAL, "%s: no such kind", p->name);
 }
 
 /* ---- maps ---- */
 
-static int unknown_err(const struct yaml_node *n, const struct plugin_param *table, uint32_t count,
-                       const char *owner, struct err *e)
+static int unknown_param(const struct yaml_node *n, const struct plugin_param *table,
+                         uint32_t count, const char *path, const char *of, struct err *e)
 {
-    char list[300] = "";
+    const char *names[PARAMS_MAX], *near;
+    char known[300] = "";
     size_t len = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        size_t more = strlen(table[i].name);
-
-        if (len + more + 8 >= sizeof(list)) {
-            memcpy(list + len, ", ...", 6);
-            break;
-        }
-        if (len != 0) {
-            memcpy(list + len, ", ", 2);
-            len += 2;
-        }
-        memcpy(list + len, table[i].name, more + 1);
-        len += more;
+        names[i] = table[i].name;
+        if (len < sizeof(known))
+            len += (size_t)snprintf(known + len, sizeof(known) - len, "%s%s",
+                                    i != 0 ? ", " : "; known: ", names[i]);
     }
-    if (count == 0)
-        return yaml_err_key(n, e, "%s: unknown parameter \"%.*s\": it has none", owner,
-                            STR_ARG(n->key));
-    return yaml_err_key(n, e, "%s: unknown parameter \"%.*s\"; known are: %s", owner,
-                        STR_ARG(n->key), list);
+    near = config_nearest(n->key, names, count);
+    if (near != NULL)
+        return yaml_err_key(n, e, "%s: unknown parameter%s; did you mean %s?", path, of, near);
+    return yaml_err_key(n, e, "%s: unknown parameter%s%s", path, of,
+                        count == 0 ? "; there are none" : known);
 }
 
-int params_decode(const struct yaml_node *n, const struct plugin_param *table, uint32_t count,
-                  const char *owner, struct arena *a, void *params, struct err *e)
+int params_members(const struct yaml_node *n, const struct plugin_param *table, uint32_t count,
+                   const char *path, const char *of, struct arena *a, void *params,
+                   bool given[PARAMS_MAX], struct err *e)
 {
-    uint64_t given = 0;
-    int rc;
-
-    ASSERT(count <= 64);
-    if (!yaml_is_null(n) && !yaml_is(n, YAML_MAP))
-        return yaml_err(n, e, "%s: must be a map", owner);
-    for (const struct yaml_node *m = yaml_is_null(n) ? NULL : n->first; m != NULL; m = m->next) {
+    ASSERT(count <= PARAMS_MAX);
+    if (!yaml_is(n, YAML_MAP))
+        return yaml_err(n, e, "%s: must be a map, not %s", path, what_is(n));
+    for (const struct yaml_node *m = n->first; m != NULL; m = m->next) {
+        char at[CONFIG_PATH_MAX + 80];
         uint32_t i = 0;
+        int rc;
 
         while (i < count && !str_ieq(m->key, str_of(table[i].name)))
             i++;
+        snprintf(at, sizeof(at), "%s.%.*s", path, (int)MIN(m->key.n, (size_t)60), m->key.p);
         if (i == count)
-            return unknown_err(m, table, count, owner, e);
+            return unknown_param(m, table, count, at, of, e);
+        if (given[i])
+            return yaml_err_key(m, e, "%s: given twice, in different case", at);
+        given[i] = true;
         if (yaml_is_null(m))
             continue;
-        rc = decode_one(m, &table[i], a, params, e);
+        rc = set_param(&table[i], m, at, a, params, e);
         if (rc != 0)
             return rc;
-        given |= (uint64_t)1 << i;
     }
-    for (uint32_t i = 0; i < count; i++)
-        if (table[i].required && (given >> i & 1) == 0)
-            return n == NULL ? err_set(e, ERR_INVAL, "%s: needs %s", owner, table[i].name)
-                             : yaml_err(n, e, "%s: needs %s", owner, table[i].name);
     return 0;
+}
+
+int params_decode(const struct yaml_node *n, const struct plugin_param *table, uint32_t count,
+                  const char *path, struct arena *a, void *params, struct err *e)
+{
+    bool given[PARAMS_MAX] = { false };
+    int rc = yaml_is_null(n) ? 0 : params_members(n, table, count, path, "", a, params, given, e);
+
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        if (table[i].required && !given[i])
+            return n == NULL ? err_set(e, ERR_INVAL, "%s: needs %s", path, table[i].name)
+                             : yaml_err(n, e, "%s: needs %s", path, table[i].name);
+    return rc;
 }
 
 /* ---- lists ---- */
@@ -276,10 +469,11 @@ int params_list(const struct yaml_node *n, struct arena *a, struct str_list *out
 }
 
 int params_maps(const struct yaml_node *n, const struct plugin_param *table, uint32_t count,
-                const char *owner, size_t item_size, struct arena *a, void **out,
+                const char *path, size_t item_size, struct arena *a, void **out,
                 uint32_t *out_count, struct err *e)
 {
     char *item;
+    uint32_t i = 0;
     int rc = list_check(n, "maps", e);
 
     if (rc != 0)
@@ -289,10 +483,13 @@ int params_maps(const struct yaml_node *n, const struct plugin_param *table, uin
     *out = item;
     *out_count = n->count;
     for (const struct yaml_node *m = n->first; m != NULL; m = m->next, item += item_size) {
+        char at[CONFIG_PATH_MAX];
+
+        snprintf(at, sizeof(at), "%s[%u]", path, i++);
         if (yaml_is_null(m))
-            return yaml_err(m, e, "%s: must be a map", owner);
+            return yaml_err(m, e, "%s: must be a map", at);
         params_default(table, count, item);
-        rc = params_decode(m, table, count, owner, a, item, e);
+        rc = params_decode(m, table, count, at, a, item, e);
         if (rc != 0)
             return rc;
     }

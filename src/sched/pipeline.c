@@ -309,6 +309,24 @@ void sched_pipeline_responded(struct sched_pipeline *p, struct sched_run *run)
             p->plugin[i].type->responded(&p->plugin[i], run);
 }
 
+bool sched_pipeline_holds(const struct sched_pipeline *p)
+{
+    for (uint32_t i = 0; i < p->c->plugin_count; i++)
+        if (p->plugin[i].type->hold != NULL)
+            return true;
+    return false;
+}
+
+uint32_t sched_pipeline_hold(struct sched_pipeline *p, const struct sched_view *v)
+{
+    uint32_t ms = 0;
+
+    for (uint32_t i = 0; i < p->c->plugin_count; i++)
+        if (p->plugin[i].type->hold != NULL)
+            ms = MAX(ms, p->plugin[i].type->hold(&p->plugin[i], v));
+    return ms;
+}
+
 uint32_t sched_pipeline_served(struct sched_pipeline *p, const struct sched_served *s,
                                struct sched_header *out, uint32_t max)
 {

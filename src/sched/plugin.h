@@ -194,6 +194,9 @@ struct plugin_type {
     /* Producers, in their order; request-header types before everything else, and also before the
      * queues: these have no state, and only the request's headers are there. */
     void (*produce)(struct plugin *p, struct sched_view *v);
+    /* Once, before the decision: milliseconds that the request waits for others; 0: none.  Of the
+     * view only r (with its number r->held), now_ms and arena are there. */
+    uint32_t (*hold)(struct plugin *p, const struct sched_view *v);
     bool (*admit)(struct plugin *p, const struct sched_view *v); /* false: refused */
     /* The pick is final: remember it, add headers for the worker (sched_run_header). */
     void (*dispatched)(struct plugin *p, struct sched_run *run);
@@ -220,8 +223,6 @@ struct plugin {
 
 /* Every type of llm-d's that is known here; NULL when it is not. */
 const struct plugin_type *plugin_type_find(struct str type);
-/* A type of llm-d's that is not built in: what to do instead; NULL: not one of those. */
-const char *plugin_type_absent(struct str type);
 /* The nearest known type name, for suggestions; NULL when nothing is near. */
 const char *plugin_type_nearest(struct str type);
 size_t plugin_type_count(void);

@@ -59,17 +59,12 @@ const struct plugin_type *const plugin_handlers[] = {
 };
 
 const struct plugin_type *const plugin_producers[] = {
-    &plugin_approx_producer,
-    &plugin_multicluster_approx_producer,
-    &plugin_precise_producer,
-    &plugin_token_producer,
-    &plugin_tokenizer_producer,
-    &plugin_inflight_producer,
-    &plugin_session_id_producer,
-    &plugin_latency_producer,
-    &plugin_media_producer,
-    &plugin_p2p_producer,
-    NULL,
+    &plugin_approx_producer,     &plugin_multicluster_approx_producer,
+    &plugin_precise_producer,    &plugin_token_producer,
+    &plugin_tokenizer_producer,  &plugin_inflight_producer,
+    &plugin_session_id_producer, &plugin_latency_producer,
+    &plugin_media_producer,      &plugin_p2p_producer,
+    &plugin_burst_producer,      NULL,
 };
 
 const struct plugin_type *const plugin_requests[] = {

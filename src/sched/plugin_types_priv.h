@@ -40,7 +40,7 @@ extern const struct plugin_type plugin_always_decider, plugin_prefix_decider, pl
 extern const struct plugin_type plugin_approx_producer, plugin_multicluster_approx_producer,
     plugin_precise_producer, plugin_token_producer, plugin_tokenizer_producer,
     plugin_inflight_producer, plugin_session_id_producer, plugin_latency_producer,
-    plugin_media_producer, plugin_p2p_producer;
+    plugin_media_producer, plugin_p2p_producer, plugin_burst_producer;
 extern const struct plugin_type plugin_probabilistic_admitter, plugin_latency_admitter,
     plugin_rollout_screener, plugin_agent_identity, plugin_served_verifier, plugin_usage_reporter;
 extern const struct plugin_type plugin_topology_extractor;

@@ -42,21 +42,6 @@ const struct plugin_type *plugin_type_find(struct str type)
     return NULL;
 }
 
-const char *plugin_type_absent(struct str type)
-{
-    static const struct {
-        const char *type, *why;
-    } absent[] = {
-        { "burst-prefix-cache-producer",
-          "requests are not held back for a burst here; use approx-prefix-cache-producer" },
-    };
-
-    for (size_t i = 0; i < COUNT(absent); i++)
-        if (str_eqz(type, absent[i].type))
-            return absent[i].why;
-    return NULL;
-}
-
 const char *plugin_type_nearest(struct str type)
 {
     const char *names[TYPES_MAX], *near;

@@ -99,6 +99,7 @@ struct sched_request {
     const uint32_t *indexed;
     struct str (*header)(const void *ctx, const char *name); /* NULL = no headers */
     const void *header_ctx;
+    uint64_t held;        /* its number among those that waited for others; 0: it did not */
     uint32_t media_items; /* images, audio, video parts of the prompt */
 };
 

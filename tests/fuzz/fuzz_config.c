@@ -89,6 +89,8 @@ static void run(const struct sched_config *c)
     rng_seed(&rng, 7);
     arena_init(&arena, (size_t)1 << 20);
     for (int i = 0; i < 2; i++) {
+        r.held = (uint64_t)i + 1;
+        ASSERT(sched_pipeline_hold(p, &v) == 0 || sched_pipeline_holds(p));
         sched_pipeline_run(p, &one);
         ASSERT((one.status != 0) == (one.message[0] != 0));
         if (one.status == 0) {

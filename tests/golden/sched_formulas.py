@@ -1411,12 +1411,144 @@ def policies():
                (0.3, 0.55, 0.6, 0.75, 0.8, 0.9, 1.1), steps=60)
 
 
+class Evictor:
+    """Requests in flight; whom the documented controller ends when a band waits."""
+
+    def __init__(self, grace):
+        self.flying, self.gone, self.grace = {}, {}, grace  # id -> priority; id -> [credit, issued, retired]
+
+    def end(self, rid, now):
+        self.flying.pop(rid, None)
+        if rid in self.gone and self.gone[rid][2] is None:
+            self.gone[rid][2] = now
+
+    def choose(self, queues, ceilings, saturation, now):
+        for rid, d in list(self.gone.items()):
+            if d[2] is None and now - d[1] >= 10000:
+                d[2] = now
+            if d[2] is not None and now - d[2] >= self.grace:
+                del self.gone[rid]
+                self.done.add(rid)
+        able = sorted((p, -rid) for rid, p in self.flying.items() if p < 0 and rid not in self.gone and rid not in self.done)
+        if self.gone or not able:
+            return []
+        for priority, ceiling in zip(queues.bands, ceilings):  # none above the one that blocked can be blocked too
+            waits = any(it["priority"] == priority for it in queues.items)
+            if waits and priority > able[0][0] and 0 < ceiling <= saturation:
+                credit = saturation / len(self.flying)
+                n = min(2, max(1, math.ceil((saturation - ceiling) / credit)))
+                out = [-rid for p, rid in able if p < priority][:n]
+                for rid in out:
+                    self.gone[rid] = [credit, now, None]
+                return out
+        return []
+
+    done = frozenset()
+
+
+def eviction():
+    bands = [10, 0, -1, -5]
+    limits = {"{}": lambda s: [1.0] * 4, '{"threshold": 0.5}': lambda s: [0.5] * 4,
+              '{"minCeiling": 0, "maxCeiling": 1}': lambda s: [1.0, 2 / 3, 1 / 3, 0.0]}
+    for n in range(36):
+        params, ceilings = list(limits.items())[n % 3]
+        kind = "priority-holdback-policy" if "minC" in params else "static-usage-limit-policy"
+        text = flow_text(bands, plugins=yaml_plugin(kind, json.loads(params), "limit"),
+                         more="  usageLimitPolicyPluginRef: limit\n  enableEviction: true\n")
+        grace = R.choice([10, 500])
+        queues, ev, ops, expect, now, queued, flown = Queues(bands, ceilings), Evictor(grace), [], [], 1000, 0, 0
+        ev.done = set()
+        for _ in range(80):
+            now += R.choice([0, 1, 3, 11, 200, 4000])
+            what = R.random()
+            if what < 0.2:
+                it = {"n": queued, "tenant": "a", "priority": R.choice(bands), "at": now, "received": now, "slo": 0}
+                queued += 1
+                queues.items.append(it)
+                ops.append({"enqueue": {k: v for k, v in it.items() if k != "n"}})
+            elif what < 0.45:
+                ev.flying[flown] = R.choice([-5, -5, -1, 0, 10])
+                ops.append({"begin": {"priority": ev.flying[flown]}})
+                flown += 1
+            elif what < 0.6 and ev.flying:
+                rid = R.choice(sorted(ev.gone) or sorted(ev.flying)) if R.random() < 0.7 else R.choice(sorted(ev.flying))
+                if rid in ev.flying:
+                    ev.end(rid, now)
+                    ops.append({"end": {"id": rid, "at": now}})
+            else:
+                s = R.choice([0.3, 0.6, 1.0, 1.0, 1.2, 2.5])
+                ops.append({"next": {"saturation": s, "at": now}})
+                item = queues.next(s, now)
+                expect.append({"item": item, "victims": ev.choose(queues, ceilings(s), s, now) if item == -1 and queues.items else []})
+        row("flow", "evict", "sheddable-eviction-filter", expect, [{}], text=text, ops=ops, grace=grace)
+
+
+def burst_producer():
+    def place(params, prompts, ends):
+        """prompts: per request the beginnings of 1, 2, ... blocks.  Where each goes, or None."""
+        least, cap = params.get("minColocateBlocks", 0), params.get("maxPerReplica", -1)
+        groups = {}
+        for i, p in enumerate(prompts):
+            if p:
+                groups.setdefault(p[-1], []).append(i)
+        many = [g for g in groups.values() if len(g) > 1]
+        ones = [g for g in groups.values() if len(g) == 1 and least > 0 and
+                any(j != g[0] and len(prompts[g[0]]) >= least and len(q) >= least and q[least - 1] == prompts[g[0]][least - 1]
+                    for j, q in enumerate(prompts))]
+        units = [g for part in (many, ones) for g in sorted(part, key=lambda g: (-len(prompts[g[0]]), g[0]))]
+        by_tokens = params.get("balanceBy") == "tokens"
+        share = math.ceil(sum(len(prompts[g[0]]) if by_tokens else len(g) for g in units) / ends) if ends else 0
+        load, there, out = [0] * ends, [set() for _ in range(ends)], [None] * len(prompts)
+        for g in units:
+            mine, left, used = prompts[g[0]], list(g), set()
+            held = [sum(b in there[e] for b in mine) for e in range(ends)]
+            while left:
+                free = [e for e in range(ends) if e not in used]
+                near = [e for e in free if least > 0 and held[e] >= least and load[e] < share]
+                if not free:
+                    break
+                to = min(near, key=lambda e: (-held[e], load[e], e)) if near else min(free, key=lambda e: (load[e], e))
+                some = left if cap < 0 else left[:cap]
+                left = left[len(some):]
+                for i in some:
+                    out[i] = to
+                load[to] += len(mine) - held[to] if by_tokens else len(some)
+                there[to] |= set(mine)
+                used.add(to)
+        return out
+
+    for params in ({}, {"maxPerReplica": 2}, {"minColocateBlocks": 1}, {"minColocateBlocks": 2, "balanceBy": "tokens"},
+                   {"balanceBy": "tokens", "maxPerReplica": 1}, {"blockSizeTokens": 20, "maxPrefixTokensToMatch": 96, "minColocateBlocks": 1},
+                   {"maxBatchSize": 4, "windowDurationMs": 7}):
+        for _ in range(8):
+            block = math.ceil(params.get("blockSizeTokens", 64) / 16) * 16
+            limit = params.get("maxPrefixTokensToMatch", 0) // block or 2048
+            bases = [[R.randrange(50) for _ in range(R.choice([0, 40, 64, 200, 300]))] for _ in range(3)]
+            kinds = [b[:R.choice([64, 128, 300])] + [R.randrange(50) for _ in range(R.choice([0, 0, 30, 100]))] for b in bases for _ in range(2)]
+            tokens = [R.choice(kinds) for _ in range(R.randint(1, 14))]
+            prompts = [[tuple(t[:(i + 1) * block]) for i in range(min(math.ceil(len(t) / block), limit))] for t in tokens]
+            room, joined = params.get("maxBatchSize", 1000), []
+            for i, p in enumerate(prompts):  # what finds no room does not wait
+                if p and len(joined) < room:
+                    joined.append(i)
+            ends = R.randint(1, 4)
+            placed = dict(zip(joined, place(params, [prompts[i] for i in joined], ends)))
+            requests = []
+            for t in tokens:
+                keys, tail = chain(t, 16)
+                requests.append({"prompt_tokens": len(t), "keys": keys, "tail": tail})
+            row("producers", "burst", "burst-prefix-cache-producer", [placed.get(i, -1) if placed.get(i) is not None else -1 for i in range(len(tokens))],
+                [{"id": "e%d" % i} for i in range(ends)], params=params, requests=requests, joined=joined,
+                window=params.get("windowDurationMs", 100), total=[len(p) for p in prompts])
+
+
 MAKERS = (load_scorers, prefix_scorers, lora_scorer, no_hit_lru, context_length, latency_scorer, media_scorer,
           attribute_scorer, label_scorers, topology, multicluster, session, role_filters, label_filters,
           affinity_filter, headroom_filter, utilization_filter, attribute_filter, testing_filter, detectors,
           pickers, deciders, handlers, approx_producer, precise_producer, inflight_producer, session_producer,
           admitter, policies, latency_producer, latency_admitter, p2p_producer,
-          rollout, agent_identity, served_verifier, usage_reporter)
+          rollout, agent_identity, served_verifier, usage_reporter, eviction,
+          burst_producer)
 
 
 def main():

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "codec/json.h"
+#include "sched/evict.h"
 #include "sched/flow.h"
 #include <math.h>
 #include <stdio.h>
@@ -449,6 +450,49 @@ static void ask_prefix(struct world *w, const struct json *expect)
             FAIL(w, "endpoint %u: %u match, %u cached", i, f->match_blocks[i], f->cached_blocks[i]);
 }
 
+/* A number in a list of them. */
+static bool has(const struct json *list, double n)
+{
+    for (const struct json *j = list->first; j != NULL; j = j->next)
+        if (number(j, -1) == n)
+            return true;
+    return false;
+}
+
+/* All join one window; each then asks where it was placed. */
+static void ask_burst(struct world *w, const struct json *expect)
+{
+    const struct json *list = json_get(w->row, "requests"), *total = json_get(w->row, "total");
+    uint32_t window = count_of(json_get(w->row, "window"), 0);
+    uint32_t opened = 1000 + count_of(json_at(json_get(w->row, "joined"), 0), 0) % 2;
+
+    for (uint32_t i = 0; i < list->count; i++) {
+        request(w, json_at(list, i));
+        w->r.held = i + 1;
+        w->v.now_ms = 1000 + i % 2;
+        if (w->t->type->hold(w->t, &w->v) !=
+            (has(json_get(w->row, "joined"), i) ? window + opened - w->v.now_ms : 0))
+            FAIL(w, "request %u waits otherwise", i);
+    }
+    for (uint32_t i = 0; i < list->count; i++) {
+        double at = number(json_at(expect, i), -1);
+        const struct sched_prefix *f;
+
+        request(w, json_at(list, i));
+        w->r.held = i + 1;
+        w->v.now_ms = opened + window;
+        w->t->type->produce(w->t, &w->v);
+        f = sched_view_prefix(&w->v, w->t->name);
+        if (f == NULL || f->total_blocks != count_of(json_at(total, i), 0)) {
+            FAIL(w, "request %u has other blocks", i);
+            continue;
+        }
+        for (uint32_t k = 0; k < w->count; k++)
+            if (f->match_blocks[k] != (k == at ? f->total_blocks : 0))
+                FAIL(w, "request %u: endpoint %u matches %u", i, k, f->match_blocks[k]);
+    }
+}
+
 static void ask_uncached(struct world *w, const struct json *expect)
 {
     w->t->type->produce(w->t, &w->v);
@@ -621,6 +665,69 @@ static void ask_flow(struct world *w, const struct json *expect)
     flow_free(f);
 }
 
+/* ---- a script of requests in flight ---- */
+
+static void one_choice(struct world *w, struct flow *f, struct evict *ev,
+                       const struct flow_item *items, const struct evict_item *flying,
+                       const struct json *op, const struct json *want)
+{
+    struct flow_fleet fleet = { .saturation = number(json_get(op, "saturation"), 0) };
+    uint64_t at = (uint64_t)number(json_get(op, "at"), 0);
+    const struct json *victims = json_get(want, "victims");
+    struct flow_item *it = flow_next(f, &fleet, at);
+    struct evict_item *out[EVICT_MAX];
+    uint32_t n = 0;
+    struct flow_demand demand;
+
+    if ((it != NULL ? it - items : -1) != (long)number(json_get(want, "item"), 0))
+        FAIL(w, "at %llu: another item went", (unsigned long long)at);
+    if (it == NULL && flow_queued(f) != 0)
+        (void)evict_expire(ev, at);
+    if (it == NULL && flow_demand(f, &demand))
+        n = evict_choose(ev, &demand, fleet.saturation, at, out);
+    if (n != victims->count)
+        FAIL(w, "at %llu: %u end, not %.*s", (unsigned long long)at, n, STR_ARG(victims->span));
+    for (uint32_t i = 0; i < n && i < victims->count; i++)
+        if (out[i] - flying != (long)number(json_at(victims, i), 0))
+            FAIL(w, "at %llu: %ld ends, not %.*s", (unsigned long long)at, (long)(out[i] - flying),
+                 STR_ARG(victims->span));
+}
+
+static void ask_evict(struct world *w, const struct json *expect)
+{
+    struct evict ev = { .grace_ms = count_of(json_get(w->row, "grace"), 0) };
+    static const struct flow_fleet full = { .saturation = 1 };
+    struct flow *f = flow_new(&w->c->flow, w->p);
+    struct flow_item items[ITEMS_MAX] = { 0 };
+    struct evict_item flying[ITEMS_MAX] = { 0 };
+    const struct json *want = expect->first, *op;
+    uint32_t queued = 0, begun = 0;
+    uint64_t waited;
+
+    assert_true(w->c->flow.eviction);
+    for (const struct json *j = json_get(w->row, "ops")->first; j != NULL; j = j->next) {
+        assert_true(queued < ITEMS_MAX && begun < ITEMS_MAX);
+        if ((op = json_get(j, "enqueue")) != NULL) {
+            items[queued].priority = (int32_t)number(json_get(op, "priority"), 0);
+            items[queued].fairness_id = STR("a");
+            assert_int_equal(
+                flow_enqueue(f, &items[queued++], &full, (uint64_t)number(json_get(op, "at"), 0)),
+                FLOW_DISPATCHED);
+        } else if ((op = json_get(j, "begin")) != NULL) {
+            evict_track(&ev, &flying[begun++], (int32_t)number(json_get(op, "priority"), 0));
+        } else if ((op = json_get(j, "end")) != NULL) {
+            (void)evict_end(&ev, &flying[count_of(json_get(op, "id"), 0)],
+                            (uint64_t)number(json_get(op, "at"), 0), &waited);
+        } else {
+            one_choice(w, f, &ev, items, flying, json_get(j, "next"), want);
+            want = want->next;
+        }
+    }
+    for (uint32_t i = 0; i < queued; i++)
+        flow_remove(f, &items[i]);
+    flow_free(f);
+}
+
 /* ---- all rows ---- */
 
 static const struct {
@@ -632,7 +739,8 @@ static const struct {
     { "uncached", ask_uncached },     { "admit", ask_admit },   { "attribute", ask_attribute },
     { "saturation", ask_saturation }, { "flow", ask_flow },     { "predict", ask_predict },
     { "dispatch", ask_dispatch },     { "screen", ask_screen }, { "respond", ask_respond },
-    { "served", ask_served },         { "report", ask_report },
+    { "served", ask_served },         { "report", ask_report }, { "burst", ask_burst },
+    { "evict", ask_evict },
 };
 
 static void ask(struct world *w)
