@@ -198,7 +198,7 @@ def the_leader_ends_or_dies():
         time.sleep(2.5)
         assert w.leader() is third and w.both == 0
         print(f"another led {term:.2f} s after SIGTERM, {kill:.2f} s after SIGKILL ({since:.2f} s after the last renewal)")
-        assert term < 1 and 14 < since < 18, (term, since)
+        assert term < 1.9 and 14 < since < 18, (term, since)  # it looks every 2 s by itself
 
 
 def who_is_cut_off_steps_back_first():
