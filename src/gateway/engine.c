@@ -55,7 +55,9 @@ const struct metric_engine *engine_of(const struct sched_config *c, const struct
     for (uint32_t i = 0; i < p->engine_count; i++)
         if (m == &p->engine[i])
             return m;
-    return name.n != 0 && str_eq(m->name, name) ? m : NULL;
+    if (name.n != 0 && str_eq(m->name, name))
+        return m;
+    return str_eqz(m->name, "vllm") ? NULL : m; /* vllm is the default of who says nothing */
 }
 
 /* ---- the page ---- */
