@@ -15,6 +15,7 @@ struct engine_page {
     struct str lora_running, lora_waiting, lora_max; /* borrowed of the page */
     bool has_custom[METRIC_CUSTOM_MAX];
     double custom[METRIC_CUSTOM_MAX]; /* as the engine lists them */
+    uint32_t missing; /* metrics that the engine has by its configuration, and the page has not */
 };
 
 /* The names for an endpoint with these labels: of the engine that its label names, or of the

@@ -384,8 +384,9 @@ static void a_page_is_read_by_configured_names(void **state)
     assert_true(out.has_custom[0] && out.custom[0] == 80);
     assert_true(out.has_custom[1] && out.custom[1] == 30); /* the first sample */
     assert_false(out.has_custom[2]);
+    assert_int_equal(out.missing, 1);
     engine_read(engine_by(c, "", ""), STR("q 2\nvllm:num_requests_running 9\n"), &out);
-    assert_true(out.waiting == 2 && out.running == 0 && !out.has_lora);
+    assert_true(out.waiting == 2 && out.running == 0 && !out.has_lora && out.missing == 0);
     engine_read(metric_engine_find(STR("triton-tensorrt-llm")),
                 STR("nv_trt_llm_request_metrics{request_type=\"waiting\"} 3\n"
                     "nv_trt_llm_request_metrics{request_type=\"scheduled\"} 4\n"
