@@ -5,7 +5,11 @@
  *   each in turn --> the endpoint that holds the most of its beginning and has less than its share,
  *                    else the one with the least; past per_endpoint_max members, the next one
  *
- * Whoever shares nothing is placed nowhere: other scorers decide. */
+ * Whoever shares nothing is placed nowhere: other scorers decide.
+ *
+ * Requests of one window may have different endpoints to choose from (by model, by a proxy's
+ * subset), so a window can be placed several times.  Who comes second takes a placement among at
+ * least as many endpoints as it has itself, if what that chose for it is one of its own. */
 // SPDX-License-Identifier: Apache-2.0
 #include "sched/burst.h"
 #include "base/check.h"
@@ -16,14 +20,24 @@
 #define REQUESTS_KEPT  4096 /* of one window, whatever is configured */
 #define WINDOW_BYTES   ((size_t)64 << 20)
 #define KEEP_MS        2000 /* after a window closed: its requests ask soon */
+#define PLACEMENTS_MAX 8    /* of one window; who needs a further one is placed nowhere */
 #define PLACED_NOWHERE UINT32_MAX
+
+/* Of a whole window among some endpoints. */
+struct placement {
+    struct placement *next;
+    const uint64_t *uid; /* of the endpoints */
+    uint32_t uid_count;
+    uint32_t *endpoint; /* one per request: an index of uid, or PLACED_NOWHERE */
+};
 
 struct window {
     struct window *next;
     uint64_t close_ms;
     struct burst_request *request; /* by id, ascending */
     uint32_t count;
-    uint64_t *uid; /* once placed; NULL: still open */
+    struct placement *placed; /* NULL: still open */
+    uint32_t placed_count;
     struct arena arena;
 };
 
@@ -268,7 +282,6 @@ struct burst *burst_new(const struct burst_conf *c)
 static void window_free(struct window *w)
 {
     mem_free(w->request);
-    mem_free(w->uid);
     arena_fini(&w->arena);
     mem_free(w);
 }
@@ -304,7 +317,7 @@ static struct window *open_window(struct burst *b, uint64_t now_ms)
 {
     struct window *w = b->first;
 
-    if (w != NULL && w->uid == NULL && now_ms < w->close_ms)
+    if (w != NULL && w->placed == NULL && now_ms < w->close_ms)
         return w;
     w = mem_zalloc(sizeof(*w));
     w->close_ms = now_ms + b->c->window_ms;
@@ -350,24 +363,69 @@ static struct burst_request *request_of(const struct window *w, uint64_t id)
     return lo < w->count && w->request[lo].id == id ? &w->request[lo] : NULL;
 }
 
+static bool is_one_of(uint64_t one, const uint64_t *uid, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (uid[i] == one)
+            return true;
+    return false;
+}
+
+static bool suits(const struct placement *p, uint32_t request, const uint64_t *uid, uint32_t count)
+{
+    uint32_t at = p->endpoint[request];
+
+    return p->uid_count >= count && (at == PLACED_NOWHERE || is_one_of(p->uid[at], uid, count));
+}
+
+/* NULL: there are too many, or no memory. */
+static const struct placement *place_among(struct burst *b, struct window *w, const uint64_t *uid,
+                                           uint32_t count)
+{
+    struct placement *p;
+    uint64_t *copy;
+
+    if (w->placed_count == PLACEMENTS_MAX || count == 0)
+        return NULL;
+    p = arena_try_zero(&w->arena, 1, sizeof(*p));
+    copy = arena_try(&w->arena, count * sizeof(*copy));
+    if (p == NULL || copy == NULL)
+        return NULL;
+    p->endpoint = arena_try(&w->arena, w->count * sizeof(*p->endpoint));
+    if (p->endpoint == NULL)
+        return NULL;
+    memcpy(copy, uid, count * sizeof(*copy));
+    p->uid = copy;
+    p->uid_count = count;
+    burst_place(b->c, w->request, w->count, count);
+    for (uint32_t i = 0; i < w->count; i++)
+        p->endpoint[i] = w->request[i].endpoint;
+    p->next = w->placed;
+    w->placed = p;
+    w->placed_count++;
+    return p;
+}
+
 bool burst_find(struct burst *b, uint64_t id, const uint64_t *uid, uint32_t uid_count,
                 uint64_t now_ms, uint64_t *out)
 {
     const struct burst_request *r = NULL;
+    const struct placement *p;
     struct window *w;
+    uint32_t at;
 
     windows_drop(&b->first, now_ms);
     for (w = b->first; w != NULL && r == NULL; w = r == NULL ? w->next : w)
         r = request_of(w, id);
     if (r == NULL)
         return false;
-    if (w->uid == NULL) {
-        w->uid = mem_zalloc(((size_t)uid_count + 1) * sizeof(*w->uid));
-        memcpy(w->uid, uid, uid_count * sizeof(*uid));
-        burst_place(b->c, w->request, w->count, uid_count);
-    }
-    if (r->endpoint == PLACED_NOWHERE)
+    at = (uint32_t)(r - w->request);
+    for (p = w->placed; p != NULL && !suits(p, at, uid, uid_count);)
+        p = p->next;
+    if (p == NULL)
+        p = place_among(b, w, uid, uid_count);
+    if (p == NULL || p->endpoint[at] == PLACED_NOWHERE)
         return false;
-    *out = w->uid[r->endpoint];
+    *out = p->uid[p->endpoint[at]];
     return true;
 }
