@@ -270,6 +270,10 @@ static void by_configuration(struct endpoint *ep, const struct metric_engine *m,
     s->lora_running = page.lora_running;
     s->lora_waiting = page.lora_waiting;
     s->lora_max = page.lora_max;
+    if (m != metric_engine_find(m->name)) /* known engines leave out what they do not use */
+        metric_add(
+            gateway_cell(ep->g, M_EXTRACT_ERRORS, "metrics-data-source", "core-metrics-extractor"),
+            page.missing);
     take_custom(ep, m, &page);
 }
 

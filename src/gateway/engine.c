@@ -18,6 +18,7 @@ struct walk {
     struct engine_page *out;
     const struct metric_spec *spec[SPECS_MAX]; /* custom ones from S_COUNT on */
     struct str name[SPECS_MAX];
+    bool found[SPECS_MAX];
     size_t count;
 };
 
@@ -55,7 +56,9 @@ const struct metric_engine *engine_of(const struct sched_config *c, const struct
     for (uint32_t i = 0; i < p->engine_count; i++)
         if (m == &p->engine[i])
             return m;
-    return name.n != 0 && str_eq(m->name, name) ? m : NULL;
+    if (name.n != 0 && str_eq(m->name, name))
+        return m;
+    return str_eqz(m->name, "vllm") ? NULL : m; /* vllm is the default of who says nothing */
 }
 
 /* ---- the page ---- */
@@ -132,8 +135,10 @@ static void on_sample(void *ctx, size_t which, struct str labels, double value)
     struct walk *w = ctx;
 
     for (size_t i = which; i < w->count; i++) /* `which` is the first of its name */
-        if (str_eq(w->name[i], w->name[which]) && is_of(w->spec[i], labels))
+        if (str_eq(w->name[i], w->name[which]) && is_of(w->spec[i], labels)) {
+            w->found[i] = true;
             take(w, i, labels, value);
+        }
 }
 
 void engine_read(const struct metric_engine *m, struct str page, struct engine_page *out)
@@ -158,4 +163,6 @@ void engine_read(const struct metric_engine *m, struct str page, struct engine_p
         w.name[i] = w.spec[i]->name;
     *out = (struct engine_page) { 0 };
     (void)prom_scan(page, w.name, w.count, on_sample, &w);
+    for (size_t i = 0; i < w.count; i++)
+        out->missing += w.name[i].n != 0 && !w.found[i];
 }

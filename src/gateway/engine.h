@@ -15,10 +15,12 @@ struct engine_page {
     struct str lora_running, lora_waiting, lora_max; /* borrowed of the page */
     bool has_custom[METRIC_CUSTOM_MAX];
     double custom[METRIC_CUSTOM_MAX]; /* as the engine lists them */
+    uint32_t missing; /* metrics that the engine has by its configuration, and the page has not */
 };
 
-/* The names for an endpoint with these labels: of the engine that its label names, or of a default
- * engine that c configures.  NULL: nothing says, its page tells by itself.  c may be NULL. */
+/* The names for an endpoint with these labels: of the engine that its label names, or of the
+ * default engine if c configures it or names another than vllm.  NULL: nothing says, its page tells
+ * by itself.  c may be NULL. */
 const struct metric_engine *engine_of(const struct sched_config *c, const struct sched_label *label,
                                       uint32_t label_count);
 /* Of several samples of a metric, requests add up, the fullest cache and the newest adapters count;

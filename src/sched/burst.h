@@ -31,7 +31,7 @@ void burst_free(struct burst *b);
  * until its window closes; 0: it does not join (no keys, the window is full). */
 uint32_t burst_join(struct burst *b, uint64_t id, const uint64_t *keys, uint32_t count,
                     uint64_t now_ms);
-/* Where it was placed, among endpoints with these ids.  False: nowhere, or it never joined. */
+/* Where it was placed, always one of these endpoints.  False: nowhere, or it never joined. */
 bool burst_find(struct burst *b, uint64_t id, const uint64_t *uid, uint32_t uid_count,
                 uint64_t now_ms, uint64_t *out);
 

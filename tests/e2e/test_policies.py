@@ -148,6 +148,10 @@ def an_engine_is_read_by_configured_names():
             assert served() == {f"127.0.0.1:{other}"}  # the other one is too hot
             server.page = page.replace("90", "20")
             wait_for("it has cooled down", lambda: len(served()) == 2, 5)
+            missing = lambda: metric(port, "llm_d_epp_datalayer_extract_errors_total", 'extractor_type="core-metrics-extractor"')
+            assert missing() == 0
+            server.page = page.replace("core_temp", "core_tmp")
+            wait_for("what is missing is counted", missing, 5)
 
 
 def a_burst_goes_where_its_beginning_goes():

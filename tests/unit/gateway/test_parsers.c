@@ -328,11 +328,15 @@ static const struct metric_engine *engine_by(const struct sched_config *c, const
 
 static void an_engine_is_found_by_label_and_configuration(void **state)
 {
-    struct sched_config *c, *plain;
+    static const char built_in[] =
+        "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n"
+        "- type: core-metrics-extractor\n  parameters: {defaultEngine: triton-tensorrt-llm}\n";
+    struct sched_config *c, *plain, *other;
     struct err e;
 
     (void)state;
     assert_int_equal(sched_config_load(&c, str_of(ENGINES), NULL, &e), 0);
+    assert_int_equal(sched_config_load(&other, str_of(built_in), NULL, &e), 0);
     assert_int_equal(sched_config_load(&plain, STR(""), NULL, &e), 0);
     assert_true(str_eqz(engine_by(c, "engine", "mine")->name, "mine"));
     assert_true(str_eqz(engine_by(c, "engine", "sglang")->name, "sglang"));
@@ -346,9 +350,15 @@ static void an_engine_is_found_by_label_and_configuration(void **state)
     assert_null(engine_by(plain, "llm-d.ai/engine-type", "other"));
     assert_true(str_eqz(engine_by(plain, "llm-d.ai/engine-type", "triton-tensorrt-llm")->name,
                         "triton-tensorrt-llm"));
+    /* a default engine other than vllm is meant, built in or not */
+    assert_true(str_eqz(engine_by(other, "", "")->name, "triton-tensorrt-llm"));
+    assert_true(
+        str_eqz(engine_by(other, "llm-d.ai/engine-type", "x")->name, "triton-tensorrt-llm"));
+    assert_true(str_eqz(engine_by(other, "llm-d.ai/engine-type", "vllm")->name, "vllm"));
     assert_null(engine_by(NULL, "llm-d.ai/engine-type", "vllm"));
     sched_config_free(c);
     sched_config_free(plain);
+    sched_config_free(other);
 }
 
 static void a_page_is_read_by_configured_names(void **state)
@@ -374,8 +384,9 @@ static void a_page_is_read_by_configured_names(void **state)
     assert_true(out.has_custom[0] && out.custom[0] == 80);
     assert_true(out.has_custom[1] && out.custom[1] == 30); /* the first sample */
     assert_false(out.has_custom[2]);
+    assert_int_equal(out.missing, 1);
     engine_read(engine_by(c, "", ""), STR("q 2\nvllm:num_requests_running 9\n"), &out);
-    assert_true(out.waiting == 2 && out.running == 0 && !out.has_lora);
+    assert_true(out.waiting == 2 && out.running == 0 && !out.has_lora && out.missing == 0);
     engine_read(metric_engine_find(STR("triton-tensorrt-llm")),
                 STR("nv_trt_llm_request_metrics{request_type=\"waiting\"} 3\n"
                     "nv_trt_llm_request_metrics{request_type=\"scheduled\"} 4\n"
