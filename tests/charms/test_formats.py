@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import charmcraft.const
 import charmcraft.linters
@@ -165,7 +165,7 @@ class ScrapeApp(Bag):
 class ScrapeUnit(Bag):
     prometheus_scrape_unit_address: str
     prometheus_scrape_unit_name: str
-    prometheus_scrape_unit_path: str
+    prometheus_scrape_unit_path: Literal[""] = ""  # a prefix of the job's path; Juju keeps no empty value
 
 
 class IngressApp(Bag):
@@ -209,13 +209,23 @@ class GrafanaApp(Bag):
     dashboards: pydantic.Json[Dashboards]
 
 
+class LokiApp(Bag):
+    metadata: pydantic.Json[Topology]
+
+
 class Nothing(Bag):
     pass
 
 
 # endpoint: (the app's bag, the unit's)
 SCHEMAS: dict[str, Any] = {"metrics-endpoint": (ScrapeApp, ScrapeUnit), "ingress": (IngressApp, IngressUnit), "tracing": (TracingApp, Nothing),
-                           "certificates": (Nothing, CertificatesUnit), "grafana-dashboard": (GrafanaApp, Nothing)}
+                           "certificates": (Nothing, CertificatesUnit), "grafana-dashboard": (GrafanaApp, Nothing), "logging": (LokiApp, Nothing)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_interface_has_a_schema(name):
+    own = {"decode-worker", "prefill-worker", "kv-cache-manager", "inference-endpoint"}
+    assert set(charms.endpoints(name)) - own <= set(SCHEMAS)
 
 
 @pytest.mark.parametrize("name,endpoint", [(n, e) for n in NAMES for e in SCHEMAS if e in charms.endpoints(n)])
