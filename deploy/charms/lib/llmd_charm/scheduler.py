@@ -159,10 +159,11 @@ class SchedulerCharm(LlmdCharm):
             flags += [f"--otlp-endpoint={tracing}", f"--trace-ratio={self.config['tracing-sample-ratio']}"]
         return flags + self.common_flags()
 
-    def _apply(self) -> None:
-        super()._apply()
+    def _apply(self) -> bool:
+        is_new = super()._apply()
         if self.scheme == "http":  # the key goes once nothing reads it
             self.container.remove_path(TLS, recursive=True)
+        return is_new
 
     def prove(self) -> None:
         if not self.container.can_connect():
