@@ -108,6 +108,11 @@ def fqdn(charm: ops.CharmBase) -> str:
     return f"{charm.unit.name.replace('/', '-')}.{charm.app.name}-endpoints.{charm.model.name}.svc.cluster.local"
 
 
+def service(charm: ops.CharmBase) -> str:
+    """The application's, whichever units it has."""
+    return f"{charm.app.name}.{charm.model.name}.svc.cluster.local"
+
+
 def workers(charm: ops.CharmBase, endpoints: list[str], ready_only: bool = True) -> list[dict[str, Any]]:
     """What the units of all related worker applications say of themselves, by name."""
     found = {}
