@@ -18,6 +18,7 @@ import yaml
 import test_charms as charms
 import test_formats as formats
 import test_pebble as pebble
+import test_secrets as secrets
 
 SCHEDULER, DECODE = charms.NAMES[0], charms.NAMES[3]
 UID = charms.base.UID
@@ -60,15 +61,20 @@ elif name == "status-get": out = {{"status": "unknown", "message": ""}}
 elif name == "status-set": s["status"] = words
 elif name == "application-version-set": s["version"] = words[-1]
 elif name == "opened-ports": out = []
+elif name == "secret-add":
+    content = {{k: open(p).read() for k, p in (a.split("#file=") for a in args if "#file=" in a)}}
+    s["secrets"][f"secret:own{{len(s['secrets'])}}"] = {{"label": option("--label"), "content": content}}
+    print(list(s["secrets"])[-1])
 elif name in ("secret-get", "secret-info-get"):
-    sys.exit("ERROR secret not found")
+    out = next((x["content"] for i, x in s["secrets"].items() if i in args or x["label"] == (option("--label") or 0)), None)
+    if out is None: sys.exit("ERROR secret not found")
 elif name == "storage-list": out = []
 with open(path, "w") as f:
     json.dump(s, f)
 if out is not None: print(json.dumps(out))
 """
 TOOLS = ("config-get is-leader relation-ids relation-list relation-get relation-set network-get status-get status-set opened-ports open-port "
-         "close-port application-version-set juju-log state-get state-set secret-get secret-info-get storage-list resource-get").split()
+         "close-port application-version-set juju-log state-get state-set secret-get secret-info-get secret-add storage-list resource-get").split()
 # ops looks for Pebble's socket where Juju mounts it; here it is in the root that was made.
 PATCH = """import ops.model, ops.pebble
 ops.model._ModelBackend.get_pebble = lambda self, path: ops.pebble.Client("{socket}")
@@ -114,7 +120,7 @@ class Unit:
         os.chown(self.root / "pebble", UID, UID)
         self.charm = formats.prime(name, folder)
         options = yaml.safe_load((self.charm / "charmcraft.yaml").read_text())["config"]["options"]
-        self.keep({"unit": f"{name}/0", "config": {k: o["default"] for k, o in options.items() if "default" in o} | config, "relations": {
+        self.keep({"unit": f"{name}/0", "secrets": {}, "config": {k: o["default"] for k, o in options.items() if "default" in o} | config, "relations": {
             "0": {"endpoint": "peers", "app": name, "units": {}, "set": {}}}})
         tools.mkdir()
         for tool in TOOLS:
@@ -150,6 +156,10 @@ class Unit:
         assert ran.returncode == 0, ran.stdout
         return self.kept()
 
+    def give(self, text):
+        """The user's secret, granted."""
+        self.keep(self.kept() | {"secrets": self.kept()["secrets"] | {"secret:users": {"label": "", "content": {"keys": text}}}})
+
     def ready(self):
         return self.event(f"{self.main}-pebble-ready", JUJU_WORKLOAD_NAME=self.main)
 
@@ -177,6 +187,26 @@ def test_two_charms_serve_a_completion(image, network, tmp_path):
         held = scheduler.root / charms.base.FOLDER.lstrip("/") / "endpoints.yaml"
         assert [e["port"] for e in json.loads(held.read_text())["endpoints"]] == ["8000"]
         assert (held.stat().st_uid, held.stat().st_mode & 0o777) == (UID, 0o600)
+
+        # who may ask comes from a secret: llmd key check looks at it in the container, and a new one is followed
+        def status(key):
+            program = ("import sys,urllib.error,urllib.request as u\n"
+                       "try: print(u.urlopen(u.Request('http://127.0.0.1:8080/v1/models',headers={'Authorization':'Bearer '+sys.argv[1]})).status)\n"
+                       "except urllib.error.HTTPError as e: print(e.code)")
+            return subprocess.run([*network, sys.executable, "-c", program, key], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        (first, text), (second, more) = (secrets.rows("--tenant", "acme") for _ in range(2))
+        scheduler.give("keys: [{id: a, tenant: acme}]")
+        scheduler.keep(scheduler.kept() | {"config": scheduler.kept()["config"] | {"api-key-secret": "secret:users"}})
+        state = scheduler.event("config-changed")
+        assert state["status"][0] == "blocked" and "llmd key check refuses the rows" in " ".join(state["status"]), state
+        assert status("none") == "200"  # what was served goes on
+        scheduler.give(text)
+        state = scheduler.event("secret-changed", JUJU_SECRET_ID="secret:users", JUJU_SECRET_LABEL="")
+        assert state["status"][0] == "active", state  # it asks with a key of its own
+        assert [status(k) for k in ("none", first, second)] == ["401", "200", "401"]
+        scheduler.give(more)
+        scheduler.event("secret-changed", JUJU_SECRET_ID="secret:users", JUJU_SECRET_LABEL="")
+        pebble.wait("the new key is good and the old one is not", lambda: [status(k) for k in (first, second)] == ["401", "200"], 20)
 
         # before it stops the worker withdraws, and the scheduler sends nothing more
         withdrawn = decode.event("stop")["relations"]["1"]["set"]["unit"]
