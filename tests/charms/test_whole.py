@@ -19,9 +19,10 @@ import test_charms as charms
 import test_formats as formats
 import test_pebble as pebble
 import test_secrets as secrets
+import test_tls as tls
 
 SCHEDULER, DECODE = charms.NAMES[0], charms.NAMES[3]
-UID = charms.base.UID
+UID, REQUESTS = charms.base.UID, "certificate_signing_requests"
 
 
 def missing():
@@ -52,7 +53,7 @@ elif name == "relation-ids": out = [f"{{words[0]}}:{{i}}" for i, r in s["relatio
 elif name == "relation-list": out = list(s["relations"][option("-r").split(":")[-1]]["units"]) if "--app" not in args else s["relations"][option("-r").split(":")[-1]]["app"]
 elif name == "relation-get":
     r = s["relations"][option("-r").split(":")[-1]]
-    out = r["units"].get(words[-1], r["set"].get("app" if "--app" in args else "unit", {{}}) if words[-1].split("/")[0] == s["unit"].split("/")[0] else {{}})
+    out = (r["units"] | r["apps"]).get(words[-1], r["set"].get("app" if "--app" in args else "unit", {{}}) if words[-1].split("/")[0] == s["unit"].split("/")[0] else {{}})
 elif name == "relation-set":
     r = s["relations"][option("-r").split(":")[-1]]
     r["set"].setdefault("app" if "--app" in args else "unit", {{}}).update(yaml.safe_load(sys.stdin))
@@ -78,6 +79,14 @@ TOOLS = ("config-get is-leader relation-ids relation-list relation-get relation-
 # ops looks for Pebble's socket where Juju mounts it; here it is in the root that was made.
 PATCH = """import ops.model, ops.pebble
 ops.model._ModelBackend.get_pebble = lambda self, path: ops.pebble.Client("{socket}")
+"""
+
+ASK = """import ssl, sys, urllib.error, urllib.request as u
+url, key, ca = sys.argv[1:]
+request = u.Request(url + "/v1/models", headers={"Authorization": "Bearer " + key})
+try: print(u.urlopen(request, timeout=20, context=ssl.create_default_context(cadata=ca) if ca else None).status)
+except urllib.error.HTTPError as e: print(e.code)
+except OSError as e: print(type(e).__name__)
 """
 
 
@@ -121,7 +130,7 @@ class Unit:
         self.charm = formats.prime(name, folder)
         options = yaml.safe_load((self.charm / "charmcraft.yaml").read_text())["config"]["options"]
         self.keep({"unit": f"{name}/0", "secrets": {}, "config": {k: o["default"] for k, o in options.items() if "default" in o} | config, "relations": {
-            "0": {"endpoint": "peers", "app": name, "units": {}, "set": {}}}})
+            "0": {"endpoint": "peers", "app": name, "units": {}, "apps": {}, "set": {}}}})
         tools.mkdir()
         for tool in TOOLS:
             (tools / tool).write_text(TOOL.format(python=sys.executable, state=self.state))
@@ -145,10 +154,17 @@ class Unit:
     def keep(self, state):
         self.state.write_text(json.dumps(state))
 
-    def relate(self, number, endpoint, app, units):
+    def relate(self, number, endpoint, app, units, bag=None):
+        """A relation, or what is new in it; bag is the application's."""
         state = self.kept()
-        state["relations"][number] = {"endpoint": endpoint, "app": app, "units": units, "set": {}}
+        kept = state["relations"].get(number, {"set": {}})["set"]
+        state["relations"][number] = {"endpoint": endpoint, "app": app, "units": units, "apps": {app: bag or {}}, "set": kept}
         self.keep(state)
+
+    def changed(self, number):
+        r = self.kept()["relations"][number]
+        return self.event(f"{r['endpoint']}-relation-changed", JUJU_RELATION=r["endpoint"], JUJU_RELATION_ID=f"{r['endpoint']}:{number}",
+                          JUJU_REMOTE_APP=r["app"], JUJU_REMOTE_UNIT=next(iter(r["units"])))
 
     def event(self, name, **env):
         ran = subprocess.run([*self.network, "./dispatch"], cwd=self.charm, env=self.env | {"JUJU_DISPATCH_PATH": f"hooks/{name}"} | env,
@@ -189,11 +205,8 @@ def test_two_charms_serve_a_completion(image, network, tmp_path):
         assert (held.stat().st_uid, held.stat().st_mode & 0o777) == (UID, 0o600)
 
         # who may ask comes from a secret: llmd key check looks at it in the container, and a new one is followed
-        def status(key):
-            program = ("import sys,urllib.error,urllib.request as u\n"
-                       "try: print(u.urlopen(u.Request('http://127.0.0.1:8080/v1/models',headers={'Authorization':'Bearer '+sys.argv[1]})).status)\n"
-                       "except urllib.error.HTTPError as e: print(e.code)")
-            return subprocess.run([*network, sys.executable, "-c", program, key], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        def status(key, url="http://127.0.0.1:8080", ca=""):
+            return subprocess.run([*network, sys.executable, "-c", ASK, url, key, ca], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
         (first, text), (second, more) = (secrets.rows("--tenant", "acme") for _ in range(2))
         scheduler.give("keys: [{id: a, tenant: acme}]")
         scheduler.keep(scheduler.kept() | {"config": scheduler.kept()["config"] | {"api-key-secret": "secret:users"}})
@@ -208,11 +221,20 @@ def test_two_charms_serve_a_completion(image, network, tmp_path):
         scheduler.event("secret-changed", JUJU_SECRET_ID="secret:users", JUJU_SECRET_LABEL="")
         pebble.wait("the new key is good and the old one is not", lambda: [status(k) for k in (first, second)] == ["401", "200"], 20)
 
+        # a certificate, for its address among others: served in place of plain text
+        scheduler.relate("2", "certificates", "ca", {"ca/0": {}})
+        state = scheduler.changed("2")
+        assert state["status"] == ["waiting", "for a certificate: juju status ca"] and status(second) == "200", state
+        row = tls.ROOT.answer(json.loads(state["relations"]["2"]["set"]["unit"][REQUESTS])[0]["certificate_signing_request"])
+        scheduler.relate("2", "certificates", "ca", {"ca/0": {}}, {"certificates": json.dumps([row])})
+        state = scheduler.changed("2")
+        assert state["status"][0] == "active", state
+        assert status(second, "https://127.0.0.1:8080", tls.pem(tls.ROOT.certificate)) == "200" and status(second) != "200"
+
         # before it stops the worker withdraws, and the scheduler sends nothing more
         withdrawn = decode.event("stop")["relations"]["1"]["set"]["unit"]
         assert json.loads(withdrawn["worker"])["ready"] is False
         scheduler.relate("1", "decode-worker", DECODE, {f"{DECODE}/0": withdrawn})
-        state = scheduler.event("decode-worker-relation-changed", JUJU_RELATION="decode-worker", JUJU_RELATION_ID="decode-worker:1",
-                                JUJU_REMOTE_APP=DECODE, JUJU_REMOTE_UNIT=f"{DECODE}/0")
+        state = scheduler.changed("1")
         assert state["status"][0] == "waiting" and "decode worker" in " ".join(state["status"]), state
         assert json.loads(held.read_text())["endpoints"] == []
