@@ -24,7 +24,7 @@ CHARMS = ROOT / "deploy" / "charms"
 PACKED = pathlib.Path(os.environ["CHARMS_PACKED"])
 NAMES = ["llm-d-inference-scheduler-k8s", "llm-d-kv-cache-k8s", "llm-d-prefill-k8s", "llm-d-decode-k8s"]
 sys.path.insert(0, str(CHARMS / "lib"))
-from llmd_charm import probe  # noqa: E402
+from llmd_charm import base, probe  # noqa: E402
 
 
 def load(name):
@@ -62,6 +62,7 @@ def workload(monkeypatch):
         answer = state["answers"].get(request.selector, {"choices": [{"text": "!"}]})
         return answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
     monkeypatch.setattr(probe, "_call", call)
+    monkeypatch.setattr(base.LlmdCharm, "patience_s", 0)
     return state
 
 
@@ -102,7 +103,8 @@ def relation(name, endpoint, units=1, app="remote", **kw):
 
 
 def state(name, tmp_path, relations=(), leader=True, config=None, **kw):
-    return testing.State(leader=leader, config=config or {}, containers={container(name, tmp_path, **kw)},
+    storages = {testing.Storage("models")} if "storage" in CONTEXTS[name][1] else set()
+    return testing.State(leader=leader, config=config or {}, containers={container(name, tmp_path, **kw)}, storages=storages,
                          relations={testing.PeerRelation("peers"), *relations})
 
 
@@ -123,7 +125,7 @@ def words(name, after):
 # ---- every event in every state ----
 
 EVENTS = {e: (lambda e: lambda ctx: getattr(ctx.on, e)())(e) for e in
-          ("install", "start", "config_changed", "upgrade_charm", "update_status", "leader_elected")}
+          ("install", "start", "config_changed", "upgrade_charm", "update_status", "leader_elected", "stop", "remove")}
 
 
 def endpoints(name):
@@ -131,39 +133,84 @@ def endpoints(name):
     return [*meta["requires"], *meta["provides"]]
 
 
+def happenings(before):
+    """Every event that Juju may send in this state."""
+    yield from EVENTS.values()
+    for r in before.relations:
+        if r.endpoint != "peers":
+            for event in ("created", "joined", "changed", "departed", "broken"):
+                unit = {} if event in ("created", "broken") else {"remote_unit": 0}
+                yield lambda ctx, r=r, event=event, unit=unit: getattr(ctx.on, f"relation_{event}")(r, **unit)
+    for storage in before.storages:
+        yield lambda ctx: ctx.on.storage_attached(storage)
+        yield lambda ctx: ctx.on.storage_detaching(storage)
+    (main,) = before.containers
+    if main.can_connect:
+        yield lambda ctx: ctx.on.pebble_ready(main)
+        for check in main.check_infos:
+            yield lambda ctx, check=check: ctx.on.pebble_check_failed(main, dataclasses.replace(
+                check, status=ops.pebble.CheckStatus.DOWN, failures=check.threshold or 3))
+            yield lambda ctx, check=check: ctx.on.pebble_check_recovered(main, check)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_matrix(name, tmp_path, workload):
-    """Whatever happens in whatever state: no exception, one status that says what to do, the same plan the second time."""
+    """Whatever happens in whatever state: no exception, one status that says what to do, the same plan and databags the second time."""
     seen, count = set(), 0
+    alone, everything = [()] + [(e,) for e in endpoints(name)], tuple(endpoints(name))
     for connected, leader, down in itertools.product((True, False), (True, False), (None, "/v1/models: timed out")):
         workload["down"] = down
-        for with_relations in [()] + [(e,) for e in endpoints(name)] + [tuple(endpoints(name))]:
-            relations = [relation(name, e, units=2) for e in with_relations]
-            before = state(name, tmp_path, relations, leader, connected=connected)
-            for event, make in EVENTS.items():
-                after = run(name, make, before)
+        for with_relations in ([*alone, everything] if connected and leader and not down else [(), everything]):
+            before = state(name, tmp_path, [relation(name, e, units=2) for e in with_relations], leader, connected=connected)
+            for event in happenings(before):
+                status = run(name, event, before).unit_status
                 count += 1
-                status = after.unit_status
                 seen.add(type(status).__name__)
-                assert status.name in ("active", "waiting", "blocked"), (event, status)
-                assert status.name == "active" or status.message, (event, status)
-                if status.name == "active":
-                    assert connected and down is None, (event, status)
-                if status.name == "blocked":
-                    assert "juju " in status.message, status
-            for r in relations:
-                for make in (lambda ctx: ctx.on.relation_changed(r), lambda ctx: ctx.on.relation_broken(r),
-                             lambda ctx: ctx.on.relation_created(r)):
-                    run(name, make, before)
-                    count += 1
+                assert status.name in ("active", "waiting", "blocked"), status
+                assert status.name == "active" or status.message, status
+                assert status.name != "active" or (connected and down is None), status
+                assert status.name != "blocked" or "juju " in status.message, status
             if connected:
-                main = before.get_container(next(iter(CONTEXTS[name][1]["containers"])))
-                first = run(name, lambda ctx: ctx.on.pebble_ready(main), before)
+                first = run(name, EVENTS["update_status"], before)
                 again = run(name, EVENTS["update_status"], first)
                 assert plan(name, again).to_dict() == plan(name, first).to_dict()
-                count += 2
-    print(f"{name}: {count} runs")
+                bags = [{r.id: (r.local_app_data, r.local_unit_data) for r in s.relations} for s in (first, again)]
+                assert bags[0] == bags[1]
+    print(f"{name}: {count} events")
     assert {"ActiveStatus", "WaitingStatus"} <= seen, seen
+
+
+@pytest.mark.parametrize("name,role", WORKERS.items())
+def test_a_unit_withdraws_before_it_stops(name, role, tmp_path):
+    mine = relation(name, f"{role}-worker", units=0)
+
+    def ready(s):
+        return json.loads(s.get_relation(mine.id).local_unit_data["worker"])["ready"]
+    before = run(name, EVENTS["update_status"], state(name, tmp_path, [mine]))
+    after = run(name, EVENTS["stop"], before)
+    assert ready(before) and not ready(after) and after.unit_status == testing.WaitingStatus("for what runs to end")
+    assert plan(name, after).to_dict() == plan(name, before).to_dict()
+    assert ready(run(name, EVENTS["start"], after))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_just_started_is_given_time(name, tmp_path, workload, monkeypatch):
+    """It answers a little later, and no event would tell; where nothing is new nobody waits."""
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            workload["down"] = None
+    monkeypatch.setattr(base.LlmdCharm, "patience_s", 10)
+    monkeypatch.setattr(base.time, "sleep", sleep)
+    workload["down"] = "/v1/models: connection refused"
+    before = state(name, tmp_path, [relation(name, "decode-worker")] if name == NAMES[0] else [])
+    after = run(name, EVENTS["config_changed"], before)
+    assert after.unit_status == testing.ActiveStatus() and len(slept) == 3
+    if name != NAMES[0]:  # whose endpoints file is gone in the next run of the test
+        workload["down"] = "/v1/models: connection refused"
+        assert run(name, EVENTS["update_status"], after).unit_status.name == "waiting" and len(slept) == 3
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,9 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import charmcraft.const
+import charmcraft.linters
 import charmcraft.parts
 import hcl2
 import pydantic
@@ -34,21 +35,35 @@ def test_charmcraft_takes_it(name):
         CharmcraftProject.unmarshal({**text, "contaners": {}})
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_packed_charm_begins(name, tmp_path):
-    """The layout of a packed charm, unzipped, under hook tools that Juju would bring: its code is found and runs without a controller."""
-    packed = tmp_path / "charm.zip"
-    with zipfile.ZipFile(packed, "w") as z:
-        for folder, _, files in os.walk(PACKED / name):
-            for file in files:
-                path = os.path.join(folder, file)
-                z.write(path, os.path.relpath(path, PACKED / name))
-    home, tools = tmp_path / "charm", tmp_path / "tools"
-    shutil.unpack_archive(packed, home)
+def prime(name, tmp_path):
+    """What charmcraft packs, but for the environment that it installs."""
+    home = tmp_path / "charm"
+    shutil.copytree(PACKED / name, home)
     meta = yaml.safe_load((home / "charmcraft.yaml").read_text())
     (home / "metadata.yaml").write_text(json.dumps({k: v for k, v in meta.items() if k not in ("config", "actions", "parts", "platforms", "type")}))
     (home / "config.yaml").write_text(json.dumps(meta["config"]))
     (home / "actions.yaml").write_text(json.dumps(meta["actions"]))
+    (home / "dispatch").write_text(charmcraft.const.DISPATCH_CONTENT.format(entrypoint_relative_path="src/charm.py"))
+    (home / "dispatch").chmod(0o755)
+    return home
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_charmcrafts_linters_find_nothing(name, tmp_path):
+    found = {}  # what looks into the environment says that it is not applicable
+    for checker in charmcraft.linters.CHECKERS:
+        c, home = checker(), prime(name, tmp_path / checker.name)
+        (home / "venv" / "ops").mkdir(parents=True)
+        found[c.name] = (c.run(home), c.text)
+    assert found.pop("language")[0] == "python" and found.pop("framework")[0] == "operator"
+    assert found and {k: v for k, v in found.items() if v[0] not in ("ok", "nonapplicable")} == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_packed_charm_begins(name, tmp_path):
+    """The layout of a packed charm, by charmcraft's dispatch, under hook tools that Juju would bring: it runs without a controller."""
+    home, tools = prime(name, tmp_path), tmp_path / "tools"
+    meta = yaml.safe_load((home / "charmcraft.yaml").read_text())
     tools.mkdir()
     config = json.dumps({k: v["default"] for k, v in meta["config"]["options"].items() if "default" in v})
     log = tmp_path / "log"
@@ -62,10 +77,10 @@ def test_a_packed_charm_begins(name, tmp_path):
         (tools / tool).chmod(0o755)
     (tools / "secret-get").write_text("#!/bin/sh\necho 'ERROR secret not found' >&2\nexit 1\n")
     (tools / "secret-get").chmod(0o755)
-    env = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": f"{home}/lib:{home}/venv", "JUJU_CHARM_DIR": str(home),
+    env = {"PATH": f"{tools}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}", "JUJU_CHARM_DIR": str(home),
            "CHARM_DIR": str(home), "JUJU_DISPATCH_PATH": "hooks/start", "JUJU_UNIT_NAME": f"{name}/0", "JUJU_MODEL_NAME": "m",
            "JUJU_MODEL_UUID": "0" * 8 + "-0000-4000-8000-" + "0" * 12, "JUJU_VERSION": "3.6.0", "JUJU_HOOK_NAME": ""}
-    ran = subprocess.run([sys.executable, "src/charm.py"], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ran = subprocess.run(["./dispatch"], cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert ran.returncode == 0, ran.stdout + log.read_text()[-3000:]
     said = log.read_text()
     assert "status-set" in said and "waiting" in said and "for the container" in said, said
@@ -150,7 +165,7 @@ class ScrapeApp(Bag):
 class ScrapeUnit(Bag):
     prometheus_scrape_unit_address: str
     prometheus_scrape_unit_name: str
-    prometheus_scrape_unit_path: str
+    prometheus_scrape_unit_path: Literal[""] = ""  # a prefix of the job's path; Juju keeps no empty value
 
 
 class IngressApp(Bag):
@@ -194,13 +209,23 @@ class GrafanaApp(Bag):
     dashboards: pydantic.Json[Dashboards]
 
 
+class LokiApp(Bag):
+    metadata: pydantic.Json[Topology]
+
+
 class Nothing(Bag):
     pass
 
 
 # endpoint: (the app's bag, the unit's)
 SCHEMAS: dict[str, Any] = {"metrics-endpoint": (ScrapeApp, ScrapeUnit), "ingress": (IngressApp, IngressUnit), "tracing": (TracingApp, Nothing),
-                           "certificates": (Nothing, CertificatesUnit), "grafana-dashboard": (GrafanaApp, Nothing)}
+                           "certificates": (Nothing, CertificatesUnit), "grafana-dashboard": (GrafanaApp, Nothing), "logging": (LokiApp, Nothing)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_interface_has_a_schema(name):
+    own = {"decode-worker", "prefill-worker", "kv-cache-manager", "inference-endpoint"}
+    assert set(charms.endpoints(name)) - own <= set(SCHEMAS)
 
 
 @pytest.mark.parametrize("name,endpoint", [(n, e) for n in NAMES for e in SCHEMAS if e in charms.endpoints(n)])

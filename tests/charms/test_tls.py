@@ -187,6 +187,46 @@ def test_without_the_relation_it_is_plain_http_again(tmp_path, workload):  # noq
     assert bag["url"].startswith("http://") and "ca" not in bag and workload["asked"][-1].startswith("http://")
 
 
+def test_the_name_that_clients_use(tmp_path):
+    client = charms.relation(SCHEDULER, "inference-endpoint")
+    waiting = first(tmp_path, [client], options={"external-hostname": "llm.example.com"})
+    names = x509.load_pem_x509_csr(asked(waiting).encode()).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName)[-1] == "llm.example.com"
+    after = changed(waiting, ROOT.answer(asked(waiting)))
+    assert after.get_relation(client.id).local_app_data["url"] == "https://llm.example.com:8080"
+    other = charms.run(SCHEDULER, charms.EVENTS["config_changed"], dataclasses.replace(after, config={}))
+    assert asked(other) != asked(after)
+    # without it the service's, which all units answer
+    assert other.get_relation(client.id).local_app_data["url"] == f"https://{SCHEDULER}.{after.model.name}.svc.cluster.local:8080"
+
+
+def test_with_tls_required_there_is_no_plain_text(tmp_path, workload):  # noqa: F811
+    fresh = charms.run(SCHEDULER, charms.EVENTS["config_changed"], secrets.state(tmp_path, [], {"tls-required": True}))
+    assert fresh.unit_status.name == "blocked" and charms.plan(SCHEDULER, fresh).command == "old"
+    assert "juju integrate" in fresh.unit_status.message and "tls-required=false" in fresh.unit_status.message
+    client = charms.relation(SCHEDULER, "inference-endpoint")
+    waiting = first(tmp_path, [client], options={"tls-required": True})
+    after = changed(waiting, ROOT.answer(asked(waiting)))
+    assert after.unit_status == testing.ActiveStatus()
+    mine = related(after)
+    gone = charms.run(SCHEDULER, lambda ctx: ctx.on.relation_broken(mine), after)
+    assert gone.unit_status == fresh.unit_status  # and what is served stays
+    assert charms.plan(SCHEDULER, gone).to_dict() == charms.plan(SCHEDULER, after).to_dict()
+    assert gone.get_relation(client.id).local_app_data == after.get_relation(client.id).local_app_data
+    ctx = charms.CONTEXTS[SCHEDULER][0]
+    with pytest.raises(testing.ActionFailed, match="no certificates: juju integrate"):
+        ctx.run(ctx.on.action("list-models"), dataclasses.replace(gone, relations={r for r in gone.relations if r.endpoint != "certificates"}))
+
+
+def test_a_provider_that_refuses_is_quoted(tmp_path):
+    waiting = first(tmp_path, options={"external-hostname": "llm.example.com"})
+    error = {"code": 102, "name": "DOMAIN_NOT_ALLOWED", "message": "example.com is not ours"}
+    mine = dataclasses.replace(related(waiting), remote_app_data={"request_errors": json.dumps([{"csr": asked(waiting), "error": error}])})
+    before = dataclasses.replace(waiting, relations={mine, *(r for r in waiting.relations if r.endpoint != "certificates")})
+    after = charms.run(SCHEDULER, lambda ctx: ctx.on.relation_changed(mine), before)
+    assert after.unit_status.name == "blocked" and "ca gives no certificate: example.com is not ours" in after.unit_status.message
+
+
 @pebble.pytestmark
 def test_the_binary_serves_it_and_takes_a_renewed_one(tmp_path, monkeypatch):
     port, metrics = pebble.free_port(), pebble.free_port()

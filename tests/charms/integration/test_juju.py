@@ -1,7 +1,8 @@
 """What only a controller shows: packed charms, deployed, integrated, granted secrets, drained, scaled and refreshed.
 
 Needs juju with a controller on Kubernetes, LLMD_CHARMS (a folder with the four .charm files of `charmcraft pack`) and LLMD_IMAGE (what
-the nodes pull).  LLMD_CA names a charm that provides certificates (self-signed-certificates).  Each test goes on from the one before.
+the nodes pull).  LLMD_CA names a charm that provides certificates (self-signed-certificates); with LLMD_CHARMHUB=1 traefik-k8s, prometheus-k8s and loki-k8s
+are deployed, too.  Each test goes on from the one before.
 """
 # SPDX-License-Identifier: Apache-2.0
 import json
@@ -57,6 +58,20 @@ def endpoints(juju):
     return juju.run(SCHEDULER + "/leader", "list-endpoints").results["endpoints"].splitlines()
 
 
+def url(juju):
+    """What workers are told of the scheduler."""
+    shown = json.loads(juju.cli("show-unit", DECODE + "/0", "--format=json"))[DECODE + "/0"]["relation-info"]
+    return next(r["application-data"]["scheduler-url"] for r in shown if r["endpoint"] == "decode-worker")
+
+
+def ask(juju):
+    """The status of a completion, asked within the model by the Python of another charm's container."""
+    program = ("import json,sys,urllib.request as u\n"
+               "b=json.dumps({'model':'smollm2-135m','prompt':'Hello','max_tokens':1}).encode()\n"
+               "print(u.urlopen(u.Request(sys.argv[1]+'/v1/completions',b,{'Content-Type':'application/json'}),timeout=60).status)\n")
+    return juju.exec("python3", "-c", program, url(juju), unit=CACHE + "/0").stdout.strip()
+
+
 def test_a_deployment_becomes_active(juju):
     for name in CONTAINERS:
         juju.deploy(charm(name), app=name, resources=image(name))
@@ -67,6 +82,7 @@ def test_a_deployment_becomes_active(juju):
     juju.wait(jubilant.all_active, error=jubilant.any_error)
     assert juju.run(SCHEDULER + "/0", "check").results["state"] == "active"
     assert juju.run(SCHEDULER + "/0", "list-models").results["models"]
+    assert ask(juju) == "200"  # by the service's name
 
 
 def test_a_worker_more_and_one_less(juju):
@@ -105,19 +121,65 @@ def test_tls_by_a_relation_and_back(juju):
         pytest.skip("LLMD_CA is not set: no provider of certificates to integrate with")
     juju.deploy(os.environ["LLMD_CA"], app="ca")
     juju.integrate(SCHEDULER + ":certificates", "ca:certificates")
-    url = lambda: juju.run(SCHEDULER + "/0", "get-endpoint").results["url"]  # noqa: E731
-    juju.wait(lambda s: jubilant.all_active(s) and url().startswith("https://"), error=jubilant.any_error)
+    juju.wait(lambda s: jubilant.all_active(s) and url(juju).startswith("https://"), error=jubilant.any_error)
     juju.remove_relation(SCHEDULER + ":certificates", "ca:certificates")
-    juju.wait(lambda s: jubilant.all_active(s) and url().startswith("http://"), error=jubilant.any_error)
+    juju.wait(lambda s: jubilant.all_active(s) and url(juju).startswith("http://"), error=jubilant.any_error)
 
 
-def test_refresh_keeps_it_active(juju):
+def test_refresh_is_not_noticed(juju):
+    """With two units of each that answers: while one is replaced the other does."""
+    for name in (SCHEDULER, DECODE):
+        juju.add_unit(name)
+    juju.wait(lambda s: jubilant.all_active(s) and jubilant.all_agents_idle(s), error=jubilant.any_error)
     for name in CONTAINERS:
         juju.refresh(name, path=charm(name), resources=image(name))
-    juju.wait(lambda s: jubilant.all_active(s) and jubilant.all_agents_idle(s), error=jubilant.any_error)
+    answers = []
+
+    def is_done(status):
+        answers.append(ask(juju))
+        return jubilant.all_active(status) and jubilant.all_agents_idle(status)
+    juju.wait(is_done, error=jubilant.any_error, successes=10)
+    assert set(answers) == {"200"}
+    for name in (SCHEDULER, DECODE):
+        juju.remove_unit(name, num_units=1)
+    juju.wait(lambda s: jubilant.all_active(s) and len(s.apps[SCHEDULER].units) == len(s.apps[DECODE].units) == 1)
 
 
 def test_storage_is_mounted(juju):
     juju.cli("deploy", str(charm(DECODE)), "stored", "--resource", f"{CONTAINERS[DECODE]}-image={IMAGE}", "--storage", "models=1G")
     juju.wait(lambda s: jubilant.all_active(s, "stored"), error=jubilant.any_error)
     assert "models" in json.dumps(json.loads(juju.cli("storage", "--format", "json")))
+
+
+from_charmhub = pytest.mark.skipif(not os.environ.get("LLMD_CHARMHUB"), reason="LLMD_CHARMHUB is not set: ingress and observability are NOT tested")
+
+
+@from_charmhub
+def test_an_ingress_gives_the_url(juju):
+    juju.deploy("traefik-k8s", "traefik", trust=True, config={"routing_mode": "path"})
+    juju.integrate(SCHEDULER + ":ingress", "traefik:ingress")
+    juju.wait(lambda s: jubilant.all_active(s) and url(juju).endswith("-" + SCHEDULER), error=jubilant.any_error)
+    assert ask(juju) == "200"
+    juju.remove_application("traefik")
+    juju.wait(lambda s: "traefik" not in s.apps and jubilant.all_active(s))
+
+
+@from_charmhub
+def test_metrics_and_logs_arrive(juju):
+    for name in ("prometheus", "loki"):
+        juju.deploy(name + "-k8s", name, trust=True)
+    for name in CONTAINERS:
+        juju.integrate(name + ":metrics-endpoint", "prometheus:metrics-endpoint")
+        juju.integrate(name + ":logging", "loki:logging")
+    juju.wait(lambda s: jubilant.all_active(s) and jubilant.all_agents_idle(s), error=jubilant.any_error)
+
+    def got(app, port, path):
+        return json.loads(juju.ssh(app + "/0", f"curl -s localhost:{port}{path}", container=app))["data"]
+
+    def scraped(_):
+        up = {t["labels"].get("juju_application") for t in got("prometheus", 9090, "/api/v1/targets")["activeTargets"] if t["health"] == "up"}
+        return set(CONTAINERS) <= up
+    juju.wait(scraped)
+    rules = [r["name"] for g in got("prometheus", 9090, "/api/v1/rules")["groups"] for r in g["rules"]]
+    assert any(r.startswith("Llmd") for r in rules)
+    juju.wait(lambda _: set(CONTAINERS) <= set(got("loki", 3100, "/loki/api/v1/label/juju_application/values")))

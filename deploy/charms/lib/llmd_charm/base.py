@@ -12,6 +12,7 @@ import pathlib
 import shlex
 import tarfile
 import tempfile
+import time
 from typing import Any
 
 import ops
@@ -43,6 +44,7 @@ class LlmdCharm(ops.CharmBase):
     container_name = ""
     default_port = 8000
     scheme = "http"
+    patience_s = 10  # for what was just started, or given files to read again
 
     def __init__(self, framework: ops.Framework):
         super().__init__(framework)
@@ -51,6 +53,7 @@ class LlmdCharm(ops.CharmBase):
         self.proved = False
         for event in self.events():
             framework.observe(event, self._reconcile)
+        framework.observe(self.on.stop, self._withdraw)
         framework.observe(self.on.collect_unit_status, self._collect_status)
         framework.observe(self.on.secret_remove, self._secret_unused)
         for name in self.meta.actions:
@@ -138,23 +141,41 @@ class LlmdCharm(ops.CharmBase):
         self.problem, self.proved = None, False
         try:
             self.prepare()
-            self._apply()
-            self.prove()
+            is_new = self._apply()
+            self._prove(self.patience_s if is_new else 0)
             self.proved = True
         except PROBLEMS as e:
             self.problem = e
         self._publish_all()
 
-    def _apply(self) -> None:
+    def _withdraw(self, _: ops.StopEvent) -> None:
+        """Before it stops: who reads the databags sends nothing new, and Pebble's kill-delay lets the rest end."""
+        self.problem = Waiting("for what runs to end")
+        self.publish(False)
+
+    def _prove(self, seconds: float) -> None:
+        """No event tells that what was just started answers, unless a check failed before."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.prove()
+            except probe.ProbeError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.5)
+
+    def _apply(self) -> bool:
+        """Whether anything is new to the workload."""
         if not self.container.can_connect():
             raise Waiting("for the container")
-        layer = self.layer()
-        for path, text in self.files().items():
-            if not self._holds(path, text):
-                self.container.push(path, text, make_dirs=True, permissions=0o600, user_id=UID, group_id=UID)
+        layer, before = self.layer(), self.container.get_plan().to_dict()
+        pushed = {path: text for path, text in self.files().items() if not self._holds(path, text)}
+        for path, text in pushed.items():
+            self.container.push(path, text, make_dirs=True, permissions=0o600, user_id=UID, group_id=UID)
         self.container.add_layer(self.container_name, ops.pebble.Layer(layer), combine=True)
         self.container.replan()
         self.unit.set_ports(self.port)
+        return bool(pushed) or self.container.get_plan().to_dict() != before
 
     def _holds(self, path: str, text: str) -> bool:
         try:

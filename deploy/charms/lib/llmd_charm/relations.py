@@ -24,7 +24,7 @@ def publish_scrape(charm: ops.CharmBase, port: int, rules: pathlib.Path) -> None
         unit = relation.data[charm.unit]
         unit["prometheus_scrape_unit_address"] = address(charm) or ""
         unit["prometheus_scrape_unit_name"] = charm.unit.name
-        unit["prometheus_scrape_unit_path"] = "/metrics"
+        unit["prometheus_scrape_unit_path"] = ""  # a prefix of the job's path, for those behind an ingress
         if charm.unit.is_leader():
             app = relation.data[charm.app]
             app["scrape_metadata"] = json.dumps(topology(charm) | {"unit": charm.unit.name})
@@ -61,6 +61,8 @@ def log_targets(charm: ops.CharmBase, services: list[str]) -> dict[str, Any]:
     """loki_push_api, requirer: Pebble forwards the services' output itself."""
     targets: dict[str, Any] = {}
     for relation in charm.model.relations["logging"]:
+        if charm.unit.is_leader():
+            relation.data[charm.app]["metadata"] = json.dumps(topology(charm) | {"unit": charm.unit.name})
         for unit in relation.units:
             endpoint = json.loads(relation.data[unit].get("endpoint") or "{}")
             if "url" in endpoint:
@@ -104,6 +106,11 @@ def address(charm: ops.CharmBase) -> str | None:
 
 def fqdn(charm: ops.CharmBase) -> str:
     return f"{charm.unit.name.replace('/', '-')}.{charm.app.name}-endpoints.{charm.model.name}.svc.cluster.local"
+
+
+def service(charm: ops.CharmBase) -> str:
+    """The application's, whichever units it has."""
+    return f"{charm.app.name}.{charm.model.name}.svc.cluster.local"
 
 
 def workers(charm: ops.CharmBase, endpoints: list[str], ready_only: bool = True) -> list[dict[str, Any]]:

@@ -73,15 +73,21 @@ class SchedulerCharm(LlmdCharm):
     def clients(self) -> list[ops.Relation]:
         return [r for r in self.model.relations["inference-endpoint"] if r.active]
 
-    # ---- TLS: once a provider of certificates is related, nothing is said in plain text ----
+    # ---- TLS: once a provider of certificates is related, or with tls-required, nothing is said in plain text ----
 
     @property
     def scheme(self) -> str:  # type: ignore[override]
-        return "https" if tls.relation(self) else "http"
+        return "https" if tls.relation(self) or self.config["tls-required"] else "http"
 
     def certificate(self) -> tls.Material:
         found = tls.material(self)
+        if tls.relation(self) is None:
+            raise Blocked(f"no certificates: juju integrate {self.app.name}:certificates self-signed-certificates, or "
+                          f"juju config {self.app.name} tls-required=false")
         if found is None:
+            why = tls.refusal(self)
+            if why:
+                raise Blocked(f"{tls.relation(self).app.name} gives no certificate: {why}: juju config {self.app.name} external-hostname=NAME")
             raise Waiting(f"for a certificate: juju status {tls.relation(self).app.name}")
         return found
 
@@ -96,8 +102,10 @@ class SchedulerCharm(LlmdCharm):
     def prepare(self) -> None:
         if self.unit.is_leader():
             self.client_secrets = keys.sync_clients(self, self.clients() if self.has_keys else [])
-        service, address = f"{self.app.name}.{self.model.name}", relations.address(self)
-        tls.request(self, [relations.fqdn(self), f"{service}.svc.cluster.local", f"{service}.svc", service], [address] if address else [])
+        names, address = [relations.fqdn(self), relations.service(self)], relations.address(self)
+        names += [relations.service(self).removesuffix(end) for end in (".cluster.local", ".svc.cluster.local")]
+        names += [str(self.config["external-hostname"])] * bool(self.config["external-hostname"])
+        tls.request(self, names, [address] if address else [])
 
     def workers(self) -> list[dict]:
         out = self._drained()
@@ -159,10 +167,11 @@ class SchedulerCharm(LlmdCharm):
             flags += [f"--otlp-endpoint={tracing}", f"--trace-ratio={self.config['tracing-sample-ratio']}"]
         return flags + self.common_flags()
 
-    def _apply(self) -> None:
-        super()._apply()
+    def _apply(self) -> bool:
+        is_new = super()._apply()
         if self.scheme == "http":  # the key goes once nothing reads it
             self.container.remove_path(TLS, recursive=True)
+        return is_new
 
     def prove(self) -> None:
         if not self.container.can_connect():
@@ -185,7 +194,7 @@ class SchedulerCharm(LlmdCharm):
             given = json.loads(relation.data[relation.app].get("ingress") or "{}") if relation.app else {}
             if given.get("url"):
                 return str(given["url"])
-        return f"{self.scheme}://{relations.address(self) or relations.fqdn(self)}:{self.port}"
+        return f"{self.scheme}://{self.config['external-hostname'] or relations.service(self)}:{self.port}"
 
     def publish(self, ready: bool) -> None:
         relations.publish_ingress(self, self.port, self.scheme)
@@ -201,7 +210,7 @@ class SchedulerCharm(LlmdCharm):
             certificate = tls.material(self)
             if certificate:
                 bag["ca"] = certificate.authorities
-            else:
+            elif self.scheme == "http":
                 bag.pop("ca", None)
             if relation.id in self.client_secrets:
                 bag["key-secret-id"] = self.client_secrets[relation.id]

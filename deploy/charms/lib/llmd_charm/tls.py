@@ -52,6 +52,14 @@ def request(charm: ops.CharmBase, names: list[str], addresses: list[str]) -> Non
     bag[REQUESTS] = json.dumps([{"certificate_signing_request": pem, "ca": False}])
 
 
+def refusal(charm: ops.CharmBase) -> str | None:
+    """What the provider has against our request."""
+    found = relation(charm)
+    rows = json.loads(found.data[found.app].get("request_errors") or "[]") if found else []
+    mine = _asked(found.data[charm.unit]) if found else None
+    return next((r["error"]["message"] for r in rows if r["csr"].strip() == mine), None)
+
+
 def material(charm: ops.CharmBase) -> Material | None:
     """What the provider gave for our key and is valid now, the one that lasts longest; None: not yet."""
     found = relation(charm)
