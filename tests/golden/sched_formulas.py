@@ -17,6 +17,8 @@ import math
 import os
 import random
 
+from cel import Cel
+
 R = random.Random(20260801)
 HERE = os.path.dirname(os.path.abspath(__file__))
 HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
@@ -992,89 +994,18 @@ def served_verifier():
         row("producers", "served", "destination-endpoint-served-verifier", want, [{}], reported=reported, **more)
 
 
-class Cel:
-    """Random expressions of CEL, each with its value: a number, a bool, or None for an error."""
-
-    fields = {"usage.prompt_tokens": "prompt", "usage.completion_tokens": "completion", "usage.total_tokens": "total",
-              "usage.prompt_tokens_details.cached_tokens": "cached"}
-
-    def __init__(self, usage):
-        self.usage = usage
-
-    def wrap(self, text):
-        return R.choice(("(%s)", "( %s )", "(%s // (\n)")) % text
-
-    def number(self, depth):
-        kind = R.randrange(7) if depth else R.randrange(2)
-        if kind == 0:
-            text = R.choice(("2", "0.5", "10.0", "1e2", ".25", "3"))
-            return text, float(text)
-        if kind == 1:
-            text = R.choice(sorted(self.fields))
-            return text, self.usage.get(self.fields[text])
-        if kind == 2:
-            t, v = self.number(depth - 1)
-            return "-" + self.wrap(t), None if v is None else -v
-        if kind == 3:
-            (c, cv), (a, av), (b, bv) = self.truth(depth - 1), self.number(depth - 1), self.number(depth - 1)
-            return self.wrap("%s ? %s : %s" % (self.wrap(c), self.wrap(a), self.wrap(b))), None if cv is None else av if cv else bv
-        # a chain of two operators, so that precedence and grouping matter
-        parts = [self.number(depth - 1) for _ in range(3)]
-        ops = [R.choice("+-*/") for _ in range(2)]
-        text = "%s %s %s %s %s" % (self.wrap(parts[0][0]), ops[0], self.wrap(parts[1][0]), ops[1], self.wrap(parts[2][0]))
-        values = [v for _, v in parts]
-        if None in values:
-            return text, None
-        if ops[1] in "*/" and ops[0] in "+-":
-            return text, self.apply(ops[0], values[0], self.apply(ops[1], values[1], values[2]))
-        return text, self.apply(ops[1], self.apply(ops[0], values[0], values[1]), values[2])
-
-    @staticmethod
-    def apply(op, a, b):
-        if op == "/":
-            if b == 0 or math.isnan(b):
-                return NAN if a == 0 or math.isnan(a) or math.isnan(b) else math.copysign(math.inf, a) * math.copysign(1, b)
-            return a / b
-        return a + b if op == "+" else a - b if op == "-" else a * b
-
-    def truth(self, depth):
-        kind = R.randrange(6) if depth else R.randrange(2)
-        if kind == 0:
-            v = R.random() < 0.5
-            return str(v).lower(), v
-        if kind == 1:
-            text = R.choice(sorted(self.fields) + ["usage.prompt_tokens_details"])
-            return "has(%s)" % text, self.fields.get(text, "cached") in self.usage
-        if kind == 2:
-            t, v = self.truth(depth - 1)
-            return "!" + self.wrap(t), None if v is None else not v
-        if kind == 3:
-            (a, av), (b, bv) = self.number(depth - 1), self.number(depth - 1)
-            op = R.choice(("<", "<=", ">", ">=", "==", "!="))
-            if av is None or bv is None:
-                return "%s %s %s" % (a, op, b), None
-            return "%s %s %s" % (a, op, b), {"<": av < bv, "<=": av <= bv, ">": av > bv, ">=": av >= bv,
-                                             "==": av == bv, "!=": av != bv}[op]
-        (a, av), (b, bv) = self.truth(depth - 1), self.truth(depth - 1)
-        decides = kind == 4  # || by true, && by false
-        text = "%s %s %s" % (self.wrap(a), "||" if decides else "&&", self.wrap(b))
-        if av is decides or bv is decides:
-            return text, decides
-        return text, None if av is None or bv is None else not decides
-
-
 def usage_reporter():
     for n in range(150):
         usage = R.choice(({}, {"prompt": 40, "completion": 0, "total": 40}, {"prompt": 1234, "completion": 57, "total": 1291, "cached": 1200},
                           {"prompt": 7, "completion": 5, "total": 12}))
-        text, value = Cel(usage).number(n % 4)
+        text, value = Cel(usage, R).number(n % 4)
         one = {"key": {"name": "cost"}, "expression": text}
         space = "envoy.lb"
         if n % 3 == 0:
             space = one["key"]["namespace"] = "mine"
         condition = True
         if n % 5 == 0:
-            one["condition"], condition = Cel(usage).truth(2)
+            one["condition"], condition = Cel(usage, R).truth(2)
         said = condition is True and value is not None and not math.isnan(value) and 1 <= value < 9.2e18
         row("producers", "report", "request-attribute-reporter",
             {"value": math.trunc(value), "space": space, "name": "cost"} if said else {"value": 0}, [{}], params={"attributes": [one]}, usage=usage)
